@@ -124,6 +124,6 @@ def lookup(file: str) -> Kind | None:
     """The kind of a file name such as `core-12.img`, `inventory.img`, `tmpfs-3.tar.gz.img`, `stats-dump`; else None."""
     stem = file.removesuffix(".img").removesuffix(".tar.gz")
     kind = BY_STEM.get(stem) or BY_STEM.get(stem.rpartition("-")[0])
-    if kind is None or (kind.framing == SERVICE) == file.endswith(".img"):
+    if kind is None or (kind.framing == SERVICE) == file.endswith(".img") or "/" in file:
         return None
     return kind

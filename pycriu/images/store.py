@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A directory of images: `ImagesDir` reads one, `NewCheckpoint` writes one. Names are file names (`core-12.img`).
+
+What is read is hostile until checked: only regular files of this directory are opened, and sizes, offsets and counts
+are held against the file before use; whatever is wrong is an ImageError with file and offset. What the fields mean
+together is not checked here.
+
+What is written is invisible until `commit()`, which leaves the directory with the new checkpoint or, whatever happens,
+with the one that it held before (`commit` has the table of states). Files get mode 0600: they hold the memory of
+processes, keys and all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from pycriu.errors import ImageError, PycriuError, UserError
+from pycriu.images import catalogue, commit, framing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from io import FileIO
+    from types import TracebackType
+    from typing import Self
+
+    from google.protobuf.message import Message
+
+    from pycriu.images.catalogue import Kind
+    from pycriu.images.messages import inventory_entry
+
+# Images of messages are read whole. The largest of them hold the queues of sockets and deleted files.
+MAX_IMAGE = 1 << 30
+
+IMG_VERSIONS = (1, 2)
+
+# The disk's answers that mean "no room".
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+# What writing to a directory that may not be written says.
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+# Room for names, directories and the metadata of files beyond the bytes that are asked for.
+_SLACK = 1 << 20
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of an image by its file name; ImageError if none has such a name."""
+    kind = catalogue.lookup(name)
+    if kind is None:
+        raise ImageError(f"{name}: no image has this name")
+    return kind
+
+
+def refusal(error: OSError, path: str) -> PycriuError:
+    """The error to raise for a write to an image that failed."""
+    said = f"{path}: {os.strerror(error.errno or 0)}"
+    if error.errno in _NO_ROOM:
+        return UserError(said, hint="make room there, or let -D name a directory on another disk")
+    if error.errno in _READ_ONLY:
+        return UserError(said, hint="-D must name a directory that may be written")
+    return UserError(said)
+
+
+class ImagesDir:
+    """The images of a directory, for reading."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._directory = commit.open_directory(path)
+        self._places: tuple[int, ...] = (self._directory,)
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the descriptors, and the lock with them."""
+        for place in {self._directory, *self._places}:
+            os.close(place)
+        self._places = ()
+
+    def names(self) -> list[str]:
+        """The names of all images here."""
+        return sorted({name for place in self._places for name in os.listdir(place) if catalogue.lookup(name)})
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an image of this name."""
+        return name in self.names()
+
+    def inventory(self) -> inventory_entry:
+        """The inventory; ImageError if it is missing (then no checkpoint is here) or of a version from the future."""
+        if not self.exists(commit.INVENTORY):
+            raise ImageError(
+                f"{self.path}: no whole checkpoint here, inventory.img is missing",
+                hint="-D names the directory of a dump that finished; the log of the dump says why one did not",
+            )
+        entry: inventory_entry = self.read_one(commit.INVENTORY)  # type: ignore[assignment]
+        if entry.img_version not in IMG_VERSIONS:
+            raise ImageError(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
+        return entry
+
+    def read(self, name: str) -> list[Message]:
+        """All entries of an image."""
+        return [message for message, _ in self.read_with_payloads(name)]
+
+    def read_one(self, name: str) -> Message:
+        """The entry of an image that has exactly one."""
+        entries = self.read(name)
+        if len(entries) != 1:
+            raise ImageError(f"{self._label(name)}: {len(entries)} entries where one is expected")
+        return entries[0]
+
+    def read_with_payloads(self, name: str) -> list[tuple[Message, bytes]]:
+        """All entries of an image, each with the bytes that follow it."""
+        kind, label = kind_of(name), self._label(name)
+        if kind.framing == catalogue.RAW:
+            raise ImageError(f"{label}: holds bytes, not messages")
+        with self.raw(name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_IMAGE:
+                raise ImageError(f"{label}: {size} bytes; an image of messages has {MAX_IMAGE} at most")
+            data = file.read(size)
+        entries = framing.entries(kind, data, label)
+        return [(message, data[at : at + length]) for message, at, length in entries]
+
+    def raw(self, name: str) -> FileIO:
+        """The file of an image, open for reading, without a buffer. The caller closes it."""
+        kind_of(name)
+        for place in self._places:
+            try:
+                # O_NONBLOCK: a FIFO put here by somebody must not make us wait
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ImageError(f"{self._label(name)}: {os.strerror(error.errno or 0)}") from None
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise ImageError(f"{self._label(name)}: not a regular file")
+            return open(fd, "rb", buffering=0)
+        raise ImageError(f"{self._label(name)}: {os.strerror(errno.ENOENT)}", hint="the checkpoint is not complete")
+
+    def _label(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def _settle(self) -> None:
+        """Finish what a dump was killed in, or where that may not be written, read from where the images are."""
+        if commit.unfinished(self._directory):
+            commit.lock(self._directory, self.path, exclusive=True)
+            try:
+                commit.finish(self._directory)
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise refusal(error, self.path) from None
+        commit.lock(self._directory, self.path, exclusive=False)
+        where = commit.unfinished(self._directory)
+        place = commit.subdirectory(self._directory, where) if where else None
+        if place is not None:  # in WHOLE the files beside it are the old checkpoint's
+            self._places = (place,) if where == commit.WHOLE else (place, self._directory)
+
+
+class NewCheckpoint:
+    """The images of a dump in the making. A context manager: what was not committed by its end is removed.
+
+    Entered before the freeze: an unwritable or busy directory is refused there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._directory = commit.open_directory(path)
+        self._place = -1
+        self._raw: dict[str, FileIO] = {}
+        self._written: set[str] = set()
+
+    def __enter__(self) -> Self:
+        try:
+            commit.lock(self._directory, self.path, exclusive=True)
+            commit.finish(self._directory)
+            self._place = commit.begin(self._directory)
+        except OSError as error:
+            os.close(self._directory)
+            raise refusal(error, self.path) from None
+        except PycriuError:
+            os.close(self._directory)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for file in self._raw.values():
+                file.close()
+            commit.remove(self._directory)
+        finally:
+            os.close(self._place)
+            os.close(self._directory)
+
+    def reserve(self, size: int) -> None:
+        """Refuse a checkpoint of that many bytes for which there is no room; nothing is held back for it."""
+        disk = os.fstatvfs(self._place)
+        free = disk.f_bavail * disk.f_frsize
+        if size + _SLACK > free:
+            raise UserError(
+                f"{self.path}: the checkpoint needs about {_mib(size + _SLACK)}, {_mib(free)} are free",
+                hint="make room there, or let -D name a directory on another disk",
+            )
+
+    def write(self, name: str, messages: Iterable[Message | tuple[Message, bytes]]) -> None:
+        """Write an image; an entry with a payload is a pair. Order and number are the caller's business."""
+        kind = kind_of(name)
+        data = b"".join(framing.build(kind, messages, name))
+        with self._create(name) as file:
+            self._guard(lambda: _write_all(file, data), name)
+
+    def create_raw(self, name: str) -> FileIO:
+        """A file for bytes (`pages-1.img`), open for writing without a buffer; `commit` syncs and closes it.
+
+        A write to it that fails raises OSError; `refusal` turns that into words.
+        """
+        if kind_of(name).framing != catalogue.RAW:
+            raise ImageError(f"{name}: holds messages, not bytes")
+        self._raw[name] = self._create(name)
+        return self._raw[name]
+
+    def commit(self) -> None:
+        """Sync everything and let it take the place of what the directory held. The inventory must be among it."""
+        if commit.INVENTORY not in self._written:
+            raise ImageError(f"{self.path}: a checkpoint without inventory.img is none")
+        for name in self._written:
+            self._guard(lambda name=name: self._sync(name), name)  # type: ignore[misc]
+        self._guard(lambda: os.fsync(self._place), "")
+        self._guard(lambda: commit.publish(self._directory), "")
+
+    def _create(self, name: str) -> FileIO:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._place)
+        self._written.add(name)
+        return open(fd, "wb", buffering=0)
+
+    def _sync(self, name: str) -> None:
+        file = self._raw.get(name)
+        if file is not None and not file.closed:
+            os.fdatasync(file.fileno())
+            file.close()
+            return
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._place)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def _guard(self, action: Callable[[], object], name: str) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise refusal(error, f"{self.path}/{name}" if name else self.path) from None
+
+
+def write_service(directory: str, name: str, message: Message) -> None:
+    """Write a service image (`stats-dump`) into the work directory, whole or not at all."""
+    path = f"{directory}/{name}"
+    data = b"".join(framing.build(kind_of(name), [message], name))
+    try:
+        with open(f"{path}.tmp", "wb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+            _write_all(file, data)
+        os.rename(f"{path}.tmp", path)
+    except OSError as error:
+        raise refusal(error, path) from None
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _mib(size: int) -> str:
+    return f"{(size + (1 << 20) - 1) >> 20} MiB"
