@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fragments in their order → the one file that KCONFIG_ALLCONFIG names, with a record of what overrides what.
 
-The result is meant for `make KCONFIG_ALLCONFIG=<file> allnoconfig`: whatever it does not name is off. (`make tinyconfig` is the
-same base, but it sets KCONFIG_ALLCONFIG itself; its few symbols are in the base fragment.) Later fragments override earlier ones.
+The result is for `make KCONFIG_ALLCONFIG=<file> allnoconfig`: whatever it does not name is off. (`make tinyconfig`
+has the same base, but sets KCONFIG_ALLCONFIG itself; its few symbols are in the base fragment.) Of two fragments, the
+later counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Overridden:
     by: Entry
 
     def __str__(self) -> str:
-        return f"{self.entry.where}: CONFIG_{self.entry.symbol}={self.entry.value} is overridden by ={self.by.value} in {self.by.where}"
+        entry, by = self.entry, self.by
+        return f"{entry.where}: CONFIG_{entry.symbol}={entry.value} is overridden by ={by.value} in {by.where}"
 
 
 @dataclass(frozen=True, slots=True)
