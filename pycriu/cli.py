@@ -175,7 +175,10 @@ def _check(values: Values, images: str, work: str, lines: Log) -> int:
         list_features=bool(values.get("list")),
     )
     report = check.check(options)
-    print("\n".join(report.lines), flush=True)
+    try:
+        print("\n".join(report.lines), flush=True)
+    except BrokenPipeError:  # `| head`: who reads no further has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end
     return report.status
 
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What probes work on: a child that waits, traced and stopped; and calls that only a child may make."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from pycriu.errors import KernelError
+from pycriu.kernel import libc, ptrace
+
+PR_SET_PDEATHSIG = 1
+
+
+class Absent(Exception):  # noqa: N818 - said of the kernel
+    """The kernel answered, but not as one that has the feature."""
+
+
+class Subject:
+    """A forked child in ptrace-stop, made on first use. A context manager: the child is gone when it ends."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, ptrace.WALL)
+
+    @property
+    def pid(self) -> int:
+        """The child, seized and stopped; raises what ptrace said where that cannot be."""
+        if not self._pid:
+            self._pid = start(_wait_for_the_end)
+            ptrace.seize(self._pid)
+            ptrace.interrupt(self._pid)
+            ptrace.wait(self._pid)
+        return self._pid
+
+
+def start(work: Callable[[], None]) -> int:
+    """Fork; the child does `work`, ends with the errno of what it raised or 0, and never outlives us."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 0
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        work()
+    except (OSError, KernelError) as error:
+        code = error.errno or 255
+    except BaseException:  # whatever it was must not run on in the child
+        code = 255
+    os._exit(code)
+
+
+def in_child(work: Callable[[], None], what: str) -> None:
+    """Do `work` in a child; raises here what it raised there."""
+    _, status = os.waitpid(start(work), 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise KernelError(what, code) if 0 < code < 255 else Absent(f"{what}: the child ended with {code}")
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2) on ourselves."""
+    return libc.call("prctl", option, *arguments, what=str(option))
+
+
+def called(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | ctypes.c_size_t | None) -> int:
+    """A function of the C library that returns -1 and sets errno when it fails."""
+    result: int = getattr(_library, name)(*arguments)
+    if result == -1:
+        raise KernelError(name, ctypes.get_errno())
+    return result
+
+
+_library = ctypes.CDLL(None, use_errno=True)
+
+
+def _wait_for_the_end() -> None:
+    while True:
+        signal.pause()
