@@ -36,13 +36,36 @@ class ElfNames:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceNames:
+    """QEMU's names of the virtio devices, on the bus that the board has."""
+
+    block: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRom:
+    """A firmware image of `size` bytes with `code` at `offset`: it writes one K to the serial line."""
+
+    size: int
+    offset: int
+    code: bytes
+
+    def image(self) -> bytes:
+        """The bytes of the firmware file."""
+        return self.code.rjust(self.offset + len(self.code), b"\0").ljust(self.size, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
 class QemuNames:
-    """The emulator: its program, the Debian package that brings it, the board's arguments, the serial console."""
+    """The emulator: its program, its Debian package, the board's arguments, the serial console, devices, a probe."""
 
     binary: str
     package: str
     args: tuple[str, ...]
     console: str
+    devices: DeviceNames
+    probe: ProbeRom
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +103,9 @@ def load(name: str) -> Machine:
 def _from_mapping(data: Mapping[str, object], path: Path) -> Machine:
     qemu = dict(cast("Mapping[str, object]", data["qemu"]))
     qemu["args"] = tuple(cast("list[str]", qemu["args"]))
+    qemu["devices"] = DeviceNames(**cast("Mapping[str, str]", qemu["devices"]))
+    probe = cast("Mapping[str, int | str]", qemu["probe"])
+    qemu["probe"] = ProbeRom(int(probe["size"]), int(probe["offset"]), bytes.fromhex(str(probe["code"])))
     return Machine(
         name=str(data["name"]),
         summary=str(data["summary"]),
