@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from layer import elf_strip, process, progress, steps
+from layer import elf_strip, kernelaudit, process, progress, sources, steps
 from layer.cache import remove, settle, write_if_changed
 from layer.errors import BuildError
-from layer.fetch import debian, lock, obtain, unpack
+from layer.fetch import obtain, unpack
 from layer.plan import Plan
 from layer.recipes import Recipe, Step
 from layer.steps import Workplace
@@ -33,26 +33,10 @@ class Built:
     seconds: float  # 0.0: it came from the cache
 
 
-def fetch(plan: Plan, name: str) -> Plan:
-    """Have the recipe's source at hand, unless its output is; returns the plan with the pin that was really used."""
-    recipe, pin = plan.recipes[name], plan.pin(name)
-    if pin is None or plan.output(name).is_dir():
-        return plan
-    try:
-        obtain.obtain(recipe, pin, plan.cache)
-    except debian.GoneError:
-        stand_in = obtain.substitute(recipe, pin, plan.cache, progress.say, strict=plan.configuration.strict_lock)
-        with plan.cache.turn("overlay"):
-            lock.write(plan.folder.overlay, {**lock.read(plan.folder.overlay), name: stand_in})
-        plan = plan.with_pin(name, stand_in)
-        obtain.obtain(recipe, stand_in, plan.cache)
-    return plan
-
-
 def build(plan: Plan, name: str) -> Built:
     """The output of a recipe, built if the cache does not have it. What it depends on must be there."""
     began = time.monotonic()
-    plan = fetch(plan, name)
+    plan = sources.fetch(plan, name)
     recipe, key, final = plan.recipes[name], plan.key(name), plan.output(name)
     seconds = 0.0
     with plan.cache.turn(f"{name}-{key}"):
@@ -82,6 +66,9 @@ def _make(plan: Plan, recipe: Recipe, place: Workplace) -> Path:
             files = _source_files(plan, recipe)
             epoch = unpack.unpack(recipe, files, place.source, plan.top)
             _lay_out_dependencies(plan, recipe, place)
+        if recipe.kernel:
+            with progress.step(recipe.name, "audit", log):
+                kernelaudit.before_compiling(plan, place.source)
         _run_steps(plan, recipe, place, epoch, writer, log)
     if recipe.strip:
         elf_strip.strip_tree(place.dest, plan.toolchain(recipe))

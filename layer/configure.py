@@ -48,7 +48,9 @@ def configure(request: Request) -> Configured:
     resolved = _resolve(request, chosen)
     changed = configuration.write(folder, resolved)
     changed |= write_if_changed(folder.path / "README_templates", readmes(chosen))
-    changed |= write_if_changed(folder.graph, graph.render(plan.load(folder.path)))
+    planned = plan.load(folder.path)
+    changed |= write_if_changed(folder.graph, graph.render(planned))
+    changed |= write_if_changed(folder.path / "build.ninja.d", graph.depfile(planned))
     banners = tuple(one.template.banner for one in chosen if one.template.banner)
     return Configured(folder, resolved, changed, banners)
 

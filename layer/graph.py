@@ -23,8 +23,9 @@ BUILDS_AT_ONCE = 2
 
 RULES = """\
 rule configure
-  command = $layer configure $arguments
+  command = $layer configure --quiet $arguments
   description = configure
+  depfile = build.ninja.d
   generator = 1
   restat = 1
 rule fetch
@@ -59,7 +60,7 @@ def render(plan: Plan) -> str:
         f"pool fetches\n  depth = {FETCHES_AT_ONCE}",
         f"pool builds\n  depth = {BUILDS_AT_ONCE}",
         RULES,
-        _edge("build.ninja", "configure", implicit=_configuration_inputs(plan), variables={"arguments": arguments}),
+        _edge("build.ninja", "configure", variables={"arguments": arguments}),
     ]
     for recipe in plan.recipes.values():
         lines += _recipe_edges(plan, recipe)
@@ -67,6 +68,12 @@ def render(plan: Plan) -> str:
     lines += _question_edges(plan)
     lines.append("default image\n")
     return "\n".join(lines)
+
+
+def depfile(plan: Plan) -> str:
+    """What configure read, as a makefile: unlike an input that the graph itself names, a file of it may vanish."""
+    names = " ".join(str(path).replace(" ", "\\ ") for path in dict.fromkeys(sorted(_configuration_inputs(plan))))
+    return f"build.ninja: {names}\n"
 
 
 def _recipe_edges(plan: Plan, recipe: Recipe) -> list[str]:

@@ -164,6 +164,7 @@ def closure(wanted: Iterable[str], folder: Path = RECIPES) -> tuple[Recipe, ...]
         if name in found:
             continue
         recipe = found[name] = load(name, folder)
+        _check_files(recipe)
         for index, needed in enumerate(recipe.depends):
             if needed not in names(folder):
                 raise InputError(
@@ -193,6 +194,15 @@ def dependencies(recipe: Recipe, among: Mapping[str, Recipe]) -> tuple[Recipe, .
 
     visit(recipe)
     return tuple(seen.values())
+
+
+def _check_files(recipe: Recipe) -> None:
+    """Patches and inputs must exist: a glob that matches nothing is a typing mistake."""
+    for key in ("patches", "inputs"):
+        for index, name in enumerate(recipe.document.strings(key)):
+            if not any(TOP.glob(name)):
+                line = recipe.document.line(key, index)
+                raise InputError(f"nothing in the repository is called {name}", file=recipe.file, line=line)
 
 
 def _order(found: Mapping[str, Recipe]) -> tuple[str, ...]:

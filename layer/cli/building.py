@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from layer import build, cache, plan, why, yamlfile
+from layer import build, cache, plan, sources, why, yamlfile
 from layer.cli import options
 from layer.errors import InputError
 from layer.plan import Plan
@@ -35,7 +35,7 @@ def run_fetch(arguments: argparse.Namespace) -> int:
     """Download and verify; the stamp says which pin."""
     before = _plan(arguments)
     name = arguments.recipe
-    pin = build.fetch(before, name).pin(name)
+    pin = sources.fetch(before, name).pin(name)
     cache.write_if_changed(before.folder.fetched(name), json.dumps({"version": pin.version if pin else ""}) + "\n")
     return 0
 

@@ -51,6 +51,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--list-templates", action="store_true", help="what --template can name")
     parser.add_argument("--list-machines", action="store_true", help="what --machine can name")
     parser.add_argument("--explain", metavar="NAME", help="what a template adds, why, and through whom")
+    parser.add_argument("--quiet", action="store_true", help="say something only when something changed")
     parser.set_defaults(verb=run)
 
 
@@ -77,6 +78,8 @@ def _configure(arguments: argparse.Namespace) -> int:
         strict_lock=arguments.strict_lock,
     )
     done = configure.configure(request)
+    if arguments.quiet and not done.changed:
+        return 0
     chosen = done.configuration
     print(f"{'configured' if done.changed else 'unchanged'}: {done.folder.path}")
     print(f"  templates  {', '.join(chosen.templates)}")

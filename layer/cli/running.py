@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layer import plan
+from layer import kernelaudit, plan
 from layer.cli import options
 from layer.configuration import BuildFolder
 from layer.errors import InputError
@@ -50,7 +50,10 @@ def audit(words: Sequence[str]) -> int:
     """The kernel audit has a command line of its own; in a build folder it judges that folder's choice."""
     from layer.kconfig import cli
 
-    return cli.main(list(words))
+    if list(words[:1]) != ["--builddir"]:
+        return cli.main(words)
+    chosen = plan.load(Path(words[1]))
+    return cli.main([*kernelaudit.arguments(chosen), *words[2:]])
 
 
 def run_boot(arguments: argparse.Namespace) -> int:
