@@ -112,6 +112,9 @@ KINDS = (
     Kind("tmpfs-dev", 0, framing=RAW),
     Kind("autofs", 0x49353943, "autofs_entry", many=True),
     Kind("binfmt-misc", 0x67343323, "binfmt_misc_entry", many=True),
+    # pycriu's own, which CRIU ignores: register sets that CRIU's messages have no fields for
+    Kind("pycriu-xstate", 0, framing=RAW),
+    Kind("pycriu-sve", 0, framing=RAW),
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

@@ -15,15 +15,16 @@ kill or a full disk at any moment changes nothing about that.
            inventory.img
     S7     new                -                               the new one         -
 
-Each arrow is one rename(2) of a directory, synced before the next step begins. Where D holds no images, S2 becomes S5 at
-once. From S3 on, readers that may not write (a read-only disk) find the new one in place. CRIU, which knows nothing of
-this, sees the old checkpoint up to S3, no inventory from S4 to S6 and refuses, and the new checkpoint from S7.
+Each arrow is one rename(2) of a directory, synced before the next step begins. Where D holds no images, S2 becomes S5
+at once. From S3 on, readers that may not write (a read-only disk) find the new one in place. CRIU, which knows nothing
+of this, sees the old checkpoint up to S3, no inventory from S4 to S6 and refuses, and the new checkpoint from S7.
 
 Files in D that are no images (a log, a pidfile) stay as they are. Everything happens under flock(2) on D.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -70,6 +71,10 @@ def subdirectory(directory: int, name: str) -> int | None:
         return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise ImageError(f"{name}: not a directory", hint="move it away; who put it there?") from None
 
 
 def begin(directory: int) -> int:

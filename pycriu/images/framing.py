@@ -96,9 +96,12 @@ def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, 
     if size > MAX_MESSAGE:
         raise damaged(file, at, f"an entry of {size} bytes; none is larger than {MAX_MESSAGE}")
     try:
-        return schema.message(name).FromString(bytes(view[start : start + size])), start + size
+        message = schema.message(name).FromString(bytes(view[start : start + size]))
     except schema.parse_errors() as error:
-        raise damaged(file, start, f"not a {name}: {error}") from None
+        raise damaged(file, start, f"no {name}: {error}") from None
+    if not message.IsInitialized():
+        raise damaged(file, start, f"no {name}: a required field is missing")
+    return message, start + size
 
 
 def serialize(message: Message, file: str) -> bytes:

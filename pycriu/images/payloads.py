@@ -52,9 +52,10 @@ def _nested(name: str, data: memoryview, at: int) -> tuple[Any, int]:
     if len(data) - at < 4 or size > len(data) - at - 4:
         return None, at
     try:
-        return schema.message(name).FromString(bytes(data[at + 4 : at + 4 + size])), at + 4 + size
+        message = schema.message(name).FromString(bytes(data[at + 4 : at + 4 + size]))
     except schema.parse_errors():
         return None, at
+    return (message, at + 4 + size) if message.IsInitialized() else (None, at)
 
 
 RULES: dict[str, Rule] = {

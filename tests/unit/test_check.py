@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu check`: every probe runs, every miss names its remedy, nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pycriu import check
+from pycriu.errors import KernelError, UserError
+from pycriu.options import CheckOptions
+from pycriu.probes.subject import Absent, Subject, in_child
+from pycriu.probes.table import FEATURES, Feature
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = check.Configuration("/boot/config", {"KCMP": "y", "TUN": "m", "PROC_MEM_NO_FORCE": "y"})
+UNKNOWN = check.Configuration(None, {})
+
+
+def missing(_subject: Subject) -> None:
+    raise KernelError("kcmp", errno.ENOSYS, "1, 2")
+
+
+def feature(*symbols: str, architectures: tuple[str, ...] = (), since: str = "") -> Feature:
+    return Feature("thing", missing, "things", symbols, since, architectures)
+
+
+def test_every_probe_answers_and_leaves_nothing_behind() -> None:
+    def state() -> tuple[list[str], str]:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        return os.listdir("/proc/self/fd"), children
+
+    before = state()
+    misses = check.probe(FEATURES)
+    assert state() == before
+    for miss in misses:  # whatever this kernel lacks, the reason is the kernel's or a sandbox's, not a mistake of ours
+        assert miss.said
+        assert "the child ended with 255" not in miss.said
+
+
+def test_names_are_unique_and_every_feature_has_a_purpose() -> None:
+    assert len({feature.name for feature in FEATURES}) == len(FEATURES)
+    assert all(feature.purpose for feature in FEATURES)
+
+
+def test_a_miss_is_reported_not_raised() -> None:
+    [miss] = check.probe((feature("KCMP"),))
+    assert miss.said == "kcmp(1, 2): Function not implemented"
+
+
+@pytest.mark.parametrize(
+    ("made", "machine", "configuration", "words"),
+    [
+        (feature("NOPE"), "x", CONFIG, "needs CONFIG_NOPE=y: it is not in /boot/config"),
+        (feature("KCMP"), "x", CONFIG, "needs CONFIG_KCMP=y: so it is in /boot/config"),
+        (feature("TUN"), "x", CONFIG, "so it is in /boot/config"),
+        (feature("PROC_MEM_NO_FORCE=n"), "x", CONFIG, "needs CONFIG_PROC_MEM_NO_FORCE=n: it is not in"),
+        (feature("OTHER=n"), "x", CONFIG, "needs CONFIG_OTHER=n: so it is in"),
+        (feature("KCMP"), "x", UNKNOWN, "needs CONFIG_KCMP=y"),
+        (feature("KCMP"), "x", CONFIG, "perhaps a capability is missing"),
+        (feature(since="3.5"), "x", CONFIG, "in Linux since 3.5; this is " + os.uname().release),
+        (feature("X", architectures=("pdp11",)), "vax", CONFIG, "vax cannot have it; pdp11 can"),
+    ],
+)
+def test_remedies(made: Feature, machine: str, configuration: check.Configuration, words: str) -> None:
+    lines = check.describe(check.Miss(made, "said"), machine, configuration)
+    assert lines[0] == "thing (required): missing: said"
+    assert words in "\n".join(lines)
+
+
+def test_a_symbol_that_is_wanting_is_blamed_alone() -> None:
+    lines = check.describe(check.Miss(feature("NOPE"), "said"), "x", CONFIG)
+    assert not any("capability" in line for line in lines)
+
+
+def test_configurations() -> None:
+    text = '# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C=m\nCONFIG_D="a=b"\n\n#\n'
+    assert check.parse_configuration(text) == {"B": "y", "C": "m", "D": '"a=b"'}
+
+
+def test_features_by_name() -> None:
+    assert check.check(CheckOptions(feature="proc_sys")) == check.Report(("proc_sys is supported",), 0)
+    with pytest.raises(UserError, match="Unknown feature nonsense"):
+        check.check(CheckOptions(feature="nonsense"))
+
+
+def test_the_list_names_all() -> None:
+    report = check.check(CheckOptions(list_features=True))
+    assert report.status == 0
+    assert [line.split()[0] for line in report.lines] == [feature.name for feature in FEATURES]
+
+
+def test_what_is_missing_decides_the_exit_status() -> None:
+    required = check.probe(tuple(feature for feature in FEATURES if feature.required))
+    report = check.check(CheckOptions())
+    if required:
+        assert report.status == 1
+        assert "Does not look good" in report.lines[-1]
+        assert all(any(line.startswith(miss.feature.name) for line in report.lines) for miss in required)
+    else:
+        assert report == check.Report(("Looks good.",), 0)
+
+
+def test_a_process_without_capabilities_is_told_so() -> None:
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); "
+        "from pycriu import check; from pycriu.options import CheckOptions; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); report = check.check(CheckOptions()); "
+        "print(*report.lines, sep='\\n'); sys.exit(report.status)"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("only root can give up its capabilities")
+    done = subprocess.run([sys.executable, "-c", program, str(ROOT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "cap_sys_admin (required): missing" in done.stdout
+    assert "clone3_set_tid (required): missing: clone3" in done.stdout
+    assert "Operation not permitted" in done.stdout
+
+
+def test_what_a_child_raises_is_raised_here() -> None:
+    def fail() -> None:
+        raise OSError(errno.EXDEV, "x")
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    in_child(lambda: None, "nothing")
+    with pytest.raises(KernelError, match="work: Invalid cross-device link"):
+        in_child(fail, "work")
+    with pytest.raises(Absent, match="ended with 255"):
+        in_child(bug, "work")
+    with pytest.raises(Absent, match="ended with -9"):
+        in_child(lambda: os.kill(os.getpid(), 9), "work")

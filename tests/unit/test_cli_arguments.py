@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Words on a command line and what they mean, as for CRIU."""
+
+from __future__ import annotations
+
+import pytest
+
+from pycriu import arguments
+from pycriu.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("-t 12 -D dir", {"tree": "12", "images-dir": "dir"}),
+        ("-t12 -Ddir", {"tree": "12", "images-dir": "dir"}),
+        ("--tree=12 --images-dir dir", {"tree": "12", "images-dir": "dir"}),
+        ("--tre 12 --im=dir", {"tree": "12", "images-dir": "dir"}),
+        ("-jRt 12", {"shell-job": True, "leave-running": True, "tree": "12"}),
+        ("-jRt12", {"shell-job": True, "leave-running": True, "tree": "12"}),
+        ("-o -", {"log-file": "-"}),
+        ("-o-", {"log-file": "-"}),
+        ("-v", {"verbosity": 3}),
+        ("-vv", {"verbosity": 4}),
+        ("-vvvv", {"verbosity": 6}),
+        ("-v -v", {"verbosity": 4}),
+        ("-v4", {"verbosity": 4}),
+        ("-v1 -v", {"verbosity": 2}),
+        ("--verbosity", {"verbosity": 3}),
+        ("--verbosity=0", {"verbosity": 0}),
+        ("-d", {"restore-detached": True}),
+        ("--daemon", {"restore-detached": True}),
+        ("--daemon --no-restore-detached", {"restore-detached": False}),
+        ("--no-shell-job", {"shell-job": False}),
+        ("-j --no-shell", {"shell-job": False}),
+        ("--no-tcp-established", {}),  # asks for what is so anyway
+        ("--pidfile p --timeout 3", {"pidfile": "p", "timeout": "3"}),
+        ("--images-dir=", {"images-dir": ""}),
+        ("-D -t", {"images-dir": "-t"}),
+        ("", {}),
+    ],
+)
+def test_options(words: str, values: dict[str, object]) -> None:
+    assert arguments.parse(words.split()) == (values, [])
+
+
+def test_options_and_words_in_any_order() -> None:
+    assert arguments.parse(["-j", "dump", "-t", "1", "-"]) == ({"shell-job": True, "tree": "1"}, ["dump", "-"])
+    assert arguments.parse(["restore", "--", "-j", "x"]) == ({}, ["restore", "-j", "x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--nonsense", "unknown option --nonsense"),
+        ("-q", "unknown option -q"),
+        ("-jq", "unknown option -q"),
+        ("--t", "--t could be --tree or --timeout or"),
+        ("-t", "-t needs a value"),
+        ("--tree", "--tree needs a value"),
+        ("--shell-job=1", "--shell-job takes no value"),
+        ("--no-tree", "unknown option --no-tree"),
+        ("-vx", "--verbosity x: not a number"),
+        ("--verbosity=²", "--verbosity ²: not a number"),
+        ("--tcp-established", "--tcp-established is not supported by pycriu"),
+        ("--tcp-est", "--tcp-established is not supported by pycriu"),
+        ("-l", "--file-locks is not supported by pycriu"),
+        ("-x", "--ext-unix-sk is not supported by pycriu"),
+        ("--ext-unix-sk=5", "--ext-unix-sk is not supported by pycriu"),
+        ("-r /new", "--root is not supported by pycriu"),
+        ("--manage-cgroups", "--manage-cgroups is not supported by pycriu"),
+        ("--cpu-cap=all", "--cpu-cap is not supported by pycriu"),
+        ("--prev-images-dir x", "--prev-images-dir is not supported by pycriu"),
+        ("--", None),
+    ],
+)
+def test_refusals(words: str, said: str | None) -> None:
+    if said is None:
+        assert arguments.parse(words.split()) == ({}, [])
+        return
+    with pytest.raises(UserError) as caught:
+        arguments.parse(words.split())
+    assert caught.value.message.startswith(said)
+    assert "\n" not in caught.value.message
+
+
+# Every option of CRIU 4.2, so that none is unknown here.
+CRIU_SHORT = "dSsRthDovxVrjJlWLM"
+CRIU_LONG = """
+tree images-dir work-dir log-file verbosity restore-detached daemon shell-job leave-running leave-stopped track-mem
+prev-images-dir pidfile timeout display-stats config no-default-config tcp-established file-locks ext-unix-sk external
+inherit-fd link-remap ghost-limit action-script manage-cgroups root restore-sibling exec-cmd cpu-cap evasive-devices
+tcp-close skip-in-flight network-lock empty-ns join-ns ext-mount-map enable-external-sharing enable-external-masters
+skip-mnt enable-fs cgroup-root cgroup-props cgroup-props-file cgroup-dump-controller cgroup-yard freeze-cgroup
+lsm-profile lsm-mount-context force-irmap irmap-scan-path file-validation skip-file-rwx-check page-server address port
+ps-socket auto-dedup lazy-pages pre-dump-mode status-fd feature extra experimental all log-pid libdir weak-sysctls
+unprivileged mntns-compat-mode veth-pair stream tls tls-cacert tls-cacrl tls-cert tls-key tls-no-cn-verify ghost-fiemap
+allow-uprobes close deprecated ms help version
+"""
+
+
+def test_every_option_of_criu_is_known() -> None:
+    assert set(CRIU_LONG.split()) <= set(arguments.LONG)
+    assert set(CRIU_SHORT) == set(arguments.SHORT)
+    assert len(arguments.LONG) == len(arguments.OPTIONS)
+
+
+def test_help_names_every_option_once() -> None:
+    text = arguments.usage()
+    for option in arguments.OPTIONS:
+        if option.actions:
+            line = [line for line in text.splitlines() if f" --{option.long} " in f"{line[:30]} ".replace("[no-]", "")]
+            assert len(line) == 1, option.long
+            assert option.help in line[0]
+            assert len(line[0]) <= 120
+        else:
+            assert f" {option.long}," in text or f" {option.long}." in text
+
+
+def test_configuration_files() -> None:
+    words = arguments.config_words('# comment\n\nshell-job\n  tree 12  # why\nimages-dir "a b"\nlog-file "x # y" z\n')
+    assert words == ["--shell-job", "--tree=12", "--images-dir=a b", "--log-file=x # y"]
+
+
+def test_options_without_meaning() -> None:
+    assert arguments.without_meaning("restore", {"tree": "1", "images-dir": "x"}) == ["--tree"]
+    assert arguments.without_meaning("check", {"shell-job": True, "feature": "kcmp"}) == ["--shell-job"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x", "", "1.5", "²"])
+def test_numbers(given: str) -> None:
+    assert arguments.number({"tree": "12"}, "tree") == 12
+    assert arguments.number({}, "timeout", 10) == 10
+    with pytest.raises(UserError, match="--tree"):
+        arguments.number({"tree": given}, "tree")
+    with pytest.raises(UserError, match="--tree is missing"):
+        arguments.number({}, "tree")
