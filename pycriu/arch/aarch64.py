@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""aarch64: registers, FP/SIMD, SVE, pointer-authentication keys, TLS, and the few bytes of code.
+
+SVE has no field in CRIU's format: a task that holds live SVE state gets an image of pycriu's own beside the core.
+Not kept: SME (ZA, streaming mode), MTE tags, GCS.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pycriu.arch.description import Arch, Registers
+from pycriu.errors import ImageError, KernelError
+from pycriu.images import messages as m
+from pycriu.kernel import ptrace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# struct user_pt_regs: x0…x30, sp, pc, pstate
+X0, X8, X19, X20, SP, PC, PSTATE = 0, 8, 19, 20, 31, 32, 33
+
+# include/uapi/linux/elf.h
+NT_ARM_TLS, NT_ARM_SVE = 0x401, 0x405
+NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS, NT_ARM_PAC_ENABLED_KEYS = 0x407, 0x408, 0x40A
+_FPSIMD = struct.Struct("<64QII8x")
+_SVE_HEADER = struct.Struct("<IIHHHH")  # struct user_sve_header: size, max_size, vl, max_vl, flags, reserved
+_SVE_REGS_SVE = 1  # flags: the registers are in SVE layout, i.e. live
+RAW_SVE = "sve"
+_ABSENT = (22, 61, 19)  # EINVAL, ENODATA, ENODEV: what a kernel or CPU without the set answers
+
+
+def prepare_call(_gpr: Registers) -> None:
+    """Nothing: do_signal() rewound and forgot the interrupted call before the tracer saw the stop."""
+
+
+def after_interruption(gpr: Registers) -> Registers:
+    """Unchanged: pc stands on the svc and x0 holds its first argument again, for every restart code."""
+    return list(gpr)
+
+
+def _optional(tid: int, note: int) -> bytes:
+    try:
+        return ptrace.get_regset(tid, note)
+    except KernelError as error:
+        if error.errno in _ABSENT:
+            return b""
+        raise
+
+
+def save(tid: int, gpr: Registers, clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
+    """thread_info_aarch64 of one task, and the SVE register set where it holds more than FP/SIMD does."""
+    fp = _FPSIMD.unpack(ptrace.get_regset(tid, ptrace.NT_PRFPREG))
+    info = m.thread_info_aarch64(
+        clear_tid_addr=clear_tid_address,
+        tls=int.from_bytes(ptrace.get_regset(tid, NT_ARM_TLS)[:8], "little"),
+        gpregs=m.user_aarch64_regs_entry(regs=gpr[:31], sp=gpr[SP], pc=gpr[PC], pstate=gpr[PSTATE]),
+        fpsimd=m.user_aarch64_fpsimd_context_entry(vregs=fp[:64], fpsr=fp[64], fpcr=fp[65]),
+    )
+    _save_keys(tid, info)
+    sve = _optional(tid, NT_ARM_SVE)
+    live = len(sve) >= _SVE_HEADER.size and _SVE_HEADER.unpack_from(sve)[4] & _SVE_REGS_SVE
+    return info, {RAW_SVE: sve} if live else {}
+
+
+def _save_keys(tid: int, info: Any) -> None:
+    address, generic = _optional(tid, NT_ARM_PACA_KEYS), _optional(tid, NT_ARM_PACG_KEYS)
+    if address:
+        keys = info.pac_keys.pac_address_keys
+        (keys.apiakey_lo, keys.apiakey_hi, keys.apibkey_lo, keys.apibkey_hi,
+         keys.apdakey_lo, keys.apdakey_hi, keys.apdbkey_lo, keys.apdbkey_hi) = struct.unpack(
+            "<8Q", address
+        )  # fmt: skip
+        keys.pac_enabled_key = int.from_bytes(_optional(tid, NT_ARM_PAC_ENABLED_KEYS)[:8], "little")
+    if generic:
+        info.pac_keys.pac_generic_keys.apgakey_lo, info.pac_keys.pac_generic_keys.apgakey_hi = struct.unpack(
+            "<2Q", generic
+        )
+
+
+def load(core: Any) -> tuple[Registers, int]:
+    """General registers and the address of set_tid_address(2), out of a core image."""
+    regs = core.ti_aarch64.gpregs
+    if len(regs.regs) != 31:
+        raise ImageError(f"the image has {len(regs.regs)} general registers, aarch64 has 31")
+    return [*regs.regs, regs.sp, regs.pc, regs.pstate], core.ti_aarch64.clear_tid_addr
+
+
+def restore_others(tid: int, core: Any, extras: dict[str, bytes]) -> None:
+    """FP/SIMD or SVE, TLS and pointer-authentication keys of a stopped task."""
+    info = core.ti_aarch64
+    if len(info.fpsimd.vregs) != 64:
+        raise ImageError(f"the image has {len(info.fpsimd.vregs)} vector words, aarch64 has 64")
+    if RAW_SVE in extras:
+        ptrace.set_regset(tid, NT_ARM_SVE, extras[RAW_SVE])
+    else:
+        data = _FPSIMD.pack(*info.fpsimd.vregs, info.fpsimd.fpsr, info.fpsimd.fpcr)
+        ptrace.set_regset(tid, ptrace.NT_PRFPREG, data)
+    ptrace.set_regset(tid, NT_ARM_TLS, info.tls.to_bytes(8, "little"))
+    if info.HasField("pac_keys"):
+        _restore_keys(tid, info.pac_keys)
+
+
+def _restore_keys(tid: int, keys: Any) -> None:
+    if keys.HasField("pac_address_keys"):
+        k = keys.pac_address_keys
+        data = struct.pack(
+            "<8Q", k.apiakey_lo, k.apiakey_hi, k.apibkey_lo, k.apibkey_hi,
+            k.apdakey_lo, k.apdakey_hi, k.apdbkey_lo, k.apdbkey_hi,
+        )  # fmt: skip
+        ptrace.set_regset(tid, NT_ARM_PACA_KEYS, data)
+        ptrace.set_regset(tid, NT_ARM_PAC_ENABLED_KEYS, k.pac_enabled_key.to_bytes(8, "little"))
+    if keys.HasField("pac_generic_keys"):
+        g = keys.pac_generic_keys
+        ptrace.set_regset(tid, NT_ARM_PACG_KEYS, struct.pack("<2Q", g.apgakey_lo, g.apgakey_hi))
+
+
+AARCH64 = Arch(
+    name="aarch64",
+    mtype=3,
+    thread_info="ti_aarch64",
+    elf_machine=183,
+    numbering="generic",
+    gpr=struct.Struct("<34Q"),
+    nr=X8,
+    args=(0, 1, 2, 3, 4, 5),
+    result=X0,
+    pc=PC,
+    sp=SP,
+    syscall_insn=bytes.fromhex("010000d4"),
+    syscall_align=4,
+    # loop: cbz x20, done; ldr x8,[x19]; ldp x0,x1,[x19,#8]; ldp x2,x3,[x19,#24]; ldp x4,x5,[x19,#40]; svc #0;
+    #       str x0,[x19,#56]; add x19,x19,#64; sub x20,x20,#1; cmn x0,#4095; b.cc loop
+    # done: brk #0
+    table_loop=bytes.fromhex(
+        "740100b4680240f9608640a9628e41a9649642a9010000d4601e00f973020191940600d11ffc3fb1c3feff54000020d4"
+    ),
+    table_registers=(X19, X20),
+    trap_advance=0,
+    task_size=1 << 39,
+    has_soft_restart=False,
+    prepare_call=prepare_call,
+    after_interruption=after_interruption,
+    save=save,
+    load=load,
+    restore_others=restore_others,
+)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What pycriu needs to know of a CPU, as one value per architecture.
+
+Every file beside this one fills in one `Arch`. All of them load, and are unit-tested, on every host: nothing in them
+asks the machine it runs on, except inside the functions that take a tid.
+"""
+
+from __future__ import annotations
+
+from pycriu.kernel import syscalls
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import struct
+    from collections.abc import Callable
+    from typing import Any
+
+Registers = list[int]
+"""The general registers of NT_PRSTATUS, in the kernel's order."""
+
+MASK64 = (1 << 64) - 1
+ERRNO_MAX = 4095
+
+
+def signed(value: int) -> int:
+    """A 64-bit register as a signed number."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+@record
+class Arch:
+    """One architecture. Machine code is given as bytes with the assembly beside it in the file that fills it in."""
+
+    name: str
+    mtype: int  # core_entry.march
+    thread_info: str  # the field of core_entry that holds this architecture's registers
+    elf_machine: int  # e_machine
+    numbering: str  # of system calls, see kernel.syscalls
+    gpr: struct.Struct  # layout of NT_PRSTATUS
+    nr: int  # index of the register with the call's number
+    args: tuple[int, int, int, int, int, int]
+    result: int
+    pc: int
+    sp: int
+    syscall_insn: bytes
+    syscall_align: int  # instructions start at multiples of this
+    table_loop: bytes  # runs a table of calls, then traps: see tracee
+    table_registers: tuple[int, int]  # address of the table, number of rows
+    trap_advance: int  # how far past the trap's first byte the pc stands when its SIGTRAP is reported
+    task_size: int  # end of the user half of the address space at its smallest
+    has_soft_restart: bool  # the tracer sees -ERESTART* and must rewind itself
+    prepare_call: Callable[[Registers], None]  # make the kernel forget the interrupted call
+    after_interruption: Callable[[Registers], Registers]  # what a new task must start with to go on as this one would
+    save: Callable[[int, Registers, int], tuple[Any, dict[str, bytes]]]  # tid, gpr, tid address → thread_info, extras
+    load: Callable[[Any], tuple[Registers, int]]  # core_entry → gpr, tid address
+    restore_others: Callable[[int, Any, dict[str, bytes]], None]  # tid, core_entry, extras: every set but the general
+
+    def syscall_number(self, name: str) -> int:
+        """The number of system call `name`; LookupError when this architecture lacks it."""
+        return syscalls.number(name, self.numbering)

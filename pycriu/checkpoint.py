@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A checkpoint as it is read: every image of the tree, held against the others before anything is made of it."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu import spawn
+from pycriu.arch.description import Arch
+from pycriu.errors import ImageError, UserError
+from pycriu.images import store
+from pycriu.kernel import procfs
+from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.resources import files, limits, memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from io import FileIO
+    from typing import Any
+
+_ALIVE, _DEAD = 1, 2  # task_core_entry.task_state
+
+
+class TaskImage:
+    """Everything that the images say of one live process."""
+
+    def __init__(self, images: store.ImagesDir, pid: int, core: Any, cpu: Arch) -> None:
+        self.pid, self.core = pid, core
+        self.mm: Any = images.read_one(f"mm-{pid}.img")
+        self.fs: Any = images.read_one(f"fs-{pid}.img")
+        ids: Any = core.ids if core.HasField("ids") else images.read_one(f"ids-{pid}.img")
+        self.descriptors: list[Any] = images.read(f"fdinfo-{ids.files_id}.img")
+        head, *entries = images.read(f"pagemap-{pid}.img")
+        self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
+        size = os.fstat(self.pages.fileno()).st_size
+        self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu)
+        self.extras = {
+            kind: images.raw(name).readall()
+            for kind in ("xstate", "sve")
+            if images.exists(name := f"pycriu-{kind}-{pid}.img")
+        }
+
+    @property
+    def places(self) -> list[int]:
+        """Ids of the files that are referred to by other things than descriptors."""
+        mapped = [vma.shmid for vma in self.plan.vmas if vma.status & (memory.FILE_PRIVATE | memory.FILE_SHARED)]
+        return [self.mm.exe_file_id, self.fs.cwd_id, self.fs.root_id, *mapped]
+
+
+class Checkpoint:
+    """The images of one tree. Refuses, before any task exists, what cannot be restored here."""
+
+    def __init__(self, images: store.ImagesDir, cpu: Arch) -> None:
+        images.inventory()
+        entries: list[Any] = images.read("pstree.img")
+        cores = {entry.pid: images.read_one(f"core-{entry.pid}.img") for entry in entries}
+        for pid, core in cores.items():
+            _check_core(pid, core, cpu)
+        self.root = spawn.tree(entries, cores)
+        self.tasks = {
+            member.pid: TaskImage(images, member.pid, cores[member.pid], cpu)
+            for member in self.root.walk()
+            if member.exit_status is None
+        }
+        self.files: list[Any] = images.read("files.img")
+        self.pipes_data = images.read_with_payloads("pipes-data.img") if images.exists("pipes-data.img") else []
+        tables = [task.descriptors for task in self.tasks.values()]
+        files.check_ids(tables, [number for task in self.tasks.values() for number in task.places], self.files)
+        self.first_free_descriptor = files.base_number(tables)
+
+    def check_here(self) -> None:
+        """Refuse what this machine, now, cannot give: PIDs, limits, the vDSO."""
+        spawn.refuse_taken([member.pid for member in self.root.walk()])
+        limits.check([task.core for task in self.tasks.values()])
+        own = own_vdso()
+        for task in self.tasks.values():
+            files.refuse_other_root(task.fs, self.files)
+            if not memory.same_vdso(task.plan, own, task.pages.fileno()):
+                raise UserError(
+                    f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",
+                    "restore it on the kernel on which it was dumped",
+                )
+
+    def close(self) -> None:
+        """Close the files of pages."""
+        for task in self.tasks.values():
+            task.pages.close()
+
+
+def _check_core(pid: int, core: Any, cpu: Arch) -> None:
+    if core.mtype != cpu.mtype:
+        raise ImageError(f"the images are of another CPU architecture (mtype {core.mtype}), this machine is {cpu.name}")
+    if core.tc.task_state not in (_ALIVE, _DEAD):
+        raise ImageError(f"process {pid} is in state {core.tc.task_state}", "restore these images with criu")
+    if core.tc.task_state == _ALIVE and not core.HasField(cpu.thread_info):
+        raise ImageError(f"core-{pid}.img has no registers")
+
+
+def own_vdso() -> bytes:
+    """The vDSO of this kernel, as it is mapped into this very process; empty where there is none."""
+    for line in procfs.parse_smaps(procfs.text("self", "maps")):
+        if line.name == "[vdso]":
+            with open("/proc/self/mem", "rb", buffering=0) as mem:
+                mem.seek(line.start)
+                return mem.read(line.end - line.start)
+    return b""

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The story of a dump.
+
+survey     look at the tree while it runs, and refuse what cannot be kept
+begin      open the checkpoint, with room for the pages
+freeze     stop every task
+look       read what a stopped task shows; ask it for the rest
+copy       its pages
+thaw       at once, if it is to go on running
+write      the images
+commit     the checkpoint takes the place of the one before
+finish     kill the tree, or leave it stopped
+
+An error anywhere before `finish` lets the tree go on as it was; so does the end of a dump with --leave-running.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pycriu import arch, entries, pstree
+from pycriu.images import messages as m
+from pycriu.images import store
+from pycriu.options import DumpOptions
+from pycriu.record import record
+from pycriu.resources import files, memory
+from pycriu.snapshot import Snapshot
+from pycriu.survey import check_sessions, survey
+from pycriu.tracee import SIGSTOP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.log import Log
+
+
+@record
+class DumpResult:
+    """What was done. Times are in microseconds; `frozen` is how long the tree stood still."""
+
+    tasks: int
+    pages: int
+    freezing: int
+    frozen: int
+    copying: int
+
+
+def dump(options: DumpOptions, log: Log) -> DumpResult:
+    """Save the tree of `options.pid`. Unsupported, UserError and their like leave it running, unchanged."""
+    cpu = arch.native()
+    root, size = survey(options)
+    log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
+    with store.NewCheckpoint(options.images_dir) as new:
+        new.reserve(size)
+        preload()
+        begin = time.monotonic()
+        with pstree.Freeze(options.pid, cpu, options.timeout) as tree:
+            frozen = time.monotonic()
+            check_sessions(tree.root, shell_job=options.shell_job)
+            snapshots = take_snapshots(tree)
+            pipes = files.pipes([snapshot.files for snapshot in snapshots])
+            looked = time.monotonic()
+            copy_pages(new, snapshots, options.images_dir)
+            if options.leave_running:
+                tree.thaw()
+            copied = time.monotonic()
+            written = entries.write(new, tree.root, snapshots, pipes, cpu)
+            sync(written)
+            new.commit()
+            finish(tree, options)
+    pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)
+    seconds = (frozen - begin, copied - frozen, copied - looked)
+    result = DumpResult(len(snapshots), pages, *(round(span * 1e6) for span in seconds))
+    store.write_service(options.work_dir, "stats-dump", stats_entry(result))
+    log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
+    return result
+
+
+def preload() -> None:
+    """Make now what would otherwise be made between freeze and thaw: modules imported late, and message classes."""
+    import resource  # noqa: F401
+
+    for name in (
+        "thread_info_x86",
+        "user_x86_regs_entry",
+        "user_x86_fpregs_entry",
+        "user_x86_xsave_entry",
+        "user_desc_t",
+    ):
+        getattr(m, name)
+    for name in ("thread_info_aarch64", "user_aarch64_regs_entry", "user_aarch64_fpsimd_context_entry"):
+        getattr(m, name)
+
+
+def take_snapshots(tree: pstree.Freeze) -> list[Snapshot]:
+    """Everything of everybody, parents first: what can be refused, then what makes the tasks work for us."""
+    snapshots = [Snapshot(process, tree.tasks[process.pid]) for process in tree.root.walk() if not process.zombie]
+    for snapshot in snapshots:
+        snapshot.look()
+    for snapshot in snapshots:
+        snapshot.ask()
+    return snapshots
+
+
+def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], images_dir: str) -> None:
+    """The pages of each task into an image of its own."""
+    try:
+        for number, snapshot in enumerate(snapshots, 1):
+            memory.copy(snapshot.task, snapshot.runs, new.create_raw(f"pages-{number}.img").fileno())
+    except OSError as error:
+        raise store.refusal(error, images_dir) from None
+
+
+def sync(paths: set[str]) -> None:
+    """Bring the files that the tree writes to onto the disk: after a power cut they must match the checkpoint."""
+    for path in sorted(paths):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
+def finish(tree: pstree.Freeze, options: DumpOptions) -> None:
+    """The end state of the tree: killed, stopped, or (already) running."""
+    if options.leave_running:
+        return
+    if options.leave_stopped:
+        for pid in tree.tasks:
+            tree.stop_signals[pid] = SIGSTOP
+        tree.thaw()
+        return
+    tree.kill()
+
+
+def stats_entry(result: DumpResult) -> m.stats_entry:
+    """The stats-dump image."""
+    return m.stats_entry(
+        dump=m.dump_stats_entry(
+            freezing_time=result.freezing, frozen_time=result.frozen, memdump_time=result.copying, memwrite_time=0,
+            pages_scanned=result.pages, pages_skipped_parent=0, pages_written=result.pages, pages_lazy=0,
+        )
+    )  # fmt: skip

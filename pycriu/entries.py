@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From snapshots to images: every entry of a checkpoint but the pages. Nobody waits while this runs, or need not."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu import pstree
+from pycriu.arch.description import Arch
+from pycriu.fds import pipe
+from pycriu.images import messages as m
+from pycriu.images import store
+from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.snapshot import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IMG_VERSION = 2
+ALIVE, DEAD = 1, 2  # task_core_entry.task_state
+NO_CGROUPS = 1  # the id of a set that says nothing; inventory_entry wants one
+_SPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
+
+
+class Ids:
+    """Numbers for the kernel's objects. Every process has its own of each kind (`survey` refuses others) and shares all
+    namespaces with us."""
+
+    def __init__(self) -> None:
+        self._last = len(_SPACES)
+        self.root = self._entry(1, 1, 1, 1)
+
+    def task(self) -> Any:
+        """The ids of one more process."""
+        numbers = []
+        for _ in range(4):
+            self._last += 1
+            numbers.append(self._last)
+        return self._entry(*numbers)
+
+    @staticmethod
+    def _entry(vm: int, fd_table: int, fs: int, sighand: int) -> Any:
+        spaces = {f"{space}_ns_id": number for number, space in enumerate(_SPACES, 1)}
+        return m.task_kobj_ids_entry(vm_id=vm, files_id=fd_table, fs_id=fs, sighand_id=sighand, **spaces)
+
+
+def write(
+    new: store.NewCheckpoint,
+    root: pstree.Process,
+    snapshots: list[Snapshot],
+    pipes: list[tuple[int, int, bytes]],
+    cpu: Arch,
+) -> set[str]:
+    """Write every image, the inventory last. Returns the paths of the files that the tree may have written to."""
+    builder, ids = files.Builder(), Ids()
+    for number, snapshot in enumerate(snapshots, 1):
+        _write_process(new, snapshot, number, builder, ids.task(), cpu)
+    for process in root.walk():
+        if process.zombie:
+            new.write(f"core-{process.pid}.img", [zombie_entry(process, cpu)])
+            new.write(f"ids-{process.pid}.img", [ids.task()])
+    new.write("pstree.img", [pstree_entry(process) for process in root.walk()])
+    new.write("files.img", builder.entries)
+    if pipes:
+        new.write("pipes-data.img", pipe.data_entries(pipes))
+    new.write("seccomp.img", [m.seccomp_entry()])
+    new.write("inventory.img", [inventory_entry(ids)])
+    return builder.written
+
+
+def _write_process(
+    new: store.NewCheckpoint, snapshot: Snapshot, pages_id: int, builder: files.Builder, ids: Any, cpu: Arch
+) -> None:
+    pid = snapshot.pid
+    new.write(f"core-{pid}.img", [core_entry(snapshot, cpu)])
+    new.write(f"ids-{pid}.img", [ids])
+    new.write(f"mm-{pid}.img", [mm_entry(snapshot, builder)])
+    new.write(f"fs-{pid}.img", [builder.fs_entry(snapshot.files)])
+    new.write(f"fdinfo-{ids.files_id}.img", builder.descriptor_table(snapshot.files))
+    new.write(f"pagemap-{pid}.img", memory.pagemap_entries(pages_id, snapshot.runs))
+    for kind, raw in snapshot.extras.items():
+        with new.create_raw(f"pycriu-{kind}-{pid}.img") as file:
+            file.write(raw)
+
+
+def core_entry(snapshot: Snapshot, cpu: Arch) -> Any:
+    """The core image of a live single-threaded process."""
+    core = m.core_entry(
+        mtype=cpu.mtype,
+        tc=task_entry(snapshot),
+        thread_core=thread_entry(snapshot),
+    )
+    getattr(core, cpu.thread_info).CopyFrom(snapshot.thread_info)
+    return core
+
+
+def task_entry(snapshot: Snapshot) -> Any:
+    """What belongs to the process as a whole."""
+    task = m.task_core_entry(
+        task_state=ALIVE,
+        exit_code=0,
+        personality=snapshot.registered.personality,
+        flags=snapshot.stat.flags,
+        blk_sigset=snapshot.signals.mask,
+        comm=snapshot.stat.comm,
+        timers=timers.entry(snapshot.itimers),
+        rlimits=limits.limit_entries(snapshot.limits),
+        cg_set=NO_CGROUPS,
+        signals_s=signals.queue_entry(snapshot.signals.shared),
+        oom_score_adj=snapshot.oom_score_adj,
+        sigactions=signals.action_entries(snapshot.handlers),
+    )
+    if snapshot.attributes.child_subreaper:
+        task.child_subreaper = True
+    return task
+
+
+def thread_entry(snapshot: Snapshot) -> Any:
+    """What belongs to its only thread."""
+    head, length = snapshot.registered.robust_list
+    stat = snapshot.stat
+    thread = m.thread_core_entry(
+        futex_rla=head,
+        futex_rla_len=length,
+        sched_nice=stat.nice,
+        sched_policy=stat.policy,
+        sched_prio=stat.rt_priority,
+        blk_sigset=snapshot.signals.mask,
+        sas=signals.stack_entry(snapshot.handlers),
+        pdeath_sig=snapshot.attributes.pdeath_signal,
+        signals_p=signals.queue_entry(snapshot.signals.private),
+        creds=credentials.entry(snapshot.status, snapshot.securebits),
+        comm=stat.comm,
+        cg_set=NO_CGROUPS,
+    )
+    if snapshot.registered.rseq is not None:
+        thread.rseq_entry.CopyFrom(attributes.rseq_entry(snapshot.registered.rseq))
+    return thread
+
+
+def mm_entry(snapshot: Snapshot, builder: files.Builder) -> Any:
+    """The mm image; the files that are mapped go into the files image."""
+    vmas = []
+    for mapping in snapshot.mappings:
+        number = 0
+        if mapping.path is not None:
+            number = builder.place(mapping.path, os.stat(mapping.path), memory.file_flags(mapping.line))
+        vmas.append(memory.vma_entry(mapping, number))
+    exe = builder.place(*snapshot.files.exe)
+    mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
+    if snapshot.attributes.thp_disabled:
+        mm.thp_disabled = True
+    return mm
+
+
+def zombie_entry(process: pstree.Process, cpu: Arch) -> Any:
+    """The core image of a zombie: its name and how it ended."""
+    task = m.task_core_entry(
+        task_state=DEAD, exit_code=process.stat.exit_code, personality=0, flags=0, blk_sigset=0, comm=process.stat.comm
+    )
+    return m.core_entry(mtype=cpu.mtype, tc=task)
+
+
+def pstree_entry(process: pstree.Process) -> Any:
+    """One process of the tree; the root's parent is 0."""
+    stat = process.stat
+    return m.pstree_entry(
+        pid=process.pid,
+        ppid=0 if process.parent is None else process.parent.pid,
+        pgid=stat.pgrp,
+        sid=stat.session,
+        threads=[process.pid],
+    )
+
+
+def inventory_entry(ids: Ids) -> Any:
+    """What the checkpoint is."""
+    with open("/proc/uptime") as file:
+        uptime_us = int(float(file.read().split()[0]) * 1e6)
+    return m.inventory_entry(
+        img_version=IMG_VERSION, fdinfo_per_id=True, ns_per_id=True, root_ids=ids.root, root_cg_set=NO_CGROUPS,
+        lsmtype=0, dump_uptime=uptime_us,
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One open descriptor of a stopped task, as /proc shows it, before anybody has said what kind it is."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pycriu.errors import TraceeGone
+from pycriu.images import messages as m
+from pycriu.kernel import libc, procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Flags that act on open(2) and not on the open file, and the one that belongs to the descriptor.
+_OPEN_ONLY = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC
+FD_CLOEXEC = 1
+
+
+class OpenFile:
+    """Descriptor `fd` of process `pid`: where its link leads, its fdinfo, and the status of what is open there."""
+
+    __slots__ = ("fd", "fdinfo", "link", "pid", "pidfd", "status")
+
+    def __init__(self, pid: int, fd: int, pidfd: int) -> None:
+        self.pid, self.fd, self.pidfd = pid, fd, pidfd
+        self.link = procfs.link(pid, f"fd/{fd}")
+        self.fdinfo = procfs.parse_fdinfo(procfs.text(pid, f"fdinfo/{fd}"))
+        try:
+            self.status = os.stat(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:
+            raise TraceeGone(f"descriptor {fd} of process {pid} is gone") from None
+
+    @property
+    def name(self) -> str:
+        """For messages: number, owner and what it is."""
+        return f"descriptor {self.fd} of process {self.pid} ({self.link})"
+
+    @property
+    def position(self) -> int:
+        """The file position in bytes."""
+        return int(self.fdinfo["pos"])
+
+    @property
+    def flags(self) -> int:
+        """Flags of the open file, without FD_CLOEXEC's stand-in."""
+        return int(self.fdinfo["flags"], 8) & ~os.O_CLOEXEC & ~_OPEN_ONLY
+
+    @property
+    def close_on_exec(self) -> bool:
+        """FD_CLOEXEC of this very descriptor."""
+        return bool(int(self.fdinfo["flags"], 8) & os.O_CLOEXEC)
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Two descriptors that share one open file agree in this; kcmp(2) has the last word."""
+        return self.status.st_dev, self.status.st_ino, self.flags
+
+    def is_character_device(self) -> bool:
+        """S_ISCHR."""
+        return stat.S_ISCHR(self.status.st_mode)
+
+    def borrow(self) -> int:
+        """A descriptor of our own for the same open file, by pidfd_getfd(2). The caller closes it."""
+        return libc.pidfd_getfd(self.pidfd, self.fd)
+
+
+def look(pid: int) -> list[OpenFile]:
+    """Every descriptor of a process."""
+    pidfd = os.pidfd_open(pid)
+    return [OpenFile(pid, fd, pidfd) for fd in procfs.descriptors(pid)]
+
+
+def no_owner() -> Any:
+    """fown_entry of a file without F_SETOWN."""
+    return m.fown_entry(uid=0, euid=0, signum=0, pid_type=0, pid=0)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Files with a path: regular files, directories, and the memory devices (null, zero, full, random, urandom).
+
+Kept: path, flags, position. The content is not copied: at restore the file must be there with the size it had.
+Refused: deleted and renamed files, files with locks, and asynchronous owners.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds.openfile import OpenFile, no_owner
+from pycriu.images import messages as m
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TYPE = 1  # fd_types.REG
+_MEMORY_MAJOR = 1
+_MEMORY_MINORS = (3, 5, 7, 8, 9)  # null zero full random urandom, Documentation/admin-guide/devices.txt
+FASYNC = 0o20000
+O_PATH = os.O_PATH
+
+
+def matches(file: OpenFile) -> bool:
+    """A regular file, a directory, or a memory device."""
+    mode = file.status.st_mode
+    if stat.S_ISCHR(mode):
+        rdev = file.status.st_rdev
+        return os.major(rdev) == _MEMORY_MAJOR and os.minor(rdev) in _MEMORY_MINORS
+    return (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and file.link.startswith("/")
+
+
+def inspect(file: OpenFile) -> None:
+    """Unsupported where the file cannot be opened again as it is."""
+    if file.flags & FASYNC:
+        raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
+    if "lock" in file.fdinfo:
+        raise Unsupported(f"{file.name} holds a file lock", "file locks (--file-locks) are not supported")
+    check_path(file.link, file.status, file.name)
+
+
+def check_path(path: str, status: os.stat_result, name: str) -> None:
+    """Unsupported unless `path` leads to the file of `status`."""
+    try:
+        there = os.stat(path)
+    except OSError:
+        there = None
+    if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+        raise Unsupported(
+            f"{name} has been deleted or replaced: its path leads elsewhere",
+            "only its name goes into the image, so a restore could not open it; let the task close it first",
+        )
+
+
+def entry(file_id: int, path: str, flags: int, position: int, status: os.stat_result) -> Any:
+    """file_entry for any file with a path."""
+    reg = m.reg_file_entry(id=file_id, flags=flags, pos=position, fown=no_owner(), name=path, mode=status.st_mode)
+    if stat.S_ISREG(status.st_mode):
+        reg.size = status.st_size
+    return m.file_entry(type=TYPE, id=file_id, reg=reg)
+
+
+def dump(file: OpenFile, file_id: int) -> Any:
+    """The image of one open file."""
+    return entry(file_id, file.link, file.flags, file.position, file.status)
+
+
+def restore(reg: Any) -> int:
+    """Open it again; our descriptor. UserError when the file is not as it was, with the difference."""
+    if not reg.name.startswith("/") or "\0" in reg.name:
+        raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
+    try:
+        fd = os.open(reg.name, reg.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC) | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise UserError(f"{reg.name} cannot be opened as it was: {error.strerror}", "put it back as it was") from None
+    try:
+        _verify(fd, reg)
+        if not reg.flags & O_PATH and reg.pos:
+            os.lseek(fd, reg.pos, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _verify(fd: int, reg: Any) -> None:
+    status = os.fstat(fd)
+    if reg.HasField("mode") and stat.S_IFMT(reg.mode) != stat.S_IFMT(status.st_mode):
+        raise UserError(f"{reg.name} is no longer a file of the same type", "put it back as it was")
+    if reg.HasField("size") and reg.size != status.st_size:
+        raise UserError(
+            f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}",
+            "the task would continue with another file than it had; put back the file of the dump",
+        )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""System calls on ourselves that Python's os module lacks, under their man-page names.
+
+Each raises KernelError with the call's name, the errno and the object; none retries or interprets.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from pycriu.errors import KernelError
+from pycriu.kernel import syscalls
+
+KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.argtypes = [ctypes.c_long] * 7
+_syscall.restype = ctypes.c_long
+
+# os.uname() costs a system call; every architecture but this one uses the generic numbering.
+_NUMBERING = "x86_64" if os.uname().machine == "x86_64" else "generic"
+
+
+def call(name: str, *args: int, what: str = "") -> int:
+    """Make the system call `name`; a result in the error range raises KernelError, with `what` naming the object."""
+    padded = args + (0,) * (6 - len(args))
+    result: int = _syscall(syscalls.number(name, _NUMBERING), *padded)
+    if result == -1:
+        raise KernelError(name, ctypes.get_errno(), what)
+    return result
+
+
+def kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> int:
+    """kcmp(2): 0 equal, 1 less, 2 greater, 3 unordered."""
+    return call("kcmp", pid1, pid2, kind, fd1, fd2, what=f"{pid1}, {pid2}")
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): our own duplicate of descriptor `fd` of the task behind `pidfd`."""
+    return call("pidfd_getfd", pidfd, fd, 0, what=f"fd {fd}")
+
+
+def get_robust_list(tid: int) -> tuple[int, int]:
+    """get_robust_list(2) of another task: address of the list head (0: none) and its length in bytes."""
+    head, length = ctypes.c_uint64(0), ctypes.c_uint64(0)
+    call("get_robust_list", tid, ctypes.addressof(head), ctypes.addressof(length), what=f"task {tid}")
+    return head.value, length.value
+
+
+class Iovec(ctypes.Structure):
+    """struct iovec: an address and a length in bytes."""
+
+    _fields_ = (("base", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+def process_vm_readv(pid: int, buffer: int, remote: ctypes.Array[Iovec], count: int, length: int) -> int:
+    """process_vm_readv(2): gather `count` remote ranges, `length` bytes in all, to our address `buffer`; bytes read."""
+    local = Iovec(buffer, length)
+    return call("process_vm_readv", pid, ctypes.addressof(local), 1, ctypes.addressof(remote), count, 0, what=f"{pid}")
+
+
+class _CloneArgs(ctypes.Structure):
+    """struct clone_args, version 1 (set_tid), from linux/sched.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls",
+            "set_tid", "set_tid_size",
+        )
+    )  # fmt: skip
+
+
+def clone_args(*, flags: int, exit_signal: int, set_tid_address: int) -> bytes:
+    """struct clone_args as bytes, with one PID to set; `set_tid_address` is where that pid_t lies."""
+    return bytes(_CloneArgs(flags=flags, exit_signal=exit_signal, set_tid=set_tid_address, set_tid_size=1))
+
+
+def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
+    """clone3(2) without CLONE_VM, asking for `pid` (Linux 5.5): 0 in the child, which is a fork of this interpreter.
+
+    The child may only make system calls and os._exit: no handler of os.register_at_fork has run in it.
+    """
+    tid = ctypes.c_int(pid)
+    args = ctypes.create_string_buffer(
+        clone_args(flags=flags, exit_signal=exit_signal, set_tid_address=ctypes.addressof(tid))
+    )
+    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what=f"PID {pid}")
+
+
+def execveat(fd: int, argv0: bytes) -> None:
+    """execveat(2) of the open file `fd` itself, with one argument and an empty environment; returns only by raising."""
+    argv = (ctypes.c_char_p * 2)(argv0, None)
+    envp = (ctypes.c_char_p * 1)(None)
+    empty = ctypes.c_char_p(b"")
+    path = ctypes.cast(empty, ctypes.c_void_p).value or 0
+    at_empty_path = 0x1000
+    call("execveat", fd, path, ctypes.addressof(argv), ctypes.addressof(envp), at_empty_path)
+
+
+def personality(persona: int) -> int:
+    """personality(2): set it (0xffffffff only asks) and return what it was."""
+    return call("personality", persona)

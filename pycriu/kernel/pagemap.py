@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which pages of a task have content of their own: PAGEMAP_SCAN where it exists (Linux 6.7), /proc/PID/pagemap else.
+
+"Of their own" means anonymous and not the shared zero page, in memory or in swap: what a private mapping holds beyond
+its file. See Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Run = tuple[int, int]
+"""A run of pages: its first address and its number of pages."""
+
+PAGE_SIZE: int = os.sysconf("SC_PAGESIZE")
+
+_PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
+_FILE, _PRESENT, _SWAPPED, _PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_ARG = struct.Struct("12Q")
+_REGION = struct.Struct("3Q")
+_REGIONS = 1024
+
+_ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE = 1 << 63, 1 << 62, 1 << 61
+_ENTRIES_AT_ONCE = 1 << 15
+
+
+def private_pages(pid: int, spans: Iterable[tuple[int, int]]) -> list[Run]:
+    """Runs of the pages with own content within `spans` (start, end; ascending), ascending, neighbours merged."""
+    wanted = list(spans)
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            regions = _scan(fd, wanted[0][0], wanted[-1][1]) if wanted else []
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                raise
+            return _read(fd, wanted)
+        return _within(regions, wanted)
+    finally:
+        os.close(fd)
+
+
+def _scan(fd: int, start: int, end: int) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    vector = ctypes.create_string_buffer(_REGION.size * _REGIONS)
+    not_these = _FILE | _PFNZERO
+    while start < end:
+        arg = bytearray(
+            _ARG.pack(
+                _ARG.size, 0, start, end, 0, ctypes.addressof(vector), _REGIONS, 0,
+                not_these, not_these, _PRESENT | _SWAPPED, _PRESENT | _SWAPPED,
+            )
+        )  # fmt: skip
+        count = fcntl.ioctl(fd, _PAGEMAP_SCAN, arg, True)
+        found += [_REGION.unpack_from(vector, i * _REGION.size)[:2] for i in range(count)]
+        start = _ARG.unpack(arg)[4]  # walk_end
+    return found
+
+
+def _within(regions: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[Run]:
+    """The parts of `regions` that lie in `spans`; both ascending and free of overlap."""
+    runs: list[tuple[int, int]] = []
+    position = 0
+    for start, end in regions:
+        while position < len(spans) and spans[position][1] <= start:
+            position += 1
+        at = position
+        while at < len(spans) and spans[at][0] < end:
+            _append(runs, max(start, spans[at][0]), min(end, spans[at][1]))
+            at += 1
+    return [(start, (end - start) // PAGE_SIZE) for start, end in runs]
+
+
+def _append(runs: list[tuple[int, int]], start: int, end: int) -> None:
+    if runs and runs[-1][1] == start:
+        runs[-1] = (runs[-1][0], end)
+    else:
+        runs.append((start, end))
+
+
+def _read(fd: int, spans: list[tuple[int, int]]) -> list[Run]:
+    """Entry by entry. A zero page cannot be told from others here and counts as content."""
+    runs: list[tuple[int, int]] = []
+    for start, end in spans:
+        for address in range(start, end, _ENTRIES_AT_ONCE * PAGE_SIZE):
+            pages = min(_ENTRIES_AT_ONCE, (end - address) // PAGE_SIZE)
+            data = os.pread(fd, pages * 8, address // PAGE_SIZE * 8)
+            if not any(data):
+                continue
+            for index, entry in enumerate(memoryview(data).cast("Q")):
+                if entry & (_ENTRY_PRESENT | _ENTRY_SWAPPED) and not entry & _ENTRY_FILE:
+                    page = address + index * PAGE_SIZE
+                    _append(runs, page, page + PAGE_SIZE)
+    return [(start, (end - start) // PAGE_SIZE) for start, end in runs]

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What /proc prints of a task: pure parsers (text in, values out), and `read` for the text. See proc(5)."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu.errors import TraceeGone
+
+STATUS_IDS = ("Uid", "Gid")
+CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def read(pid: int | str, name: str) -> bytes:
+    """All of /proc/`pid`/`name`; TraceeGone when the task has ended."""
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
+    try:
+        chunks = []
+        # seq_file hands out a page at a time unless the buffer is large; mappings of one task fit in one read.
+        while chunk := os.read(fd, 1 << 18):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except ProcessLookupError:
+        raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
+    finally:
+        os.close(fd)
+
+
+def text(pid: int | str, name: str) -> str:
+    """The same as text; bytes that are not UTF-8 survive as surrogates."""
+    return os.fsdecode(read(pid, name))
+
+
+class Stat:
+    """/proc/PID/stat: the fields that matter, under proc(5)'s names; addresses are 0 without ptrace access."""
+
+    __slots__ = (
+        "arg_end", "arg_start", "comm", "end_data", "endcode", "env_end", "env_start", "exit_code", "flags", "nice",
+        "num_threads", "pgrp", "pid", "policy", "ppid", "rt_priority", "session", "start_brk", "start_data",
+        "startcode", "startstack", "starttime", "state", "tty_nr",
+    )  # fmt: skip
+
+    def __init__(self, line: str) -> None:
+        """comm may hold blanks and parentheses: it ends at the last one."""
+        head, _, tail = line.rpartition(") ")
+        pid, _, self.comm = head.partition(" (")
+        self.pid = int(pid)
+        f = tail.split()  # f[0] is field 3 of the manual page
+        self.state = f[0]
+        self.ppid, self.pgrp, self.session, self.tty_nr = (int(x) for x in f[1:5])
+        self.flags, self.nice, self.num_threads, self.starttime = int(f[6]), int(f[16]), int(f[17]), int(f[19])
+        self.startcode, self.endcode, self.startstack = (int(x) for x in f[23:26])
+        self.rt_priority, self.policy = int(f[37]), int(f[38])
+        (
+            self.start_data, self.end_data, self.start_brk, self.arg_start, self.arg_end, self.env_start, self.env_end,
+        ) = (int(x) for x in f[42:49])  # fmt: skip
+        self.exit_code = int(f[49])
+
+
+def stat(pid: int) -> Stat:
+    """/proc/PID/stat of a live task."""
+    return Stat(text(pid, "stat"))
+
+
+def parse_status(content: str) -> dict[str, str]:
+    """/proc/PID/status: name → value, blanks trimmed."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in content.splitlines())}
+
+
+class Mapping:
+    """One line of /proc/PID/maps with the VmFlags of smaps; addresses and offset in bytes."""
+
+    __slots__ = ("dev", "end", "flags", "inode", "name", "offset", "perms", "start")
+
+    def __init__(self, header: str) -> None:
+        """`header` is the line as it stands in maps or smaps."""
+        parts = header.split(None, 5)
+        start, _, end = parts[0].partition("-")
+        self.start, self.end, self.perms = int(start, 16), int(end, 16), parts[1]
+        self.offset = int(parts[2], 16)
+        major, _, minor = parts[3].partition(":")
+        self.dev = (int(major, 16), int(minor, 16))
+        self.inode = int(parts[4])
+        self.name = parts[5] if len(parts) > 5 else ""
+        self.flags: tuple[str, ...] = ()
+
+    @property
+    def prot(self) -> int:
+        """PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4."""
+        return (self.perms[0] == "r") | (self.perms[1] == "w") << 1 | (self.perms[2] == "x") << 2
+
+    @property
+    def shared(self) -> bool:
+        """MAP_SHARED."""
+        return self.perms[3] == "s"
+
+    def __repr__(self) -> str:
+        return f"{self.start:x}-{self.end:x} {self.perms} {self.name or 'anonymous'}"
+
+
+def parse_smaps(content: str) -> list[Mapping]:
+    """/proc/PID/smaps (or maps, without flags) as mappings in address order."""
+    found: list[Mapping] = []
+    for line in content.splitlines():
+        if line.startswith("VmFlags:"):
+            found[-1].flags = tuple(line[8:].split())
+        elif not line[0].isupper():  # every other line of smaps begins with a capital; addresses are lower-case hex
+            found.append(Mapping(line))
+    return found
+
+
+def parse_fdinfo(content: str) -> dict[str, str]:
+    """/proc/PID/fdinfo/N: name → value of the first line of that name (`lock:` and `tfd:` lines repeat)."""
+    out: dict[str, str] = {}
+    for line in content.splitlines():
+        name, _, value = line.partition(":")
+        out.setdefault(name, value.strip())
+    return out
+
+
+def parse_auxv(data: bytes) -> list[int]:
+    """/proc/PID/auxv as 64-bit words, keys and values in turn, up to and with AT_NULL."""
+    words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data) - len(data) % 8, 8)]
+    for i in range(0, len(words) - 1, 2):
+        if words[i] == 0:
+            return words[: i + 2]
+    return words
+
+
+def children(pid: int) -> list[int]:
+    """PIDs of the children of every thread of `pid`, in order of birth. Needs CONFIG_PROC_CHILDREN."""
+    return [int(child) for tid in threads(pid) for child in read(pid, f"task/{tid}/children").split()]
+
+
+def threads(pid: int) -> list[int]:
+    """Thread ids of `pid`, ascending; the leader is first."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        raise TraceeGone(f"task {pid} is gone") from None
+
+
+def descriptors(pid: int) -> list[int]:
+    """Numbers of the open descriptors of `pid`, ascending."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        raise TraceeGone(f"task {pid} is gone") from None
+
+
+def link(pid: int, name: str) -> str:
+    """Where /proc/`pid`/`name` points."""
+    try:
+        return os.readlink(f"/proc/{pid}/{name}")
+    except (FileNotFoundError, ProcessLookupError):
+        raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
+
+
+def exists(pid: int) -> bool:
+    """Whether any task, zombie included, holds this PID."""
+    return os.path.exists(f"/proc/{pid}")

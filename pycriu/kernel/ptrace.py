@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""ptrace(2): one small function per request, with the requests since PTRACE_SEIZE that python-ptrace does not carry.
+
+Constants are from include/uapi/linux/ptrace.h and elf.h. Every function takes the tracee's tid first and raises
+TraceeGone when there is no such tracee (ESRCH), KernelError otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+from pycriu.errors import KernelError, TraceeGone
+
+CONT, SINGLESTEP, DETACH = 7, 9, 17
+SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
+SEIZE, INTERRUPT, LISTEN, PEEKSIGINFO, GETSIGMASK, SETSIGMASK = 0x4206, 0x4207, 0x4208, 0x4209, 0x420A, 0x420B
+GET_RSEQ_CONFIGURATION = 0x420F
+
+O_TRACEFORK, O_TRACECLONE, O_TRACEEXEC, O_EXITKILL = 1 << 1, 1 << 3, 1 << 4, 1 << 20
+EVENT_FORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 3, 4, 128
+PEEKSIGINFO_SHARED = 1
+WALL = 0x40000000  # __WALL: wait for clone children too
+
+NT_PRSTATUS, NT_PRFPREG = 1, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = [ctypes.c_long] * 4
+_ptrace.restype = ctypes.c_long
+
+_IOVEC = struct.Struct("QQ")
+_REGSET_MAX = 32768  # the largest known regset: SME's ZA is 64 KiB + header, which nothing here asks for
+
+
+def _request(name: str, request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    result: int = _ptrace(request, tid, address, data)
+    if result == -1:
+        error = ctypes.get_errno()
+        if error == errno.ESRCH:
+            raise TraceeGone(f"task {tid} is gone or no longer stopped ({name})")
+        raise KernelError(f"ptrace {name}", error, f"task {tid}")
+    return result
+
+
+def seize(tid: int, options: int = 0) -> None:
+    """PTRACE_SEIZE: attach without stopping."""
+    _request("PTRACE_SEIZE", SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """PTRACE_INTERRUPT: ask for a stop, reported as EVENT_STOP."""
+    _request("PTRACE_INTERRUPT", INTERRUPT, tid)
+
+
+def set_options(tid: int, options: int) -> None:
+    """PTRACE_SETOPTIONS."""
+    _request("PTRACE_SETOPTIONS", SETOPTIONS, tid, 0, options)
+
+
+def cont(tid: int, signal: int = 0) -> None:
+    """PTRACE_CONT, delivering `signal`."""
+    _request("PTRACE_CONT", CONT, tid, 0, signal)
+
+
+def step(tid: int) -> None:
+    """PTRACE_SINGLESTEP: one instruction, no signal delivered."""
+    _request("PTRACE_SINGLESTEP", SINGLESTEP, tid)
+
+
+def detach(tid: int, signal: int = 0) -> None:
+    """PTRACE_DETACH, delivering `signal`."""
+    _request("PTRACE_DETACH", DETACH, tid, 0, signal)
+
+
+def get_regset(tid: int, note: int, size: int = _REGSET_MAX) -> bytes:
+    """PTRACE_GETREGSET: the register set `note` (NT_*), as long as the kernel makes it, at most `size` bytes."""
+    buffer = ctypes.create_string_buffer(size)
+    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(buffer), size), _IOVEC.size)
+    _request(f"PTRACE_GETREGSET {note:#x}", GETREGSET, tid, note, ctypes.addressof(iov))
+    return buffer.raw[: _IOVEC.unpack(iov.raw)[1]]
+
+
+def set_regset(tid: int, note: int, data: bytes) -> None:
+    """PTRACE_SETREGSET: `data` into the register set `note`."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(buffer), len(data)), _IOVEC.size)
+    _request(f"PTRACE_SETREGSET {note:#x}", SETREGSET, tid, note, ctypes.addressof(iov))
+
+
+def get_sigmask(tid: int) -> int:
+    """PTRACE_GETSIGMASK (3.11): the mask the task will have in user mode; bit N-1 is signal N."""
+    mask = ctypes.c_uint64(0)
+    _request("PTRACE_GETSIGMASK", GETSIGMASK, tid, 8, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_sigmask(tid: int, mask: int) -> None:
+    """PTRACE_SETSIGMASK (3.11)."""
+    value = ctypes.c_uint64(mask)
+    _request("PTRACE_SETSIGMASK", SETSIGMASK, tid, 8, ctypes.addressof(value))
+
+
+_PEEK_AT_ONCE = 32
+_SIGINFO_SIZE = 128
+
+
+def peek_siginfo(tid: int, *, shared: bool) -> tuple[bytes, ...]:
+    """PTRACE_PEEKSIGINFO (3.10): every pending siginfo_t (128 bytes each) of the private or shared queue."""
+    found: list[bytes] = []
+    buffer = ctypes.create_string_buffer(_SIGINFO_SIZE * _PEEK_AT_ONCE)
+    while True:
+        ask = struct.pack("QIi", len(found), PEEKSIGINFO_SHARED if shared else 0, _PEEK_AT_ONCE)
+        args = ctypes.create_string_buffer(ask, len(ask))
+        got = _request("PTRACE_PEEKSIGINFO", PEEKSIGINFO, tid, ctypes.addressof(args), ctypes.addressof(buffer))
+        raw = buffer.raw
+        found += [raw[i * _SIGINFO_SIZE : (i + 1) * _SIGINFO_SIZE] for i in range(got)]
+        if got < _PEEK_AT_ONCE:
+            return tuple(found)
+
+
+def get_rseq(tid: int) -> tuple[int, int, int] | None:
+    """PTRACE_GET_RSEQ_CONFIGURATION (5.13): (address, size in bytes, signature), or None where none is registered.
+
+    KernelError(EIO) on kernels that lack the request or were built without CONFIG_RSEQ.
+    """
+    buffer = ctypes.create_string_buffer(24)
+    _request("PTRACE_GET_RSEQ_CONFIGURATION", GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
+    address, size, signature = struct.unpack("QII", buffer.raw[:16])
+    return (address, size, signature) if address else None
+
+
+def get_siginfo(tid: int) -> bytes:
+    """PTRACE_GETSIGINFO: the 128 bytes of siginfo_t that caused the present stop."""
+    buffer = ctypes.create_string_buffer(_SIGINFO_SIZE)
+    _request("PTRACE_GETSIGINFO", GETSIGINFO, tid, 0, ctypes.addressof(buffer))
+    return buffer.raw
+
+
+def wait(tid: int) -> int:
+    """Wait for the next report of one tracee and return the raw wait status; TraceeGone when it ended instead."""
+    try:
+        _, status = os.waitpid(tid, WALL)
+    except ChildProcessError:
+        raise TraceeGone(f"task {tid} is gone") from None
+    if not os.WIFSTOPPED(status):
+        raise TraceeGone(f"task {tid} ended while it was being worked on ({describe_exit(status)})")
+    return status
+
+
+def describe_exit(status: int) -> str:
+    """A wait status in words."""
+    if os.WIFSIGNALED(status):
+        return f"killed by signal {os.WTERMSIG(status)}"
+    return f"exit status {os.WEXITSTATUS(status)}"

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""System call numbers: one table, from arch/x86/entry/syscalls/syscall_64.tbl and scripts/syscall.tbl.
+
+Two numberings: x86_64's own, and the generic one that aarch64 and riscv64 share. None where a numbering lacks a call.
+"""
+
+from __future__ import annotations
+
+#        name                x86_64 generic
+TABLE: dict[str, tuple[int | None, int | None]] = {
+    "brk": (12, 214),
+    "capset": (126, 91),
+    "chroot": (161, 51),
+    "clock_nanosleep": (230, 115),
+    "clone3": (435, 435),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "dup3": (292, 24),
+    "execveat": (322, 281),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "fchdir": (81, 50),
+    "fcntl": (72, 25),
+    "futex": (202, 98),
+    "get_robust_list": (274, 100),
+    "getitimer": (36, 102),
+    "getpid": (39, 172),
+    "ioctl": (16, 29),
+    "kcmp": (312, 272),
+    "madvise": (28, 233),
+    "membarrier": (324, 283),
+    "mlock": (149, 228),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "munmap": (11, 215),
+    "nanosleep": (35, 101),
+    "personality": (135, 92),
+    "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "prctl": (157, 167),
+    "preadv": (295, 69),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "restart_syscall": (219, 128),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_sigreturn": (15, 139),
+    "rt_tgsigqueueinfo": (297, 240),
+    "set_robust_list": (273, 99),
+    "set_tid_address": (218, 96),
+    "setfsgid": (123, 152),
+    "setfsuid": (122, 151),
+    "setgroups": (116, 159),
+    "setitimer": (38, 103),
+    "setpgid": (109, 154),
+    "setresgid": (119, 149),
+    "setresuid": (117, 147),
+    "setsid": (112, 157),
+    "sigaltstack": (131, 132),
+    "tee": (276, 77),
+    "tgkill": (234, 131),
+    "umask": (95, 166),
+    "wait4": (61, 260),
+    "userfaultfd": (323, 282),
+}
+
+NUMBERINGS = ("x86_64", "generic")
+
+
+def number(name: str, numbering: str) -> int:
+    """The number of `name` in `numbering` ("x86_64" or "generic"); LookupError where there is none."""
+    found = TABLE[name][NUMBERINGS.index(numbering)]
+    if found is None:
+        raise LookupError(f"{name} does not exist in the {numbering} numbering")
+    return found

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The tree of processes: found in /proc, and frozen as a whole.
+
+`scan` only looks; `Freeze` is the scope in which every task of the tree is stopped. A scan before the freeze is a
+snapshot of something that moves: `Freeze` scans again after each round of stops until nothing new appears, because a
+stopped task cannot fork, so once everybody known is stopped and nobody unknown exists, nobody unknown can come.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pycriu.arch.description import Arch
+from pycriu.errors import KernelError, PycriuError, TraceeGone, Unsupported, UserError
+from pycriu.kernel import procfs, ptrace
+from pycriu.tracee import ALL_SIGNALS, SIGKILL, Tracee
+
+EPERM, ECHILD = 1, 10
+# A task that does not stop within this time sits in a call that ptrace cannot interrupt. Most often it is a parent in
+# vfork(2), which waits for a child that the freeze has already stopped: let go of all, and try again a little later.
+_ROUND = 0.15
+_PAUSE_BETWEEN_ROUNDS = 0.005
+
+
+class Process:
+    """One process of the tree as /proc shows it. `state` is proc(5)'s letter; Z is a zombie, which has no memory."""
+
+    __slots__ = ("children", "parent", "stat")
+
+    def __init__(self, stat: procfs.Stat, parent: Process | None) -> None:
+        self.stat = stat
+        self.parent = parent
+        self.children: list[Process] = []
+
+    @property
+    def pid(self) -> int:
+        """The process's id, as seen from here."""
+        return self.stat.pid
+
+    @property
+    def zombie(self) -> bool:
+        """Whether it has exited and waits for its parent to read its status."""
+        return self.stat.state in "ZX"
+
+    def walk(self) -> list[Process]:
+        """This process and all below it, parents first."""
+        return [self, *(descendant for child in self.children for descendant in child.walk())]
+
+
+def scan(pid: int) -> Process:
+    """The tree below and with `pid`; UserError when there is no such process."""
+    if not procfs.exists(pid):
+        raise UserError(f"no process has PID {pid}", "look it up with ps")
+    if procfs.text(pid, "status").find(f"\nTgid:\t{pid}\n") < 0:
+        raise UserError(f"{pid} is a thread, not a process", "give the PID of the process")
+    return _scan(pid, None)
+
+
+def _scan(pid: int, parent: Process | None) -> Process:
+    process = Process(procfs.stat(pid), parent)
+    if not process.zombie:
+        for child in procfs.children(pid):
+            try:
+                process.children.append(_scan(child, process))
+            except TraceeGone:
+                continue  # it ended between two looks, which is its right until the freeze
+    return process
+
+
+class Freeze:
+    """The scope in which a tree is stopped.
+
+    `root` is the tree, `tasks` its live members, each a Tracee, parents first. On leaving, whoever is still held is let
+    go, unless `kill` or `detach` has been called.
+    """
+
+    def __init__(self, pid: int, arch: Arch, timeout: float) -> None:
+        self.pid = pid
+        self.arch = arch
+        self.timeout = timeout
+        self.root: Process
+        self.tasks: dict[int, Tracee] = {}
+        self.stop_signals: dict[int, int] = {}
+
+    def __enter__(self) -> Freeze:
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                if self._round(min(deadline, time.monotonic() + _ROUND)):
+                    return self
+            except BaseException:
+                self.thaw()
+                raise
+            stuck = [tid for tid in self.tasks if tid not in self._stopped]
+            self.thaw()
+            if time.monotonic() >= deadline:
+                raise self._timed_out(stuck)
+            time.sleep(_PAUSE_BETWEEN_ROUNDS)
+
+    def __exit__(self, *_: object) -> None:
+        self.thaw()
+
+    def _timed_out(self, stuck: list[int]) -> PycriuError:
+        names = ", ".join(f"{tid} ({_wchan(tid)})" for tid in stuck)
+        return PycriuError(
+            f"the tree of {self.pid} could not be stopped within {self.timeout:g} s: {names or 'it grows too fast'}",
+            "it is in a call that cannot be interrupted, or forks without end; give more time with --timeout",
+        )
+
+    def _round(self, deadline: float) -> bool:
+        self._stopped: set[int] = set()
+        while True:
+            self.root = scan(self.pid)
+            live = [process.pid for process in self.root.walk() if not process.zombie]
+            if not live or live[0] != self.pid:
+                raise UserError(f"process {self.pid} is a zombie: it has ended", "its parent has not read its status")
+            new = [pid for pid in live if pid not in self.tasks]
+            if not new:
+                return True
+            for pid in new:
+                self._seize(pid)
+            if not self._await(new, deadline):
+                return False
+
+    def _seize(self, pid: int) -> None:
+        try:
+            ptrace.seize(pid)
+        except KernelError as error:
+            if error.errno == EPERM:
+                raise _not_traceable(pid) from None
+            raise
+        self.tasks[pid] = Tracee(pid, self.arch)
+        ptrace.interrupt(pid)
+
+    def _await(self, pids: list[int], deadline: float) -> bool:
+        """Wait for the stop of each; False when the deadline passes first."""
+        for pid in pids:
+            while True:
+                got, status = os.waitpid(pid, ptrace.WALL | os.WNOHANG)
+                if got:
+                    break
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.00005)
+            if not os.WIFSTOPPED(status):
+                # It ended before it could be stopped; the next scan shows a zombie or nobody.
+                self.tasks.pop(pid).close()
+                if pid == self.pid:
+                    raise TraceeGone(f"process {pid} ended before it could be stopped")
+                continue
+            self._note_stop(pid, status)
+        return True
+
+    def _note_stop(self, pid: int, status: int) -> None:
+        self._stopped.add(pid)
+        signal, event = os.WSTOPSIG(status), status >> 16
+        if event != ptrace.EVENT_STOP:
+            # A signal came in before our interrupt: it is delivered when the task is let go.
+            self.stop_signals[pid] = signal
+
+    def thaw(self) -> None:
+        """Let every task go on as if nothing had happened. Safe to call twice."""
+        for pid, task in self.tasks.items():
+            task.close()
+            try:
+                if pid not in self._stopped:
+                    os.waitpid(pid, ptrace.WALL)  # PTRACE_DETACH needs the stop that has been asked for
+                ptrace.detach(pid, self.stop_signals.get(pid, 0))
+            except (TraceeGone, ChildProcessError):
+                continue  # killed by somebody else meanwhile
+        self.tasks = {}
+        self.stop_signals = {}
+
+    def kill(self) -> None:
+        """End every task of the tree, children before parents.
+
+        Each parent is made to read how its child ended before it is ended itself: a zombie that outlives its parent
+        keeps its PID until PID 1 reads it, and in many containers PID 1 never does. The root is left to its own parent.
+        """
+        for process in reversed(self.root.walk()):
+            task = self.tasks.pop(process.pid, None)
+            if task is not None:
+                os.kill(process.pid, SIGKILL)
+                self._reap(process.pid)
+                task.close()
+            if process.parent is not None and process.parent.pid in self.tasks:
+                read_status(self.tasks[process.parent.pid], process.pid)
+
+    @staticmethod
+    def _reap(pid: int) -> None:
+        while True:
+            try:
+                _, status = os.waitpid(pid, ptrace.WALL)
+            except ChildProcessError:
+                return
+            if not os.WIFSTOPPED(status):
+                return
+
+
+def read_status(parent: Tracee, child: int) -> None:
+    """Make `parent`, which is about to be killed, read the exit status of its zombie `child`."""
+    ptrace.set_sigmask(parent.tid, ALL_SIGNALS)
+    try:
+        parent.step_call(parent.registers(), "wait4", child, 0, os.WNOHANG | ptrace.WALL, 0)
+    except KernelError as error:
+        if error.errno != ECHILD:  # the parent does not want to know (SIG_IGN), so there is no zombie
+            raise
+
+
+def _wchan(pid: int) -> str:
+    try:
+        return procfs.text(pid, "wchan").strip("0\n") or "running"
+    except TraceeGone:
+        return "gone"
+
+
+def _not_traceable(pid: int) -> PycriuError:
+    tracer = procfs.parse_status(procfs.text(pid, "status")).get("TracerPid", "0")
+    if tracer != "0":
+        return Unsupported(
+            f"process {pid} is being traced by {tracer} ({procfs.stat(int(tracer)).comm})", "detach that debugger first"
+        )
+    return PycriuError(
+        f"process {pid} may not be traced", "run as root or with CAP_SYS_PTRACE; init and kernel threads cannot be"
+    )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The small things that a task keeps in the kernel: names, prctl(2) settings, and the addresses that it registered.
+
+Registered addresses: where its thread id is cleared at exit, its robust futex list, its rseq area.
+"""
+
+from __future__ import annotations
+
+from pycriu.errors import KernelError
+from pycriu.images import messages as m
+from pycriu.kernel import libc, procfs, ptrace
+from pycriu.record import record
+from pycriu.tracee import Remote, Row, Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE = 1, 2, 3, 4
+PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 15, 36, 37
+PR_GET_TID_ADDRESS, PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 40, 41, 42
+EIO, EINVAL = 5, 22
+_RSEQ_CS_AT = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
+_TASK_COMM_LEN = 16
+
+
+@record
+class Attributes:
+    """What the task said of itself."""
+
+    tid_address: int
+    pdeath_signal: int
+    child_subreaper: int
+    dumpable: int
+    thp_disabled: int
+
+
+@record
+class Registered:
+    """What can be asked from outside."""
+
+    robust_list: tuple[int, int]  # address, length in bytes
+    rseq: tuple[int, int, int] | None  # address, size in bytes, signature
+    personality: int
+
+
+def look(task: Tracee) -> Registered:
+    """Robust list, rseq, personality of a stopped task."""
+    try:
+        rseq = ptrace.get_rseq(task.tid)
+    except KernelError as error:
+        if error.errno != EIO:
+            raise
+        rseq = None  # kernels before 5.13, or without CONFIG_RSEQ, where no task can have one
+    personality = int(procfs.text(task.tid, "personality"), 16)
+    return Registered(libc.get_robust_list(task.tid), rseq, personality)
+
+
+def leave_critical_section(task: Tracee, rseq: tuple[int, int, int] | None, pc: int) -> int:
+    """Where a task goes on that was stopped at `pc`: at its abort handler if that is inside an rseq critical section.
+
+    The kernel sends a preempted task there; calls made on its behalf meanwhile would make the kernel forget to.
+    """
+    if rseq is None:
+        return pc
+    area = int.from_bytes(task.read(rseq[0] + _RSEQ_CS_AT, 8), "little")
+    if not area:
+        return pc
+    words = task.read(area, 32)  # struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip
+    start, length, abort = (int.from_bytes(words[i : i + 8], "little") for i in (8, 16, 24))
+    return abort if start <= pc < start + length else pc
+
+
+def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Attributes]]:
+    """The prctl(2) getters."""
+    room = remote.room(48)
+    what = "PR_GET_TID_ADDRESS; needs CONFIG_CHECKPOINT_RESTORE"
+    rows = [
+        Row("prctl", PR_GET_TID_ADDRESS, room, what=what),
+        Row("prctl", PR_GET_PDEATHSIG, room + 16),
+        Row("prctl", PR_GET_CHILD_SUBREAPER, room + 32),
+        Row("prctl", PR_GET_DUMPABLE),
+        Row("prctl", PR_GET_THP_DISABLE),
+    ]
+
+    def answer(results: list[int]) -> Attributes:
+        raw = remote.task.read(room, 48)
+        tid_address = int.from_bytes(raw[:8], "little")
+        pdeath, subreaper = (int.from_bytes(raw[at : at + 4], "little") for at in (16, 32))
+        return Attributes(tid_address, pdeath, subreaper, results[3], results[4])
+
+    return rows, answer
+
+
+def rseq_entry(rseq: tuple[int, int, int]) -> Any:
+    """The image of a registered rseq area."""
+    return m.rseq_entry(rseq_abi_pointer=rseq[0], rseq_abi_size=rseq[1], signature=rseq[2])
+
+
+# ---------------------------------------------------------------------------------------------------------- restore
+
+
+def rows(core: Any, mm: Any, tid_address: int, remote: Remote) -> list[Row]:
+    """Everything but what `last_rows` sets."""
+    thread = core.thread_core
+    name = core.tc.comm.encode("utf-8", "surrogateescape")[: _TASK_COMM_LEN - 1] + b"\0"
+    out = [
+        Row("prctl", PR_SET_NAME, remote.data(name)),
+        Row("personality", core.tc.personality),
+    ]
+    if thread.futex_rla_len:
+        out.append(Row("set_robust_list", thread.futex_rla, thread.futex_rla_len))
+    if core.tc.child_subreaper:
+        out.append(Row("prctl", PR_SET_CHILD_SUBREAPER, 1))
+    if mm.thp_disabled:
+        out.append(Row("prctl", PR_SET_THP_DISABLE, 1))
+    if tid_address:
+        out.append(Row("set_tid_address", tid_address))
+    if thread.HasField("rseq_entry"):
+        rseq = thread.rseq_entry
+        what = "rseq; needs CONFIG_RSEQ"
+        out.append(Row("rseq", rseq.rseq_abi_pointer, rseq.rseq_abi_size, 0, rseq.signature, what=what))
+    return out
+
+
+def last_rows(core: Any, mm: Any) -> list[Row]:
+    """What a change of credentials resets: the signal of the parent's death, and dumpable."""
+    out = []
+    if core.thread_core.pdeath_sig:
+        out.append(Row("prctl", PR_SET_PDEATHSIG, core.thread_core.pdeath_sig))
+    # Values other than 0 and 1 cannot be set; 2 is what the kernel gives by itself after a change of credentials.
+    if mm.HasField("dumpable") and mm.dumpable in (0, 1):
+        out.append(Row("prctl", PR_SET_DUMPABLE, mm.dumpable))
+    return out

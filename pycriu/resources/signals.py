@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Signals: actions, blocked mask, pending queues (shared and private, in order, with their siginfo), stack."""
+
+from __future__ import annotations
+
+import struct
+
+from pycriu.images import messages as m
+from pycriu.kernel import ptrace
+from pycriu.record import record
+from pycriu.tracee import Remote, Row, Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+NSIG = 64
+SIGKILL, SIGSTOP, SIGCHLD = 9, 19, 17
+_KERNEL_SIGACTION = struct.Struct("<QQQQ")  # handler, flags, restorer, mask (include/uapi/asm-generic/signal.h)
+_STACK_T = struct.Struct("<QiiQ")  # ss_sp, ss_flags, padding, ss_size
+SIGSET_SIZE = 8
+SS_ONSTACK, SS_DISABLE = 1, 2
+SIGNALS = tuple(n for n in range(1, NSIG + 1) if n not in (SIGKILL, SIGSTOP))
+
+
+@record
+class Signals:
+    """What one single-threaded process has of signals."""
+
+    mask: int
+    shared: tuple[bytes, ...]
+    private: tuple[bytes, ...]
+
+
+@record
+class Handlers:
+    """What the process itself had to say: action per signal of SIGNALS, and the stack."""
+
+    actions: tuple[tuple[int, int, int, int], ...]  # handler, flags, restorer, mask
+    stack: tuple[int, int, int]  # address, size in bytes, flags
+
+
+def look(task: Tracee, mask: int) -> Signals:
+    """Queues of a stopped task; `mask` is what it had before anybody blocked its signals."""
+    return Signals(mask, ptrace.peek_siginfo(task.tid, shared=True), ptrace.peek_siginfo(task.tid, shared=False))
+
+
+def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Handlers]]:
+    """rt_sigaction(2) of every signal, and sigaltstack(2)."""
+    size = _KERNEL_SIGACTION.size
+    actions = remote.room(size * len(SIGNALS))
+    stack = remote.room(_STACK_T.size)
+    rows = [Row("rt_sigaction", n, 0, actions + i * size, SIGSET_SIZE) for i, n in enumerate(SIGNALS)]
+    rows.append(Row("sigaltstack", 0, stack))
+
+    def answer(_results: list[int]) -> Handlers:
+        raw = remote.task.read(actions, size * len(SIGNALS))
+        sp, flags, _, length = _STACK_T.unpack(remote.task.read(stack, _STACK_T.size))
+        unpacked = tuple(_KERNEL_SIGACTION.unpack_from(raw, i * size) for i in range(len(SIGNALS)))
+        return Handlers(unpacked, (sp, length, flags))
+
+    return rows, answer
+
+
+def action_entries(handlers: Handlers) -> list[Any]:
+    """The 62 sa_entry of a core image, SIGKILL and SIGSTOP left out."""
+    return [
+        m.sa_entry(sigaction=handler, flags=flags, restorer=restorer, mask=mask)
+        for handler, flags, restorer, mask in handlers.actions
+    ]
+
+
+def queue_entry(queue: tuple[bytes, ...]) -> Any:
+    """One pending queue."""
+    return m.signal_queue_entry(signals=[m.siginfo_entry(siginfo=info) for info in queue])
+
+
+def stack_entry(handlers: Handlers) -> Any:
+    """The alternate stack. SS_ONSTACK is not a setting: it follows from the stack pointer."""
+    sp, size, flags = handlers.stack
+    return m.thread_sas_entry(ss_sp=sp, ss_size=size, ss_flags=flags & ~SS_ONSTACK)
+
+
+# ---------------------------------------------------------------------------------------------------------- restore
+
+
+def forget_children_rows() -> list[Row]:
+    """Drop a pending SIGCHLD: the default action discards it. Children that were zombies at the dump die again at the
+    restore, and the signal of that death was delivered before the dump, or is in the image."""
+    return [Row("rt_sigaction", SIGCHLD, 0, 0, SIGSET_SIZE)]
+
+
+def rows(core: Any, pid: int, remote: Remote) -> list[Row]:
+    """Actions, alternate stack, then the queues; every signal is blocked while this runs."""
+    out = []
+    for number, entry in zip(SIGNALS, core.tc.sigactions, strict=True):
+        raw = _KERNEL_SIGACTION.pack(entry.sigaction, entry.flags, entry.restorer, entry.mask)
+        if any(raw) or number == SIGCHLD:
+            out.append(Row("rt_sigaction", number, remote.data(raw), 0, SIGSET_SIZE, what=f"signal {number}"))
+    sas = core.thread_core.sas
+    if core.thread_core.HasField("sas") and not sas.ss_flags & SS_DISABLE:
+        out.append(Row("sigaltstack", remote.data(_STACK_T.pack(sas.ss_sp, sas.ss_flags, 0, sas.ss_size)), 0))
+    for entry in core.tc.signals_s.signals:
+        out.append(Row("rt_sigqueueinfo", pid, _number(entry), remote.data(entry.siginfo), what="a pending signal"))
+    for entry in core.thread_core.signals_p.signals:
+        number, info = _number(entry), remote.data(entry.siginfo)
+        out.append(Row("rt_tgsigqueueinfo", pid, pid, number, info, what="a pending signal"))
+    return out
+
+
+def _number(entry: Any) -> int:
+    number: int = struct.unpack_from("<i", entry.siginfo)[0]
+    return number
+
+
+def mask(core: Any) -> int:
+    """The mask of the task's only thread."""
+    thread = core.thread_core
+    found: int = thread.blk_sigset if thread.HasField("blk_sigset") else core.tc.blk_sigset
+    return found

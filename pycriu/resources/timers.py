@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Interval timers (setitimer(2)). POSIX timers are refused."""
+
+from __future__ import annotations
+
+import struct
+
+from pycriu.errors import TraceeGone, Unsupported
+from pycriu.images import messages as m
+from pycriu.kernel import procfs
+from pycriu.tracee import Remote, Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_ITIMERVAL = struct.Struct("<4q")  # interval seconds, microseconds; value seconds, microseconds
+_REAL, _VIRTUAL, _PROF = 0, 1, 2
+Itimers = tuple[tuple[int, int, int, int], ...]
+
+
+def refuse_posix(pid: int) -> None:
+    """Unsupported where the process has timers of timer_create(2)."""
+    try:
+        timers = procfs.read(pid, "timers")
+    except TraceeGone:
+        if procfs.exists(pid):
+            return  # the kernel lacks CONFIG_POSIX_TIMERS or CONFIG_CHECKPOINT_RESTORE; the dump will say so
+        raise
+    if timers:
+        raise Unsupported(f"process {pid} has {timers.count(b'ID:')} POSIX timers, which cannot be saved")
+
+
+def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Itimers]]:
+    """getitimer(2) of the three clocks: what is left, and the interval."""
+    room = remote.room(3 * _ITIMERVAL.size)
+    rows = [Row("getitimer", which, room + which * _ITIMERVAL.size) for which in (_REAL, _VIRTUAL, _PROF)]
+
+    def answer(_results: list[int]) -> Itimers:
+        raw = remote.task.read(room, 3 * _ITIMERVAL.size)
+        return tuple(_ITIMERVAL.unpack_from(raw, which * _ITIMERVAL.size) for which in (_REAL, _VIRTUAL, _PROF))
+
+    return rows, answer
+
+
+def entry(itimers: Itimers) -> Any:
+    """task_timers_entry."""
+    real, virt, prof = (m.itimer_entry(isec=i, iusec=iu, vsec=v, vusec=vu) for i, iu, v, vu in itimers)
+    return m.task_timers_entry(real=real, virt=virt, prof=prof)
+
+
+def rows(core: Any, remote: Remote) -> list[Row]:
+    """Start the timers that ran, with what they had left."""
+    timers = core.tc.timers
+    if timers.posix:
+        raise Unsupported("the image has POSIX timers, which cannot be restored", "restore it with criu")
+    out = []
+    for which, t in ((_REAL, timers.real), (_VIRTUAL, timers.virt), (_PROF, timers.prof)):
+        if t.vsec or t.vusec:
+            out.append(Row("setitimer", which, remote.data(_ITIMERVAL.pack(t.isec, t.iusec, t.vsec, t.vusec)), 0))
+    return out

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The story of a restore.
+
+read       all images, held against each other and against this machine
+open       every file, once, by us
+spawn      empty tasks with the right PIDs, sessions and groups
+rebuild    each task: memory, files, signals, and what else it had
+finish     registers and masks, when everybody is complete
+release    the pidfile, then everybody at once
+
+Until `release` every task is traced with PTRACE_O_EXITKILL: a restore that fails, or is killed, leaves none behind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pycriu import arch, spawn
+from pycriu.checkpoint import Checkpoint, TaskImage
+from pycriu.errors import UserError
+from pycriu.images import messages as m
+from pycriu.images import store
+from pycriu.kernel import procfs, ptrace
+from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.options import RestoreOptions
+from pycriu.record import record
+from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Tracee, find_syscall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pycriu.log import Log
+
+_LOWEST_SCRATCH = 1 << 20
+
+
+@record
+class RestoreResult:
+    """What was restored. `wait` waits for the root to end and returns its wait status; it works once."""
+
+    root_pid: int
+    wait: Callable[[], int]
+
+
+def restore(options: RestoreOptions, log: Log) -> RestoreResult:
+    """Bring back the tree of `options.images_dir`; on any error nothing of it exists."""
+    begin = time.monotonic()
+    cpu = arch.native()
+    raise_descriptor_limit()
+    with store.ImagesDir(options.images_dir) as images:
+        checkpoint = Checkpoint(images, cpu)
+        try:
+            checkpoint.check_here()
+            pages = restore_tree(checkpoint, cpu, options, log)
+        finally:
+            checkpoint.close()
+    root = checkpoint.root.pid
+    took = round((time.monotonic() - begin) * 1e6)
+    store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
+    log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
+    return RestoreResult(root, lambda: os.waitpid(root, 0)[1])
+
+
+def restore_tree(checkpoint: Checkpoint, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:
+    """From open files to running tasks; the number of pages that were put back."""
+    opened = files.Opened(checkpoint.files, checkpoint.pipes_data, checkpoint.first_free_descriptor)
+    with opened, spawn.Nursery(cpu) as nursery:
+        pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
+        nursery.make(checkpoint.root)
+        log.info("Made %d tasks", len(nursery.tasks))
+        mine = credentials.own()
+        pages = 0
+        for pid, image in checkpoint.tasks.items():
+            pages += rebuild(nursery.tasks[pid], image, opened, pages_fd[pid], mine)
+        for pid, image in checkpoint.tasks.items():
+            finish(nursery.tasks[pid], image)
+        if options.pidfile is not None:
+            write_pidfile(options.pidfile, checkpoint.root.pid)
+        nursery.release(SIGSTOP if options.leave_stopped else 0)
+    return pages
+
+
+def rebuild(task: Tracee, image: TaskImage, opened: files.Opened, pages_fd: int, mine: Any) -> int:
+    """Everything that a task has but its registers and its mask; the number of its pages."""
+    core, plan = image.core, image.plan
+    present = procfs.parse_smaps(procfs.text(task.tid, "maps"))
+    parking = memory.parking_size(present)
+    busy = [(line.start, line.end) for line in present] + [(vma.start, vma.end) for vma in plan.vmas]
+    scratch = memory.free_span(busy, SCRATCH_SIZE + parking, _LOWEST_SCRATCH, task.arch.task_size)
+    descriptors = procfs.descriptors(task.tid)
+    _, tid_address = task.arch.load(core)
+    with Remote(task, at=scratch) as remote:
+        remote.calls(
+            signals.forget_children_rows()
+            + memory.clear_rows(present)
+            + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
+            + memory.map_rows(plan, opened.fd_of)
+        )
+        pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
+        limits.restore(task.tid, core)
+        remote.calls(
+            memory.finish_rows(plan)
+            + memory.mm_rows(image.mm, remote, opened.fd_of[image.mm.exe_file_id])
+            + files.place_rows(image.fs, opened.fd_of)
+            + files.descriptor_rows(image.descriptors, opened.fd_of, descriptors)
+            + signals.rows(core, task.tid, remote)
+            + attributes.rows(core, image.mm, tid_address, remote)
+            + credentials.rows(core.thread_core.creds, mine, remote)
+            + attributes.last_rows(core, image.mm)
+            + timers.rows(core, remote)
+        )
+        task.gate = find_gate(task, image)
+    return pages
+
+
+def find_gate(task: Tracee, image: TaskImage) -> int:
+    """A system call instruction that stays when the scratch pages go: in the vDSO at its final place."""
+    for vma in image.plan.vmas:
+        if vma.status & memory.VDSO:
+            code = task.read(vma.start, vma.end - vma.start)
+            return int(vma.start) + find_syscall(task.arch, code)
+    raise UserError(f"process {task.tid} had no vDSO", "such processes cannot be restored")
+
+
+def finish(task: Tracee, image: TaskImage) -> None:
+    """Registers and mask: with these the task is what it was."""
+    gpr, _ = task.arch.load(image.core)
+    task.arch.restore_others(task.tid, image.core, image.extras)
+    task.set_registers(gpr)
+    ptrace.set_sigmask(task.tid, signals.mask(image.core))
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process hold as many descriptors as it may: it opens the files of all tasks at once."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def write_pidfile(path: str, pid: int) -> None:
+    """The root's PID, decimal, without a newline, as CRIU writes it; UserError when the file is there already."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"--pidfile {path}: {error.strerror}", "the file must not exist yet") from None
+    try:
+        os.write(fd, str(pid).encode())
+    finally:
+        os.close(fd)
+
+
+def stats_entry(took: int, pages: int) -> m.stats_entry:
+    """The stats-restore image; `took` is in microseconds."""
+    entry = m.restore_stats_entry(
+        pages_compared=0, pages_skipped_cow=0, forking_time=0, restore_time=took, pages_restored=pages
+    )
+    return m.stats_entry(restore=entry)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who shares what: open files among descriptors and tasks, and the parts of a task among processes. kcmp(2) decides.
+
+Numbers given here are the ids of the images. They mean nothing outside one checkpoint.
+"""
+
+from __future__ import annotations
+
+from pycriu.errors import KernelError, Unsupported
+from pycriu.kernel import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.fds.openfile import OpenFile
+
+ENOSYS = 38
+
+
+class FileIds:
+    """Ids of open files: equal for descriptors that share one, different for all others."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._known: dict[tuple[int, int, int], list[tuple[OpenFile, int]]] = {}
+
+    def fresh(self) -> int:
+        """An id that nothing has."""
+        self._last += 1
+        return self._last
+
+    def of(self, file: OpenFile) -> tuple[int, bool]:
+        """The id of this descriptor's open file, and whether it is seen for the first time."""
+        like = self._known.setdefault(file.identity, [])
+        for other, number in like:
+            if _kcmp(file.pid, other.pid, libc.KCMP_FILE, file.fd, other.fd):
+                return number, False
+        number = self.fresh()
+        like.append((file, number))
+        return number, True
+
+
+def _kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> bool:
+    try:
+        return libc.kcmp(pid1, pid2, kind, fd1, fd2) == 0
+    except KernelError as error:
+        if error.errno == ENOSYS:
+            error.hint = "this kernel lacks CONFIG_KCMP (selected by CONFIG_CHECKPOINT_RESTORE)"
+        raise
+
+
+_PARTS = (
+    (libc.KCMP_VM, "address space (CLONE_VM)"),
+    (libc.KCMP_FILES, "descriptor table (CLONE_FILES)"),
+    (libc.KCMP_FS, "working directory (CLONE_FS)"),
+    (libc.KCMP_SIGHAND, "signal handlers (CLONE_SIGHAND)"),
+)
+
+
+def refuse_shared_parts(parent: int, child: int) -> None:
+    """Unsupported where a process shares a part with its parent that pycriu would make twice."""
+    for kind, name in _PARTS:
+        if _kcmp(parent, child, kind):
+            raise Unsupported(f"processes {parent} and {child} share one {name}, which cannot be saved")

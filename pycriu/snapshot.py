@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One live process, as read while it was stopped: raw values, not yet images.
+
+Nothing here is computed that can be computed later; whoever reads this code counts milliseconds of somebody's pause.
+"""
+
+from __future__ import annotations
+
+from pycriu import pstree
+from pycriu.kernel import pagemap, procfs, ptrace
+from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.survey import refuse
+from pycriu.tracee import Remote, Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Snapshot:
+    """What a process has. `look` first, for all processes of the tree; then `ask`, which makes them work for us."""
+
+    def __init__(self, process: pstree.Process, task: Tracee) -> None:
+        self.process, self.task = process, task
+        self.pid = process.pid
+
+    def look(self) -> None:
+        """Everything that can be seen from outside; Unsupported for what cannot be kept."""
+        pid, task = self.pid, self.task
+        self.stat = procfs.stat(pid)
+        self.status = procfs.parse_status(procfs.text(pid, "status"))
+        refuse(self.process, self.stat, self.status)
+        self.auxv = procfs.parse_auxv(procfs.read(pid, "auxv"))
+        self.registered = attributes.look(task)
+        self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
+        self.limits = limits.look(pid)
+        self.oom_score_adj = limits.oom_score_adj(pid)
+        self.files = files.look(pid, self.status)
+        self.mappings = memory.look(pid)
+        runs = pagemap.private_pages(pid, memory.spans(self.mappings))
+        self.runs = sorted(runs + memory.vdso_run(self.mappings))
+
+    def ask(self) -> None:
+        """Everything that only the process itself can say, and the state of its CPU."""
+        self._leave_critical_section()
+        with Remote(self.task) as remote:
+            self.gpr = remote.gpr
+            asked = [part.ask(remote) for part in (signals, timers, credentials, attributes, memory)]
+            results = remote.calls([row for rows, _ in asked for row in rows])
+            answers: list[Any] = []
+            for rows, answer in asked:
+                answers.append(answer(results[: len(rows)]))
+                results = results[len(rows) :]
+        self.handlers, self.itimers, self.securebits, self.attributes, self.brk = answers
+        cpu = self.task.arch
+        self.gpr = cpu.after_interruption(self.gpr)
+        self.thread_info, self.extras = cpu.save(self.task.tid, self.gpr, self.attributes.tid_address)
+
+    def _leave_critical_section(self) -> None:
+        gpr, pc = self.task.registers(), self.task.arch.pc
+        there = attributes.leave_critical_section(self.task, self.registered.rseq, gpr[pc])
+        if there != gpr[pc]:
+            gpr[pc] = there
+            self.task.set_registers(gpr)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Empty tasks with the right ids: born under a tracer, in the right session, with nothing in them but a few bytes.
+
+The root is made by us with clone3(2) and becomes, by execveat(2), a static ELF file of less than 200 bytes that holds a
+system call and a trap. All others are made by their parents, which we have make them. So the tree, its sessions and its
+groups come out as they were. Every task is traced with PTRACE_O_EXITKILL until `release`: if we die, they die.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from pycriu.arch.description import Arch
+from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
+from pycriu.kernel import libc, procfs, ptrace
+from pycriu.tracee import SIGKILL, Tracee, check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SIGCHLD, SIGTRAP = 17, 5
+EEXIST = 17
+ADDR_NO_RANDOMIZE = 0x0040000
+_ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
+_OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
+_DEAD = 2
+
+
+class Member:
+    """One process to be: its pstree_entry, whether it is a zombie, its parent and children."""
+
+    __slots__ = ("children", "entry", "exit_status", "parent")
+
+    def __init__(self, entry: Any, exit_status: int | None) -> None:
+        self.entry = entry
+        self.exit_status = exit_status  # a wait status for a zombie, None for a live one
+        self.parent: Member | None = None
+        self.children: list[Member] = []
+
+    @property
+    def pid(self) -> int:
+        """Its PID."""
+        return int(self.entry.pid)
+
+    def walk(self) -> list[Member]:
+        """This process and all below it, parents first."""
+        return [self, *(one for child in self.children for one in child.walk())]
+
+
+def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
+    """The root of the tree that a pstree image describes; ImageError where it is none."""
+    members: dict[int, Member] = {}
+    root = None
+    for entry in entries:
+        if entry.pid in members or not 0 < entry.pid < 1 << 22:
+            raise ImageError(f"pstree.img: PID {entry.pid} is out of bounds or there twice")
+        if len(entry.threads) > 1:
+            raise ImageError(
+                f"pstree.img: process {entry.pid} has {len(entry.threads)} threads", "restore it with criu"
+            )
+        core = cores[entry.pid]
+        member = Member(entry, core.tc.exit_code if core.tc.task_state == _DEAD else None)
+        members[entry.pid] = member
+        if root is None:
+            root = member
+            continue
+        # An entry comes after its parent's, so there can be no loop.
+        if entry.ppid not in members or entry.ppid == entry.pid:
+            raise ImageError(f"pstree.img: the parent {entry.ppid} of {entry.pid} is not above it")
+        member.parent = members[entry.ppid]
+        member.parent.children.append(member)
+    if root is None:
+        raise ImageError("pstree.img has no processes")
+    return root
+
+
+def refuse_taken(pids: list[int]) -> None:
+    """UserError for the first PID that somebody else has, with who that is and what to do."""
+    for pid in pids:
+        if procfs.exists(pid):
+            raise taken(pid)
+
+
+def taken(pid: int) -> PycriuError:
+    """Who holds a PID that is needed."""
+    try:
+        stat = procfs.stat(pid)
+        if stat.pid != pid or str(pid) not in os.listdir("/proc"):
+            return UserError(
+                f"PID {pid} is the id of a thread of another process", "end that process, or restore later"
+            )
+        if stat.state == "Z":
+            parent = procfs.stat(stat.ppid)
+            return UserError(
+                f"PID {pid} is still held by a zombie ({stat.comm}), whose parent {parent.pid} ({parent.comm}) "
+                "has not read its exit status",
+                f"let {parent.comm} wait for it (a shell does at its next prompt), end that parent, or run "
+                "pycriu where PID 1 reaps orphans",
+            )
+        return UserError(f"PID {pid} is in use by {stat.comm}", f"end it first, or restore later: ps -p {pid}")
+    except TraceeGone:
+        return UserError(f"PID {pid} was in use a moment ago", "try again")
+
+
+def elf(arch: Arch) -> bytes:
+    """A static ELF file whose only content is a system call instruction and a trap."""
+    code = arch.syscall_insn + arch.table_loop[-max(arch.syscall_align, 1) :]
+    header, segment = 64, 56
+    size = header + segment + len(code)
+    pt_load, read_execute, page = 1, 5, 0x10000
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    entry = _ELF_AT + header + segment
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH", ident, 2, arch.elf_machine, 1, entry, header, 0, 0, header, segment, 1, 0, 0, 0
+    )
+    return head + struct.pack("<IIQQQQQQ", pt_load, read_execute, 0, _ELF_AT, _ELF_AT, size, size, page) + code
+
+
+class Nursery:
+    """The scope in which new tasks live. Those not released by its end are killed and reaped."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        self.tasks: dict[int, Tracee] = {}
+        self._zombies: list[int] = []
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid, task in self.tasks.items():
+            task.close()
+            try:
+                os.kill(pid, SIGKILL)
+                while not os.WIFSIGNALED(os.waitpid(pid, ptrace.WALL)[1]):
+                    pass
+            except (ProcessLookupError, ChildProcessError):
+                continue  # it has gone with its parent, or was killed by somebody else
+        self.tasks = {}
+
+    def release(self, signal: int) -> None:
+        """Let all tasks go, with `signal` if not 0: from here on they live without us."""
+        for pid, task in self.tasks.items():
+            task.close()
+            ptrace.set_options(pid, 0)
+        for pid in self.tasks:
+            ptrace.detach(pid, signal)
+        self.tasks = {}
+
+    def make(self, root: Member) -> None:
+        """The whole tree, every task stopped, each in its session and group; zombies are zombies."""
+        self._make_root(root.pid)
+        self._enter_session(root)
+        self._make_children(root)
+        live = [member for member in root.walk() if member.exit_status is None]
+        for member in sorted(live, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
+            self._enter_group(member, root)
+
+    def _make_root(self, pid: int) -> None:
+        image = os.memfd_create("pycriu", os.MFD_CLOEXEC)
+        ready, go = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.write(image, elf(self.arch))
+            child = self._clone(pid, ready, image)
+            self.tasks[child] = Tracee(child, self.arch)
+            ptrace.seize(child, _OPTIONS)
+            os.write(go, b"x")
+            self._await(child, ptrace.EVENT_EXEC)
+            # The stop is inside execveat(2), whose return value the kernel has yet to write over a register.
+            ptrace.interrupt(child)
+            ptrace.cont(child)
+            self._await(child, ptrace.EVENT_STOP)
+        finally:
+            for fd in (image, ready, go):
+                os.close(fd)
+        gate = self.tasks[pid].registers()[self.arch.pc]
+        self.tasks[pid].gate = gate
+
+    def _clone(self, pid: int, ready: int, image: int) -> int:
+        try:
+            child = libc.clone3_set_tid(pid, flags=0, exit_signal=SIGCHLD)
+        except KernelError as error:
+            raise _explain(error, pid) from None
+        if child:
+            return child
+        # The child: a fork of this interpreter that must do nothing but become the small file.
+        try:
+            os.read(ready, 1)
+            libc.personality(ADDR_NO_RANDOMIZE)
+            libc.execveat(image, b"pycriu")
+        finally:
+            os._exit(127)
+
+    def _await(self, pid: int, event: int) -> None:
+        status = ptrace.wait(pid)
+        if status >> 8 != SIGTRAP | event << 8:
+            raise PycriuError(f"task {pid} stopped with {status:#x} where ptrace event {event} was due")
+
+    def _make_children(self, member: Member) -> None:
+        """Children that stay in the session that their parent left are born before it leaves (see _enter_session)."""
+        for child in member.children:
+            if child.pid not in self.tasks and child.pid not in self._zombies:
+                self._make_child(member, child)
+        for child in member.children:
+            if child.exit_status is None:
+                self._make_children(child)
+
+    def _enter_session(self, member: Member) -> None:
+        if member.entry.sid != member.pid:
+            return
+        for child in member.children:
+            if child.entry.sid not in (child.pid, member.pid):
+                self._make_child(member, child)
+        self._call(member.pid, "setsid")
+
+    def _enter_group(self, member: Member, root: Member) -> None:
+        entry = member.entry
+        if entry.sid == member.pid:
+            return  # a session leader leads its group, and cannot leave it
+        inside = {one.pid for one in root.walk()}
+        if entry.pgid in inside:
+            self._call(member.pid, "setpgid", 0, entry.pgid)
+
+    def _make_child(self, parent: Member, child: Member) -> None:
+        task = self.tasks[parent.pid]
+        gpr = task.registers()
+        stack = gpr[self.arch.sp] & ~0xFFF
+        args = libc.clone_args(flags=0, exit_signal=SIGCHLD, set_tid_address=stack - 256)
+        task.write(stack - 256, struct.pack("<i", child.pid))
+        task.write(stack - 512, args)
+        wanted = task.call_registers(gpr, task.gate, "clone3", (stack - 512, len(args)))
+        task.set_registers(wanted)
+        ptrace.cont(task.tid)
+        status = ptrace.wait(task.tid)
+        if status >> 16 == ptrace.EVENT_FORK:
+            self.tasks[child.pid] = Tracee(child.pid, self.arch)
+            self.tasks[child.pid].gate = task.gate
+            self._await(child.pid, ptrace.EVENT_STOP)
+            ptrace.cont(task.tid)
+            ptrace.wait(task.tid)
+        try:
+            check(task.result(), "clone3", f"PID {child.pid}")
+        except KernelError as error:
+            raise _explain(error, child.pid) from None
+        task.set_registers(gpr)
+        if child.exit_status is not None:
+            self._end(child.pid, child.exit_status)
+            return
+        self._enter_session(child)
+
+    def _end(self, pid: int, status: int) -> None:
+        """Make a zombie that ended as `status` says. Its parent may read that; we take note as its tracer."""
+        task = self.tasks[pid]
+        if status & 0x7F:
+            ptrace.cont(pid, status & 0x7F)
+        else:
+            task.set_registers(task.call_registers(task.registers(), task.gate, "exit_group", (status >> 8 & 0xFF,)))
+            ptrace.cont(pid)
+        while os.WIFSTOPPED(os.waitpid(pid, ptrace.WALL)[1]):
+            pass
+        self.tasks.pop(pid).close()
+        self._zombies.append(pid)
+
+    def _call(self, pid: int, name: str, *args: int) -> int:
+        task = self.tasks[pid]
+        gpr = task.registers()
+        result = task.step_call(gpr, name, *args, what=f"task {pid}")
+        task.set_registers(gpr)
+        return result
+
+
+def _explain(error: KernelError, pid: int) -> PycriuError:
+    if error.errno == EEXIST:
+        return taken(pid)
+    if error.errno == 1:
+        error.hint = "choosing a PID needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
+    if error.errno in (22, 38):
+        error.hint = "clone3 with set_tid needs Linux 5.5; the PID must be below kernel.pid_max"
+    return error

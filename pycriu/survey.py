@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Look before touching: everything about a tree that can be refused without stopping anybody.
+
+The same questions are asked again of the stopped tree, because a running one changes; a refusal there costs it a pause
+of milliseconds and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pycriu import pstree
+from pycriu.errors import TraceeGone, Unsupported, UserError
+from pycriu.kernel import procfs
+from pycriu.options import DumpOptions
+from pycriu.resources import files, memory, timers
+from pycriu.sharing import refuse_shared_parts
+
+NAMESPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
+
+
+def survey(options: DumpOptions) -> tuple[pstree.Process, int]:
+    """The tree as it is now, and how many bytes of pages it has, from above. Refuses what `refuse` refuses."""
+    root = pstree.scan(options.pid)
+    if root.zombie:
+        raise UserError(f"process {options.pid} is a zombie: it has ended", "its parent has not read its status")
+    if os.getpid() in [process.pid for process in root.walk()]:
+        hint = "run it from outside the tree, e.g. with setsid -f"
+        raise UserError(f"pycriu itself is below process {options.pid}", hint)
+    check_sessions(root, shell_job=options.shell_job)
+    size = 0
+    for process in root.walk():
+        if process.zombie:
+            continue
+        try:
+            size += _survey_one(process)
+        except TraceeGone:
+            if process is root:
+                raise
+    return root, size
+
+
+def _survey_one(process: pstree.Process) -> int:
+    status = procfs.parse_status(procfs.text(process.pid, "status"))
+    refuse(process, process.stat, status)
+    files.look(process.pid, status)
+    memory.look(process.pid)
+    return sum(int(status.get(key, "0 kB").split()[0]) << 10 for key in ("RssAnon", "VmSwap"))
+
+
+def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -> None:
+    """Unsupported for a process that is of a kind that cannot be kept."""
+    pid, name = process.pid, f"process {process.pid} ({stat.comm})"
+    if stat.num_threads > 1:
+        raise Unsupported(f"{name} has {stat.num_threads} threads, which cannot be saved")
+    if stat.state == "T":
+        raise Unsupported(f"{name} is stopped, which cannot be saved", f"let it go on with kill -CONT {pid}")
+    if status.get("Seccomp", "0") != "0":
+        raise Unsupported(f"{name} runs under seccomp, which cannot be saved")
+    timers.refuse_posix(pid)
+    for space in NAMESPACES:
+        _refuse_other_namespace(name, pid, space)
+    if process.parent is not None:
+        refuse_shared_parts(process.parent.pid, pid)
+
+
+def _refuse_other_namespace(name: str, pid: int, space: str) -> None:
+    ours = f"/proc/self/ns/{space}"
+    if os.path.lexists(ours) and procfs.link(pid, f"ns/{space}") != os.readlink(ours):
+        raise Unsupported(f"{name} is in a {space} namespace of its own, which cannot be saved")
+
+
+def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
+    """UserError or Unsupported where a session or process group cannot be made again from the tree alone."""
+    members = {process.pid for process in root.walk()}
+    for process in root.walk():
+        stat = process.stat
+        name = f"process {process.pid} ({stat.comm})"
+        if stat.session not in members:
+            _check_outer_session(name, stat, root.stat.session, shell_job=shell_job)
+        elif not _can_be_born_into(process, stat.session):
+            raise Unsupported(f"{name} is in session {stat.session}, which its parent has left or never was in")
+        if stat.pgrp not in members and stat.pgrp != root.stat.pgrp:
+            raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} has ended")
+
+
+def _check_outer_session(name: str, stat: procfs.Stat, session: int, *, shell_job: bool) -> None:
+    if not shell_job:
+        hint = "it was started from a shell: add --shell-job"
+        raise UserError(f"the session leader {stat.session} of {name} is outside the tree", hint)
+    if stat.session != session:
+        raise Unsupported(f"{name} belongs to session {stat.session}, of which the root of the tree is not")
+
+
+def _can_be_born_into(process: pstree.Process, session: int) -> bool:
+    """A task leads its session, or is born into the one that its parent has, or had before it became a leader."""
+    parent = process.parent
+    if process.pid == session or parent is None or parent.stat.session == session:
+        return True
+    before = parent.parent
+    return before is not None and parent.pid == parent.stat.session and before.stat.session == session

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One stopped task: its registers, its memory, and system calls made by it on our behalf.
+
+`Tracee` is the handle. `Remote` is the scope in which the task runs calls for us: it blocks the task's signals, puts a
+few pages of scratch into its address space, and takes all of it back at the end. Calls go in tables: a small loop in
+the scratch pages runs row after row and stops at the first that fails, so that sixty calls cost one stop. Where no
+scratch exists (the first and the last call of a scope) a single call is stepped at a system call instruction that the
+task has anyway, in its vDSO.
+
+The Remote scope of a dump must not be interrupted by SIGKILL of the dumper: the task would go on inside the scratch.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
+from pycriu.errors import KernelError, PycriuError, Unsupported
+from pycriu.kernel import procfs, ptrace
+
+SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
+ALL_SIGNALS = MASK64
+PAGE = 4096  # scratch is counted in units of this; any larger page size is a multiple
+
+PROT_RWX, MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 7, 0x22, 0x100000
+
+SCRATCH_SIZE = 1 << 17  # a multiple of every page size (64 KiB on some aarch64 kernels)
+_CODE_ROOM, _TABLE_ROOM = 4096, 1 << 16
+_ROW = 64  # nr, six arguments, result
+_ROWS_MAX = _TABLE_ROOM // _ROW
+_NOT_RUN = 0x7FFF_0000_DEAD_BEEF  # no call returns this: it is no address a task can have and no error
+
+
+class Row:
+    """One call of a table: its man-page name, its arguments, and the words that name its object in an error."""
+
+    __slots__ = ("args", "name", "what")
+
+    def __init__(self, name: str, *args: int, what: str = "") -> None:
+        self.name, self.args, self.what = name, args, what
+
+
+class Tracee:
+    """A task that this process traces and that is stopped. Closing it closes /proc/TID/mem, nothing else."""
+
+    def __init__(self, tid: int, arch: Arch) -> None:
+        self.tid = tid
+        self.arch = arch
+        self._mem = -1
+        self._gate = 0
+
+    @property
+    def mem(self) -> int:
+        """/proc/TID/mem, open for reading and writing, opened at the first use."""
+        if self._mem < 0:
+            self._mem = os.open(f"/proc/{self.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        return self._mem
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._mem >= 0:
+            os.close(self._mem)
+            self._mem = -1
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes of the task's memory; a short read is an error."""
+        data = os.pread(self.mem, size, address)
+        if len(data) != size:
+            raise PycriuError(f"task {self.tid}: only {len(data)} of {size} bytes at {address:#x} can be read")
+        return data
+
+    def write(self, address: int, data: bytes) -> None:
+        """All of `data` into the task's memory."""
+        if os.pwrite(self.mem, data, address) != len(data):
+            raise PycriuError(f"task {self.tid}: {len(data)} bytes cannot be written at {address:#x}")
+
+    def registers(self) -> Registers:
+        """The general registers."""
+        return list(self.arch.gpr.unpack(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS, self.arch.gpr.size)))
+
+    def set_registers(self, gpr: Registers) -> None:
+        """Set the general registers."""
+        ptrace.set_regset(self.tid, ptrace.NT_PRSTATUS, self.arch.gpr.pack(*gpr))
+
+    @property
+    def gate(self) -> int:
+        """Address of a system call instruction in the task, found in its vDSO; Unsupported where it has none."""
+        if not self._gate:
+            self._gate = self._find_gate()
+        return self._gate
+
+    @gate.setter
+    def gate(self, address: int) -> None:
+        self._gate = address
+
+    def _find_gate(self) -> int:
+        for mapping in procfs.parse_smaps(procfs.text(self.tid, "maps")):
+            if mapping.name == "[vdso]":
+                return mapping.start + find_syscall(self.arch, self.read(mapping.start, mapping.end - mapping.start))
+        raise Unsupported(
+            f"task {self.tid} has no vDSO, so no system call instruction is known in it", "boot without vdso=0"
+        )
+
+    def step_call(self, gpr: Registers, name: str, *args: int, what: str = "") -> int:
+        """One system call, stepped at the gate, on top of the registers `gpr`; KernelError has the task's errno."""
+        self.set_registers(self.call_registers(gpr, self.gate, name, args))
+        ptrace.step(self.tid)
+        self._await_trap()
+        return check(self.result(), name, what or f"in task {self.tid}")
+
+    def result(self) -> int:
+        """What the last call returned, errors as negative numbers."""
+        return signed(self.registers()[self.arch.result])
+
+    def call_registers(self, gpr: Registers, pc: int, name: str, args: tuple[int, ...]) -> Registers:
+        """`gpr` changed so that the call is made at `pc`."""
+        out = list(gpr)
+        self.arch.prepare_call(out)
+        out[self.arch.nr] = self.arch.syscall_number(name)
+        for register, value in zip(self.arch.args, args + (0,) * (6 - len(args)), strict=True):
+            out[register] = value & MASK64
+        out[self.arch.pc] = pc
+        return out
+
+    def _await_trap(self) -> None:
+        status = ptrace.wait(self.tid)
+        signal = os.WSTOPSIG(status)
+        if signal != SIGTRAP:
+            raise PycriuError(f"task {self.tid} stopped with signal {signal} instead of finishing a call")
+
+    def run_to_trap(self) -> None:
+        """Let the task run until the trap at the end of a table."""
+        ptrace.cont(self.tid)
+        self._await_trap()
+
+
+def find_syscall(arch: Arch, code: bytes) -> int:
+    """Offset of an aligned system call instruction in `code`; Unsupported where there is none."""
+    at = code.find(arch.syscall_insn)
+    while at >= 0 and at % arch.syscall_align:
+        at = code.find(arch.syscall_insn, at + 1)
+    if at < 0:
+        raise Unsupported("the vDSO holds no system call instruction")
+    return at
+
+
+def check(result: int, name: str, what: str) -> int:
+    """The result of a system call made by a task; an error becomes KernelError."""
+    if -ERRNO_MAX <= result < 0:
+        raise KernelError(name, -result, what)
+    return result
+
+
+class Remote:
+    """A scope in which a stopped task makes calls for us; registers, mask and memory are as before when it ends.
+
+    `at` asks for the scratch pages at that address. Data that calls need is put beside the table with `data`, room for
+    what they return with `room`; both live until `reset` or the end of the scope.
+    """
+
+    def __init__(self, task: Tracee, at: int = 0) -> None:
+        self.task = task
+        self._at = at
+        self.scratch = 0
+        self._data = bytearray()
+
+    def __enter__(self) -> Remote:
+        self.gpr = self.task.registers()
+        self._mask = ptrace.get_sigmask(self.task.tid)
+        ptrace.set_sigmask(self.task.tid, ALL_SIGNALS)
+        try:
+            self._map()
+        except BaseException:
+            self._restore()
+            raise
+        return self
+
+    def _map(self) -> None:
+        flags = MAP_PRIVATE_ANONYMOUS | (MAP_FIXED_NOREPLACE if self._at else 0)
+        no_fd = -1
+        arguments = (self._at, SCRATCH_SIZE, PROT_RWX, flags, no_fd, 0)
+        self.scratch = self.task.step_call(self.gpr, "mmap", *arguments, what=f"scratch pages in task {self.task.tid}")
+        self.task.write(self.scratch, self.task.arch.table_loop)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.task.step_call(self.gpr, "munmap", self.scratch, SCRATCH_SIZE)
+        finally:
+            self._restore()
+
+    def _restore(self) -> None:
+        self.task.set_registers(self.gpr)
+        ptrace.set_sigmask(self.task.tid, self._mask)
+
+    def data(self, content: bytes) -> int:
+        """Put `content` into the scratch pages, 16-byte aligned; its address in the task."""
+        address = self.scratch + _CODE_ROOM + _TABLE_ROOM + len(self._data)
+        self._data += content + bytes(-len(content) % 16)
+        if len(self._data) > SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM:
+            raise PycriuError("a table of remote calls has more data than the scratch pages have room for")
+        return address
+
+    def room(self, size: int) -> int:
+        """Zeroed room for `size` bytes of result."""
+        return self.data(bytes(size))
+
+    def reset(self) -> None:
+        """Forget the data put so far."""
+        self._data.clear()
+
+    @property
+    def space(self) -> int:
+        """Bytes of data that still fit."""
+        return SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - len(self._data)
+
+    def call(self, name: str, *args: int, what: str = "") -> int:
+        """One call through the table."""
+        return self.calls([Row(name, *args, what=what)])[0]
+
+    def calls(self, rows: list[Row]) -> list[int]:
+        """Run `rows` in order; their results. KernelError for the first that fails: those after it have not run."""
+        if self._data:
+            self.task.write(self.scratch + _CODE_ROOM + _TABLE_ROOM, bytes(self._data))
+        results: list[int] = []
+        for start in range(0, len(rows), _ROWS_MAX):
+            results += self._run(rows[start : start + _ROWS_MAX])
+        return results
+
+    def _run(self, rows: list[Row]) -> list[int]:
+        arch, table = self.task.arch, bytearray()
+        for row in rows:
+            words = (arch.syscall_number(row.name), *row.args, *(0,) * (6 - len(row.args)), _NOT_RUN)
+            table += b"".join((word & MASK64).to_bytes(8, "little") for word in words)
+        address = self.scratch + _CODE_ROOM
+        self.task.write(address, bytes(table))
+        gpr = list(self.gpr)
+        arch.prepare_call(gpr)
+        gpr[arch.pc] = self.scratch
+        gpr[arch.table_registers[0]], gpr[arch.table_registers[1]] = address, len(rows)
+        self.task.set_registers(gpr)
+        self.task.run_to_trap()
+        done = self.task.read(address, len(table))
+        results = [int.from_bytes(done[i + 56 : i + 64], "little", signed=True) for i in range(0, len(done), _ROW)]
+        for row, result in zip(rows, results, strict=True):
+            check(result, row.name, row.what or f"in task {self.task.tid}")
+            if result == _NOT_RUN:
+                raise PycriuError(f"task {self.task.tid} did not run {row.name}: its table of calls was cut short")
+        return results
