@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layer.errors import InputError
-from layer.kconfig.fragments import Entry, Fragment, load
+from layer.kconfig.fragments import TOP, Entry, Fragment, load
 from layer.kconfig.values import satisfies
 from layer.yamlfile import suggestion
 
-KERNEL_CONFIG = Path(__file__).resolve().parent.parent.parent / "kernel-config"
+KERNEL_CONFIG = TOP / "kernel-config"
 
 
 @dataclass(frozen=True, slots=True)

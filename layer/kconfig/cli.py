@@ -45,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     asked.add_argument("--strict", action="store_true", help="optional symbols count as required")
     judged = words.add_argument_group("how it is judged")
-    judged.add_argument(
-        "--kernel-tree", type=Path, metavar="DIR", help="the kernel's source; without it there are no reasons"
-    )
+    judged.add_argument("--kernel-tree", type=Path, metavar="DIR",
+                        help="the kernel's source (else what a build kept of that release)")  # fmt: skip
+    judged.add_argument("--plain", action="store_true", help="compare only, even where a tree is at hand")
     judged.add_argument("--arch", "--machine", metavar="NAME", help="the machine, where INPUT does not tell it")
     judged.add_argument("--cross", metavar="PREFIX", help="prefix of the compiler that the kernel is built with")
     judged.add_argument("--self-check", action="store_true",
@@ -83,6 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         arch=options.arch,
         tree=options.kernel_tree,
         cross=options.cross,
+        plain=options.plain,
     )
     if options.self_check:
         return _self_check(request)

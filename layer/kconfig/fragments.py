@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layer.errors import InputError
-from layer.kconfig.values import well_formed
+from layer.kconfig.values import assignment, well_formed
 from layer.yamlfile import suggestion
 
+TOP = Path(__file__).resolve().parent.parent.parent
 ASSIGNMENT = re.compile(r"CONFIG_(\w+)=(.*)")
 UNSET = re.compile(r"# CONFIG_(\w+) is not set")
 NEARLY_UNSET = re.compile(r"#+\s*CONFIG_\S+\s+(is\s+)?not\b.*", re.IGNORECASE)
@@ -46,13 +47,14 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """`file:line`, for messages."""
-        return f"{self.file}:{self.line}"
+        """`file:line`, for messages; short for files of this repository."""
+        file = self.file.relative_to(TOP) if self.file.is_relative_to(TOP) else self.file
+        return f"{file}:{self.line}"
 
     @property
     def assignment(self) -> str:
         """The line that sets it."""
-        return f"# CONFIG_{self.symbol} is not set" if self.value == "n" else f"CONFIG_{self.symbol}={self.value}"
+        return assignment(self.symbol, self.value)
 
     def excuse(self, arch: str | None) -> str | None:
         """Why it may stay unmet on `arch`, or None when it may not."""

@@ -8,9 +8,8 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 
-from layer.kconfig.fragments import Entry
+from layer.kconfig.values import assignment
 from layer.kconfig.verdicts import Block, Finding, Fix, Link, Report, Verdict
 
 JSON_VERSION = 1  # raised when a field changes its meaning or goes; new fields do not raise it
@@ -45,12 +44,8 @@ def as_fragment(report: Report, fix: Fix) -> str:
     reasons = {finding.symbol: finding.reason for finding in report.findings}
     for symbol, value, sake in fix.lines:
         lines.append(f"# needed by {', '.join(sake)}" if sake else f"# {reasons.get(symbol) or 'asked for'}")
-        lines.append(_assignment(symbol, value))
+        lines.append(assignment(symbol, value))
     return "".join(f"{line}\n" for line in lines)
-
-
-def _assignment(symbol: str, value: str) -> str:
-    return Entry(symbol, value, "", Path(), 0).assignment
 
 
 def _lines(report: Report, exit_code: int, *, everything: bool) -> Iterator[tuple[str, str]]:
@@ -134,7 +129,7 @@ def _fix(report: Report) -> Iterator[tuple[str, str]]:
     yield "", ""
     yield f"fix, re-evaluated and shown to work for {len(report.fix.meets)} symbols (--emit FILE writes it):", BOLD
     for symbol, value, sake in report.fix.lines:
-        yield f"  {_assignment(symbol, value)}" + (f"    # for {', '.join(sake)}" if sake else ""), ""
+        yield f"  {assignment(symbol, value)}" + (f"    # for {', '.join(sake)}" if sake else ""), ""
 
 
 def _sum(report: Report, exit_code: int) -> str:

@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layer import machine, templates
+from layer import cache, machine, templates
 from layer.errors import EvaluationError, InputError
-from layer.kconfig import assemble, audit, dotconfig, extract, fragments, tree
+from layer.kconfig import assemble, audit, dotconfig, extract, fragments, skeleton, tree
 from layer.kconfig.audit import Subject
 from layer.kconfig.fragments import Fragment
 from layer.kconfig.verdicts import Report
@@ -35,18 +35,22 @@ class Request:
     arch: str | None
     tree: Path | None
     cross: str | None
+    plain: bool = False  # not even with a tree that an earlier build left in the cache
 
 
 def answer(request: Request) -> Report:
     """The audit that was asked for."""
     if request.source and tree.is_tree(Path(request.source)):
-        request = replace(request, source=None, tree=request.tree or Path(request.source))
-        return _predicted(request)
+        request = replace(request, tree=request.tree or Path(request.source))
+        if not (Path(request.source) / ".config").is_file():
+            return _predicted(request)
     written = read(request.source)
     arch = _arch(request, written)
     subject = Subject(written.name, written, arch)
     asked, names = requirements(request, arch, whole=False)
     found = audit.wishes([entry for fragment in asked for entry in fragment.entries], arch)
+    if request.tree is None and not request.plain and arch in machine.names():
+        request = replace(request, tree=skeleton.find(cache.default().root, written.release))
     if request.tree is None:
         return audit.compare(subject, found, names)
     try:

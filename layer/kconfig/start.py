@@ -23,7 +23,7 @@ class Start:
         tree.unset_values()
         if self.closed:
             for symbol in tree.unique_defined_syms:
-                if symbol.orig_type in TRISTATE:
+                if symbol.orig_type in TRISTATE and not symbol.choice:
                     symbol.set_value(2 if symbol.is_allnoconfig_y else 0)
         for name, value in {**self.values, **(change or {})}.items():
             tree.assign(name, value)

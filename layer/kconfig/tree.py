@@ -20,6 +20,7 @@ import kconfiglib  # type: ignore[import-untyped]
 
 from layer.errors import EvaluationError, InputError
 from layer.kconfig import constructs
+from layer.kconfig.modern import modernise
 from layer.machine import Machine
 
 VERSION_LINE = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(\S*)", re.MULTILINE)
@@ -48,6 +49,7 @@ class Tree(kconfiglib.Kconfig):  # type: ignore[misc]  # kconfiglib carries no t
         self.transitional: list[str] = []
         super().__init__("Kconfig", warn_to_stderr=False)
         self.warn = False
+        modernise(self, version)
 
     def _open(self, filename: str, mode: str) -> IO[str]:
         stream: IO[str] = super()._open(filename, mode)

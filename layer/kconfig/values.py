@@ -22,6 +22,11 @@ def same(wanted: str, actual: str) -> bool:
     return wanted == actual
 
 
+def assignment(symbol: str, value: str) -> str:
+    """The line that sets it."""
+    return f"# CONFIG_{symbol} is not set" if value == "n" else f"CONFIG_{symbol}={value}"
+
+
 def satisfies(wanted: str, actual: str, accept: tuple[str, ...] = ()) -> bool:
     """Whether `actual` does what `wanted` asks: y is more than m, and `accept` lists what is as good."""
     if wanted == "m" and actual == "y":
