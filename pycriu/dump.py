@@ -60,7 +60,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             snapshots = take_snapshots(tree)
             pipes = files.pipes([snapshot.files for snapshot in snapshots])
             looked = time.monotonic()
-            copy_pages(new, snapshots, options.images_dir)
+            copy_pages(new, snapshots, options)
             if options.leave_running:
                 tree.thaw()
             copied = time.monotonic()
@@ -102,13 +102,14 @@ def take_snapshots(tree: pstree.Freeze) -> list[Snapshot]:
     return snapshots
 
 
-def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], images_dir: str) -> None:
+def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], options: DumpOptions) -> None:
     """The pages of each task into an image of its own."""
     try:
         for number, snapshot in enumerate(snapshots, 1):
-            memory.copy(snapshot.task, snapshot.runs, new.create_raw(f"pages-{number}.img").fileno())
+            out = new.create_raw(f"pages-{number}.img").fileno()
+            memory.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
     except OSError as error:
-        raise store.refusal(error, images_dir) from None
+        raise store.refusal(error, options.images_dir) from None
 
 
 def sync(paths: set[str]) -> None:

@@ -80,8 +80,7 @@ def _write_process(
     new.write(f"fdinfo-{ids.files_id}.img", builder.descriptor_table(snapshot.files))
     new.write(f"pagemap-{pid}.img", memory.pagemap_entries(pages_id, snapshot.runs))
     for kind, raw in snapshot.extras.items():
-        with new.create_raw(f"pycriu-{kind}-{pid}.img") as file:
-            file.write(raw)
+        new.write_raw(f"pycriu-{kind}-{pid}.img", raw)
 
 
 def core_entry(snapshot: Snapshot, cpu: Arch) -> Any:

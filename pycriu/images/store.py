@@ -18,6 +18,7 @@ import stat
 
 from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.images import catalogue, commit, framing
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -233,12 +234,23 @@ class NewCheckpoint:
         self._raw[name] = self._create(name)
         return self._raw[name]
 
+    def write_raw(self, name: str, data: bytes) -> None:
+        """Write an image of bytes."""
+        file = self.create_raw(name)
+        self._guard(lambda: _write_all(file, data), name)
+
     def commit(self) -> None:
         """Sync everything and let it take the place of what the directory held. The inventory must be among it."""
         if commit.INVENTORY not in self._written:
             raise ImageError(f"{self.path}: a checkpoint without inventory.img is none")
-        for name in self._written:
-            self._guard(lambda name=name: self._sync(name), name)  # type: ignore[misc]
+        for name in self._written - self._raw.keys():
+            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._place)
+            self._raw[name] = open(fd, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
+        # Two passes: with the data of all files on its way, the first fdatasync commits the file system's journal for
+        # all, and the others have little left to wait for.
+        for act in (_begin_sync, _end_sync):
+            for name, file in self._raw.items():
+                self._guard(lambda act=act, file=file: act(file), name)  # type: ignore[misc]
         self._guard(lambda: os.fsync(self._place), "")
         self._guard(lambda: commit.publish(self._directory), "")
 
@@ -246,18 +258,6 @@ class NewCheckpoint:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._place)
         self._written.add(name)
         return open(fd, "wb", buffering=0)
-
-    def _sync(self, name: str) -> None:
-        file = self._raw.get(name)
-        if file is not None and not file.closed:
-            os.fdatasync(file.fileno())
-            file.close()
-            return
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._place)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
 
     def _guard(self, action: Callable[[], object], name: str) -> None:
         try:
@@ -276,6 +276,15 @@ def write_service(directory: str, name: str, message: Message) -> None:
         os.rename(f"{path}.tmp", path)
     except OSError as error:
         raise refusal(error, path) from None
+
+
+def _begin_sync(file: FileIO) -> None:
+    libc.start_writeback(file.fileno(), 0, 1)
+
+
+def _end_sync(file: FileIO) -> None:
+    with file:
+        os.fdatasync(file.fileno())
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

@@ -59,6 +59,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "setresuid": (117, 147),
     "setsid": (112, 157),
     "sigaltstack": (131, 132),
+    "sync_file_range": (277, 84),
     "tee": (276, 77),
     "tgkill": (234, 131),
     "umask": (95, 166),

@@ -57,7 +57,7 @@ def check(cores: list[Any]) -> None:
         for number, (limit, (_, hard)) in enumerate(zip(core.tc.rlimits.rlimits, mine, strict=False)):
             if limit.max > hard:
                 raise UserError(
-                    f"{core.tc.comm} had the hard limit RLIMIT_{_NAMES[number]} {_show(limit.max)}, here {_show(hard)} is all",
+                    f"{core.tc.comm} had RLIMIT_{_NAMES[number]} {_show(limit.max)}; the hard limit here is {_show(hard)}",
                     "raising it needs CAP_SYS_RESOURCE; start the restore from a shell that has the higher limit",
                 )
 

@@ -9,6 +9,7 @@ devices, userfaultfd. The vDSO is moved, not copied, so image and kernel must ha
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import stat
 import struct
@@ -49,7 +50,10 @@ _SPECIAL = {"[vdso]": VDSO, "[vvar]": VVAR, "[vvar_vclock]": VVAR, "[vsyscall]":
 PRESENT = 4  # pagemap_entry.flags
 PR_SET_MM, PR_SET_MM_MAP = 35, 14
 _MM_MAP = struct.Struct("<12QIi")  # struct prctl_mm_map, include/uapi/linux/prctl.h
-_COPY_AT_ONCE = 1 << 20
+# The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
+# whose copy leaves the CPU's caches (seen on ext4, Linux 6.18, AMD: 512 MiB in 0.09 s against 1.2 s).
+_COPY_AT_ONCE = 1 << 18
+_WRITE_BACK_AT_ONCE = 1 << 24
 _IOV_MAX = 1024
 
 
@@ -115,10 +119,14 @@ def vdso_run(mappings: list[Mapping]) -> list[Run]:
     return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & VDSO]
 
 
-def copy(task: Tracee, runs: list[Run], out: int) -> None:
-    """Write the content of `runs` to the descriptor `out`, in order. The task must be stopped."""
-    buffer = ctypes.create_string_buffer(_COPY_AT_ONCE)
-    view, address = memoryview(buffer), ctypes.addressof(buffer)
+def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
+    """Write the content of `runs` to the descriptor `out`, in order. The task must be stopped.
+
+    `write_back` lets the disk begin with what is there while the rest is copied, which costs the task a longer stop.
+    """
+    buffer = mmap.mmap(-1, _COPY_AT_ONCE)
+    view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    start = 0
     for batch, size in _batches(runs):
         iov = (libc.Iovec * len(batch))(*(libc.Iovec(*piece) for piece in batch))
         try:
@@ -128,10 +136,12 @@ def copy(task: Tracee, runs: list[Run], out: int) -> None:
         if got != size:
             # PROT_NONE and write-only pages can only be read the debugger's way.
             got = 0
-            for start, length in batch:
-                view[got : got + length] = task.read(start, length)
+            for piece, length in batch:
+                view[got : got + length] = task.read(piece, length)
                 got += length
         _write_all(out, view[:size])
+        if write_back:
+            start = libc.start_writeback(out, start, _WRITE_BACK_AT_ONCE)
 
 
 def _batches(runs: list[Run]) -> list[tuple[list[tuple[int, int]], int]]:
