@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from layer.recipes import PathSource, Recipe
 
@@ -35,7 +36,7 @@ class Ingredients:
 
 def fields(recipe: Recipe, ingredients: Ingredients, top: Path) -> dict[str, object]:
     """Everything the key is made of, by name."""
-    return {
+    found = {
         "engine": ENGINE,
         "machine": ingredients.machine,
         "version": ingredients.version,
@@ -51,6 +52,7 @@ def fields(recipe: Recipe, ingredients: Ingredients, top: Path) -> dict[str, obj
         "depends": dict(ingredients.depends),
         "fragments": [list(pair) for pair in ingredients.fragments.items()],
     }
+    return cast("dict[str, object]", json.loads(json.dumps(found)))  # lists for tuples, as when read back to compare
 
 
 def digest(parts: Mapping[str, object]) -> str:

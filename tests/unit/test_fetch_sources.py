@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where sources come from: the host's apt files in both spellings, and a package index in both formats."""
+
+from __future__ import annotations
+
+import pytest
+
+from layer.fetch import aptsources, pypi
+from layer.fetch.aptsources import Archive
+
+ONE_LINE = """\
+# a comment
+deb [arch=amd64 signed-by=/etc/keys/a.gpg] http://mirror.example/debian bookworm main contrib # words
+ deb-src http://mirror.example/debian bookworm main
+#deb http://off.example/debian bookworm main
+deb http://other.example/x stable main
+"""
+
+DEB822 = """\
+# the archive
+Types: deb
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://off.example/debian
+Suites: trixie
+Components: main
+Enabled: no
+
+Types: deb
+URIs: http://a.example/debian
+ http://b.example/debian
+Suites: sid
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+"""
+
+
+def test_one_line_sources_with_options_comments_and_source_lines() -> None:
+    assert tuple(aptsources.parse_list(ONE_LINE)) == (
+        Archive("http://mirror.example/debian", ("bookworm",), ("main", "contrib"), "/etc/keys/a.gpg"),
+        Archive("http://mirror.example/debian", ("bookworm",), ("main",), ""),
+        Archive("http://other.example/x", ("stable",), ("main",), ""),
+    )
+
+
+def test_deb822_sources_with_several_values_continuations_and_disabled_stanzas() -> None:
+    found = tuple(aptsources.parse_deb822(DEB822))
+    assert [archive.uri for archive in found] == [
+        "http://mirror.example/debian",
+        "http://a.example/debian",
+        "http://b.example/debian",
+    ]
+    assert found[0].suites == ("bookworm", "bookworm-updates")
+    assert found[0].signed_by == "/usr/share/keyrings/debian-archive-keyring.gpg"
+    assert found[1].signed_by == "", "a key inside the file is not a keyring's path"
+
+
+def test_the_archive_of_a_release_is_told_from_foreign_ones_and_its_own_updates() -> None:
+    foreign = Archive("http://x.example", ("cloud-bookworm",), ("main",), "")
+    updates = Archive("http://u.example", ("bookworm-security",), ("main",), "")
+    own = Archive("http://mirror.example/debian", ("bookworm", "bookworm-updates"), ("main",), "")
+    assert aptsources.debian([foreign, updates, own], "bookworm") == own
+    assert aptsources.debian([foreign, updates], "bookworm") is None
+
+
+SHA = "a" * 64
+JSON_PAGE = f"""{{"files": [
+  {{"filename": "pkg-1.0.tar.gz", "url": "../../f/pkg-1.0.tar.gz", "hashes": {{"sha256": "{SHA}"}}}},
+  {{"filename": "pkg-1.0-py3-none-any.whl", "url": "w", "hashes": {{"sha256": "{SHA}"}}}},
+  {{"filename": "pkg-0.9.tar.gz", "url": "old", "hashes": {{}}}}]}}"""
+HTML_PAGE = f"""<!DOCTYPE html><body>
+<a href="../../f/pkg-1.0.tar.gz#sha256={SHA}" data-requires-python="&gt;=3.8">pkg-1.0.tar.gz</a><br/>
+<a href="w#sha256={SHA}">pkg-1.0-py3-none-any.whl</a>
+<a href="old">pkg-0.9.tar.gz</a></body>"""
+
+
+@pytest.mark.parametrize("page", [JSON_PAGE, HTML_PAGE], ids=["json", "html"])
+def test_an_index_page_gives_sdists_with_a_hash_only(page: str) -> None:
+    (found,) = pypi.parse(page, "https://index.example/simple/pkg/")
+    assert found == pypi.Sdist("pkg-1.0.tar.gz", "https://index.example/f/pkg-1.0.tar.gz", SHA)
+    assert found.version == "1.0"
