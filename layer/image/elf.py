@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
@@ -90,6 +90,8 @@ def _faults(tree: Tree, names: ElfNames, path: Path) -> Iterator[str]:
         yield f"looks for libraries in {loading.run_path}"
     folders = (names.libdir, f"usr/{names.libdir}", "lib", "usr/lib")
     for library in loading.needed:
+        if PurePosixPath(names.interpreter).name == library and _is_file(tree, names.interpreter):
+            continue  # the C library needs the loader, which is mapped already
         if not any(_is_file(tree, f"{folder}/{library}") for folder in folders):
             yield f"needs {library}, which is not in the image"
 
