@@ -58,14 +58,15 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             frozen = time.monotonic()
             check_sessions(tree.root, shell_job=options.shell_job)
             snapshots = take_snapshots(tree)
-            pipes = files.pipes([snapshot.files for snapshot in snapshots])
+            tables = [snapshot.files for snapshot in snapshots]
+            pipes, builder = files.pipes(tables), files.Builder(tables)
             looked = time.monotonic()
             copy_pages(new, snapshots, options)
             if options.leave_running:
                 tree.thaw()
             copied = time.monotonic()
-            written = entries.write(new, tree.root, snapshots, pipes, cpu)
-            sync(written)
+            entries.write(new, tree.root, snapshots, builder, pipes, cpu)
+            sync(builder.written)
             new.commit()
             finish(tree, options)
     pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pycriu import pstree
 from pycriu.arch.description import Arch
 from pycriu.fds import pipe
@@ -49,11 +47,12 @@ def write(
     new: store.NewCheckpoint,
     root: pstree.Process,
     snapshots: list[Snapshot],
+    builder: files.Builder,
     pipes: list[tuple[int, int, bytes]],
     cpu: Arch,
-) -> set[str]:
-    """Write every image, the inventory last. Returns the paths of the files that the tree may have written to."""
-    builder, ids = files.Builder(), Ids()
+) -> None:
+    """Write every image, the inventory last."""
+    ids = Ids()
     for number, snapshot in enumerate(snapshots, 1):
         _write_process(new, snapshot, number, builder, ids.task(), cpu)
     for process in root.walk():
@@ -66,7 +65,6 @@ def write(
         new.write("pipes-data.img", pipe.data_entries(pipes))
     new.write("seccomp.img", [m.seccomp_entry()])
     new.write("inventory.img", [inventory_entry(ids)])
-    return builder.written
 
 
 def _write_process(
@@ -141,10 +139,8 @@ def thread_entry(snapshot: Snapshot) -> Any:
 def mm_entry(snapshot: Snapshot, builder: files.Builder) -> Any:
     """The mm image; the files that are mapped go into the files image."""
     vmas = []
-    for mapping in snapshot.mappings:
-        number = 0
-        if mapping.path is not None:
-            number = builder.place(mapping.path, os.stat(mapping.path), memory.file_flags(mapping.line))
+    for mapping in memory.merge_clock_pages(snapshot.mappings):
+        number = 0 if mapping.file is None else builder.place(*mapping.file, memory.file_flags(mapping.line))
         vmas.append(memory.vma_entry(mapping, number))
     exe = builder.place(*snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)

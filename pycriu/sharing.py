@@ -6,14 +6,14 @@ Numbers given here are the ids of the images. They mean nothing outside one chec
 
 from __future__ import annotations
 
-from pycriu.errors import KernelError, Unsupported
+from pycriu.errors import KernelError, TraceeGone, Unsupported
 from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.fds.openfile import OpenFile
 
-ENOSYS = 38
+ESRCH, ENOSYS = 3, 38
 
 
 class FileIds:
@@ -43,6 +43,8 @@ def _kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> bool:
     try:
         return libc.kcmp(pid1, pid2, kind, fd1, fd2) == 0
     except KernelError as error:
+        if error.errno == ESRCH:
+            raise TraceeGone(f"process {pid1} or {pid2} is gone") from None
         if error.errno == ENOSYS:
             error.hint = "this kernel lacks CONFIG_KCMP (selected by CONFIG_CHECKPOINT_RESTORE)"
         raise

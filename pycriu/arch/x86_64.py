@@ -164,7 +164,7 @@ def _xstate(fp: Any, fresh: bytes) -> bytes:
     try:
         legacy = _FXSAVE.pack(
             fp.cwd, fp.swd, fp.twd, fp.fop, fp.rip, fp.rdp, fp.mxcsr, fp.mxcsr_mask,
-            *fp.st_space, *fp.xmm_space, *fp.padding,
+            *fp.st_space, *fp.xmm_space, *(fp.padding or bytes(24)),
         )  # fmt: skip
     except struct.error as error:
         raise ImageError(f"the image's FPU state has the wrong shape: {error}") from None

@@ -18,6 +18,7 @@ from pycriu.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Any
 
 O_PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -26,9 +27,9 @@ NR_OPEN = 1 << 20  # fs.nr_open as the kernel is built; more descriptors than th
 
 @record
 class Files:
-    """One process: its descriptors, and the places it stands in."""
+    """One process: its descriptors, each with the module of its kind, and the places it stands in."""
 
-    descriptors: tuple[OpenFile, ...]
+    descriptors: tuple[tuple[OpenFile, ModuleType], ...]
     cwd: tuple[str, os.stat_result]
     root: tuple[str, os.stat_result]
     exe: tuple[str, os.stat_result]
@@ -37,9 +38,7 @@ class Files:
 
 def look(pid: int, status: dict[str, str]) -> Files:
     """Everything of a stopped process; Unsupported names the first descriptor or place that cannot be kept."""
-    descriptors = tuple(look_descriptors(pid))
-    for file in descriptors:
-        table.kind_of(file)
+    descriptors = tuple((file, table.kind_of(file)) for file in look_descriptors(pid))
     return Files(descriptors, _place(pid, "cwd"), _root(pid), _place(pid, "exe"), int(status["Umask"], 8))
 
 
@@ -66,27 +65,32 @@ def _root(pid: int) -> tuple[str, os.stat_result]:
 
 def pipes(all_files: list[Files]) -> list[tuple[int, int, bytes]]:
     """The contents of every pipe of the tree; Unsupported where one leads out of it."""
-    descriptors = [file for files in all_files for file in files.descriptors]
+    descriptors = [file for files in all_files for file, _ in files.descriptors]
     table.inspect_all(descriptors)
     return pipe.contents([file for file in descriptors if pipe.matches(file)])
 
 
 class Builder:
-    """The files image in the making: every open file once, and the tables that refer to it."""
+    """The files image in the making: every open file once, and the tables that refer to it.
 
-    def __init__(self) -> None:
+    Made while all processes are stopped: kcmp(2) must find them all. Everything else can wait.
+    """
+
+    def __init__(self, all_files: list[Files]) -> None:
         self._ids = FileIds()
         self._by_path: dict[tuple[str, int], int] = {}
+        self._numbers = {
+            (file.pid, file.fd): self._ids.of(file) for files in all_files for file, _ in files.descriptors
+        }
         self.entries: list[Any] = []
         self.written: set[str] = set()  # regular files that the tree can write to
 
     def descriptor_table(self, files: Files) -> list[Any]:
         """The fdinfo image of one process."""
-        return [self._descriptor(file) for file in files.descriptors]
+        return [self._descriptor(file, kind) for file, kind in files.descriptors]
 
-    def _descriptor(self, file: OpenFile) -> Any:
-        kind = table.kind_of(file)
-        number, first = self._ids.of(file)
+    def _descriptor(self, file: OpenFile, kind: ModuleType) -> Any:
+        number, first = self._numbers[file.pid, file.fd]
         if first:
             self.entries.append(kind.dump(file, number))
             if kind is regular and file.flags & os.O_ACCMODE and not file.is_character_device():

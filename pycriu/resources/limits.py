@@ -56,8 +56,9 @@ def check(cores: list[Any]) -> None:
     for core in cores:
         for number, (limit, (_, hard)) in enumerate(zip(core.tc.rlimits.rlimits, mine, strict=False)):
             if limit.max > hard:
+                wanted = f"RLIMIT_{_NAMES[number]} {_show(limit.max)}"
                 raise UserError(
-                    f"{core.tc.comm} had RLIMIT_{_NAMES[number]} {_show(limit.max)}; the hard limit here is {_show(hard)}",
+                    f"{core.tc.comm} had {wanted}; the hard limit here is {_show(hard)}",
                     "raising it needs CAP_SYS_RESOURCE; start the restore from a shell that has the higher limit",
                 )
 

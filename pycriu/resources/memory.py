@@ -45,9 +45,15 @@ REFUSED_FLAGS = {
     "ht": "huge pages", "um": "a userfaultfd watch", "uw": "a userfaultfd watch", "ui": "a userfaultfd watch",
     "io": "device memory", "pf": "device memory", "dp": "droppable memory", "ss": "a shadow stack",
 }  # fmt: skip
-_SPECIAL = {"[vdso]": VDSO, "[vvar]": VVAR, "[vvar_vclock]": VVAR, "[vsyscall]": VSYSCALL}
+# The bits that CRIU gives them; [vsyscall] is at the same address in every task and is not counted as regular.
+_SPECIAL = {
+    "[vdso]": REGULAR | VDSO | ANON_PRIVATE,
+    "[vvar]": REGULAR | VVAR | ANON_PRIVATE,
+    "[vvar_vclock]": REGULAR | VVAR | ANON_PRIVATE,
+    "[vsyscall]": VSYSCALL | ANON_PRIVATE,
+}
 
-PRESENT = 4  # pagemap_entry.flags
+IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
 PR_SET_MM, PR_SET_MM_MAP = 35, 14
 _MM_MAP = struct.Struct("<12QIi")  # struct prctl_mm_map, include/uapi/linux/prctl.h
 # The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
@@ -58,12 +64,12 @@ _IOV_MAX = 1024
 
 
 class Mapping:
-    """One mapping that goes into the image: /proc's line, its status bits, and the open-able path of its file."""
+    """One mapping that goes into the image: /proc's line, its status bits, and the path and status of its file."""
 
-    __slots__ = ("line", "path", "status")
+    __slots__ = ("file", "line", "status")
 
-    def __init__(self, line: procfs.Mapping, status: int, path: str | None) -> None:
-        self.line, self.status, self.path = line, status, path
+    def __init__(self, line: procfs.Mapping, status: int, file: tuple[str, os.stat_result] | None) -> None:
+        self.line, self.status, self.file = line, status, file
 
 
 def look(pid: int) -> list[Mapping]:
@@ -74,20 +80,19 @@ def look(pid: int) -> list[Mapping]:
 def classify(pid: int, line: procfs.Mapping) -> Mapping:
     """What kind of mapping this is; Unsupported for one that cannot be kept."""
     if line.name in _SPECIAL:
-        return Mapping(line, REGULAR | _SPECIAL[line.name], None)
+        return Mapping(line, _SPECIAL[line.name], None)
     bad = next((flag for flag in line.flags if flag in REFUSED_FLAGS), None)
     if bad is not None:
         raise Unsupported(f"process {pid}: {REFUSED_FLAGS[bad]} at {line} cannot be saved")
     if line.inode == 0:
         if line.shared or line.name.startswith("anon_inode:") or line.name.startswith("/"):
             raise Unsupported(f"process {pid}: the mapping {line} cannot be saved")
-        status = {"[heap]": HEAP, "[stack]": STACK}.get(line.name, 0)
-        return Mapping(line, REGULAR | ANON_PRIVATE | status, None)
+        return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
     return Mapping(line, REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE), _file_of(pid, line))
 
 
-def _file_of(pid: int, line: procfs.Mapping) -> str:
-    """The path of a mapped file, made sure to lead to that very file."""
+def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
+    """The path of a mapped file, made sure to lead to that very file, and its status."""
     try:
         path = procfs.link(pid, f"map_files/{line.start:x}-{line.end:x}")
     except PermissionError:
@@ -106,7 +111,7 @@ def _file_of(pid: int, line: procfs.Mapping) -> str:
         raise Unsupported(f"process {pid}: {what} is mapped at {line}", "it cannot be saved: its content has no name")
     if not stat.S_ISREG(there.st_mode):
         raise Unsupported(f"process {pid}: the device {path} is mapped at {line}", "devices cannot be saved")
-    return path
+    return path, there
 
 
 def spans(mappings: list[Mapping]) -> list[tuple[int, int]]:
@@ -171,6 +176,18 @@ def _write_all(out: int, view: memoryview) -> None:
 def ask(_remote: Remote) -> tuple[list[Row], Callable[[list[int]], int]]:
     """brk(2): where the heap ends, to the byte."""
     return [Row("brk", 0)], lambda results: results[0]
+
+
+def merge_clock_pages(mappings: list[Mapping]) -> list[Mapping]:
+    """[vvar] and [vvar_vclock] (Linux 6.13) as one mapping, which is what the format knows."""
+    merged: list[Mapping] = []
+    for mapping in mappings:
+        last = merged[-1] if merged else None
+        if last is not None and mapping.status & last.status & VVAR and last.line.end == mapping.line.start:
+            last.line.end = mapping.line.end
+        else:
+            merged.append(mapping)
+    return merged
 
 
 def vma_entry(mapping: Mapping, file_id: int) -> Any:
@@ -241,7 +258,7 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
                 f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
             )
         end = vma.end
-        if vma.status & ~KNOWN_STATUS or not vma.status & REGULAR:
+        if vma.status & ~KNOWN_STATUS or not vma.status & (REGULAR | VSYSCALL):
             raise ImageError(
                 f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
                 "restore these images with criu",
@@ -249,7 +266,7 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
     runs, offset = [], 0
     for entry in entries:
         pages = entry.nr_pages or entry.compat_nr_pages
-        if entry.HasField("flags") and entry.flags != PRESENT:
+        if entry.HasField("flags") and entry.flags & (PRESENT | IN_PARENT) != PRESENT:
             raise ImageError(
                 f"the pages at {entry.vaddr:#x} lie in a parent image or on another machine ({entry.flags})"
             )
@@ -295,23 +312,25 @@ def clear_rows(present: list[procfs.Mapping]) -> list[Row]:
 def vdso_rows(present: list[procfs.Mapping], vmas: list[Any], park: int) -> list[Row]:
     """Move the kernel's own mappings to where the image has them, by way of `park` where old and new place overlap.
 
-    The order of [vvar], [vvar_vclock] and [vdso] is the kernel's, and the same in image and task when the kernel is.
+    An image has [vvar] and [vvar_vclock] as one mapping; they follow each other without a gap.
     """
     ours = [line for line in present if line.name in _SPECIAL and line.name != "[vsyscall]"]
     theirs = [vma for vma in vmas if vma.status & (VDSO | VVAR)]
     if not theirs:
         return [Row("munmap", line.start, line.end - line.start) for line in ours]
-    if [line.end - line.start for line in ours] != [vma.end - vma.start for vma in theirs]:
-        raise ImageError(
-            "the image's vDSO has another layout than this kernel's", "restore on the kernel on which it was dumped"
-        )
     park_rows, place_rows = [], []
-    at = park
-    for line, vma in zip(ours, theirs, strict=True):
-        size = line.end - line.start
-        park_rows.append(_move(line.start, size, at))
-        place_rows.append(_move(at, size, vma.start))
-        at += size
+    for bit, prefix in ((VVAR, "[vvar"), (VDSO, "[vdso")):
+        block = [vma for vma in theirs if vma.status & bit]
+        lines = [line for line in ours if line.name.startswith(prefix)]
+        if sum(vma.end - vma.start for vma in block) != sum(line.end - line.start for line in lines):
+            hint = "restore on the kernel on which it was dumped"
+            raise ImageError("the image's vDSO has another layout than this kernel's", hint)
+        to = block[0].start if block else 0
+        for line in lines:
+            size = line.end - line.start
+            park_rows.append(_move(line.start, size, park))
+            place_rows.append(_move(park, size, to))
+            park, to = park + size, to + size
     return park_rows + place_rows
 
 
