@@ -15,9 +15,11 @@ kill or a full disk at any moment changes nothing about that.
            inventory.img
     S7     new                -                               the new one         -
 
-Each arrow is one rename(2) of a directory, synced before the next step begins. Where D holds no images, S2 becomes S5
-at once. From S3 on, readers that may not write (a read-only disk) find the new one in place. CRIU, which knows nothing
-of this, sees the old checkpoint up to S3, no inventory from S4 to S6 and refuses, and the new checkpoint from S7.
+The commit is one rename(2) of a directory, and the only one that is synced: from there on every state leads to S7, and
+file systems that keep the order of renames and removals (all with a journal or copy on write do) show no other. Where D
+holds no images, S2 becomes S5 at once. From S3 on, readers that may not write (a read-only disk) find the new one in
+place. CRIU, which knows nothing of this, sees the old checkpoint up to S3, no inventory from S4 to S6 and refuses, and
+the new checkpoint from S7.
 
 Files in D that are no images (a log, a pidfile) stay as they are. Everything happens under flock(2) on D.
 """
@@ -98,7 +100,7 @@ def remove(directory: int) -> None:
 
 
 def publish(directory: int) -> None:
-    """S2 -> S7. The files of the new checkpoint, and their directory, are synced already."""
+    """S2 -> S7. The files of the new checkpoint, and the directory that they are in, are synced already."""
     os.rename(NEW, WHOLE if _images(directory) else MOVING, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
     finish(directory)
@@ -119,9 +121,7 @@ def finish(directory: int) -> None:
     if unfinished(directory) == WHOLE:
         for name in sorted(_images(directory), key=lambda name: name != INVENTORY):  # first, so that none looks whole
             os.unlink(name, dir_fd=directory)
-        os.fsync(directory)
         os.rename(WHOLE, MOVING, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
     place = subdirectory(directory, MOVING)
     if place is None:
         return
@@ -130,7 +130,6 @@ def finish(directory: int) -> None:
     finally:
         os.close(place)
     os.rmdir(MOVING, dir_fd=directory)
-    os.fsync(directory)
 
 
 def _move(place: int, directory: int) -> None:
@@ -141,7 +140,6 @@ def _move(place: int, directory: int) -> None:
         if name != INVENTORY:
             os.rename(name, name, src_dir_fd=place, dst_dir_fd=directory)
     if INVENTORY in names:
-        os.fsync(directory)  # the others are in place before it is
         os.rename(INVENTORY, INVENTORY, src_dir_fd=place, dst_dir_fd=directory)
 
 

@@ -18,7 +18,7 @@ import stat
 
 from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.images import catalogue, commit, framing
-from pycriu.kernel import libc
+from pycriu.images.durable import sync_together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -246,12 +246,8 @@ class NewCheckpoint:
         for name in self._written - self._raw.keys():
             fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._place)
             self._raw[name] = open(fd, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
-        # Two passes: with the data of all files on its way, the first fdatasync commits the file system's journal for
-        # all, and the others have little left to wait for.
-        for act in (_begin_sync, _end_sync):
-            for name, file in self._raw.items():
-                self._guard(lambda act=act, file=file: act(file), name)  # type: ignore[misc]
-        self._guard(lambda: os.fsync(self._place), "")
+        files = {name: file.fileno() for name, file in self._raw.items()}
+        self._guard(lambda: sync_together(files, self._place), "")
         self._guard(lambda: commit.publish(self._directory), "")
 
     def _create(self, name: str) -> FileIO:
@@ -263,6 +259,7 @@ class NewCheckpoint:
         try:
             action()
         except OSError as error:
+            name = name or error.filename or ""
             raise refusal(error, f"{self.path}/{name}" if name else self.path) from None
 
 
@@ -276,15 +273,6 @@ def write_service(directory: str, name: str, message: Message) -> None:
         os.rename(f"{path}.tmp", path)
     except OSError as error:
         raise refusal(error, path) from None
-
-
-def _begin_sync(file: FileIO) -> None:
-    libc.start_writeback(file.fileno(), 0, 1)
-
-
-def _end_sync(file: FileIO) -> None:
-    with file:
-        os.fdatasync(file.fileno())
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
