@@ -30,6 +30,7 @@ class Snapshot:
         self.stat = procfs.stat(pid)
         self.status = procfs.parse_status(procfs.text(pid, "status"))
         refuse(self.process, self.stat, self.status)
+        self.register_sets = task.arch.look(task.tid)
         self.auxv = procfs.parse_auxv(procfs.read(pid, "auxv"))
         self.registered = attributes.look(task)
         self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
@@ -51,10 +52,13 @@ class Snapshot:
             for rows, answer in asked:
                 answers.append(answer(results[: len(rows)]))
                 results = results[len(rows) :]
+        for note in self.task.arch.calls_destroy:
+            if note in self.register_sets:
+                ptrace.set_regset(self.task.tid, note, self.register_sets[note])
         self.handlers, self.itimers, self.securebits, self.attributes, self.brk = answers
         cpu = self.task.arch
         self.gpr = cpu.after_interruption(self.gpr)
-        self.thread_info, self.extras = cpu.save(self.task.tid, self.gpr, self.attributes.tid_address)
+        self.thread_info, self.extras = cpu.save(self.gpr, self.register_sets, self.attributes.tid_address)
 
     def _leave_critical_section(self) -> None:
         gpr, pc = self.task.registers(), self.task.arch.pc

@@ -28,6 +28,9 @@ _FPSIMD = struct.Struct("<64QII8x")
 _SVE_HEADER = struct.Struct("<IIHHHH")  # struct user_sve_header: size, max_size, vl, max_vl, flags, reserved
 _SVE_REGS_SVE = 1  # flags: the registers are in SVE layout, i.e. live
 RAW_SVE = "sve"
+_NOTES = (
+    ptrace.NT_PRFPREG, NT_ARM_TLS, NT_ARM_SVE, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS, NT_ARM_PAC_ENABLED_KEYS,
+)  # fmt: skip
 _ABSENT = (22, 61, 19)  # EINVAL, ENODATA, ENODEV: what a kernel or CPU without the set answers
 
 
@@ -49,34 +52,40 @@ def _optional(tid: int, note: int) -> bytes:
         raise
 
 
-def save(tid: int, gpr: Registers, clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
+def look(tid: int) -> dict[int, bytes]:
+    """Every register set of a stopped task that this kernel and CPU have."""
+    sets = {note: _optional(tid, note) for note in _NOTES}
+    # A set that is there but holds no more than FP/SIMD does is left out: it would only be another view of the same.
+    header = sets[NT_ARM_SVE][: _SVE_HEADER.size]
+    if len(header) < _SVE_HEADER.size or not _SVE_HEADER.unpack(header)[4] & _SVE_REGS_SVE:
+        del sets[NT_ARM_SVE]
+    return {note: data for note, data in sets.items() if data}
+
+
+def save(gpr: Registers, sets: dict[int, bytes], clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
     """thread_info_aarch64 of one task, and the SVE register set where it holds more than FP/SIMD does."""
-    fp = _FPSIMD.unpack(ptrace.get_regset(tid, ptrace.NT_PRFPREG))
+    fp = _FPSIMD.unpack(sets[ptrace.NT_PRFPREG])
     info = m.thread_info_aarch64(
         clear_tid_addr=clear_tid_address,
-        tls=int.from_bytes(ptrace.get_regset(tid, NT_ARM_TLS)[:8], "little"),
+        tls=int.from_bytes(sets[NT_ARM_TLS][:8], "little"),
         gpregs=m.user_aarch64_regs_entry(regs=gpr[:31], sp=gpr[SP], pc=gpr[PC], pstate=gpr[PSTATE]),
         fpsimd=m.user_aarch64_fpsimd_context_entry(vregs=fp[:64], fpsr=fp[64], fpcr=fp[65]),
     )
-    _save_keys(tid, info)
-    sve = _optional(tid, NT_ARM_SVE)
-    live = len(sve) >= _SVE_HEADER.size and _SVE_HEADER.unpack_from(sve)[4] & _SVE_REGS_SVE
-    return info, {RAW_SVE: sve} if live else {}
+    _save_keys(sets, info)
+    return info, {RAW_SVE: sets[NT_ARM_SVE]} if NT_ARM_SVE in sets else {}
 
 
-def _save_keys(tid: int, info: Any) -> None:
-    address, generic = _optional(tid, NT_ARM_PACA_KEYS), _optional(tid, NT_ARM_PACG_KEYS)
-    if address:
+def _save_keys(sets: dict[int, bytes], info: Any) -> None:
+    if NT_ARM_PACA_KEYS in sets:
         keys = info.pac_keys.pac_address_keys
         (keys.apiakey_lo, keys.apiakey_hi, keys.apibkey_lo, keys.apibkey_hi,
          keys.apdakey_lo, keys.apdakey_hi, keys.apdbkey_lo, keys.apdbkey_hi) = struct.unpack(
-            "<8Q", address
+            "<8Q", sets[NT_ARM_PACA_KEYS]
         )  # fmt: skip
-        keys.pac_enabled_key = int.from_bytes(_optional(tid, NT_ARM_PAC_ENABLED_KEYS)[:8], "little")
-    if generic:
-        info.pac_keys.pac_generic_keys.apgakey_lo, info.pac_keys.pac_generic_keys.apgakey_hi = struct.unpack(
-            "<2Q", generic
-        )
+        keys.pac_enabled_key = int.from_bytes(sets.get(NT_ARM_PAC_ENABLED_KEYS, b"")[:8], "little")
+    if NT_ARM_PACG_KEYS in sets:
+        generic = info.pac_keys.pac_generic_keys
+        generic.apgakey_lo, generic.apgakey_hi = struct.unpack("<2Q", sets[NT_ARM_PACG_KEYS])
 
 
 def load(core: Any) -> tuple[Registers, int]:
@@ -142,6 +151,8 @@ AARCH64 = Arch(
     has_soft_restart=False,
     prepare_call=prepare_call,
     after_interruption=after_interruption,
+    look=look,
+    calls_destroy=(NT_ARM_SVE,),  # a system call keeps of each vector what FP/SIMD has of it
     save=save,
     load=load,
     restore_others=restore_others,

@@ -52,7 +52,11 @@ class Arch:
     has_soft_restart: bool  # the tracer sees -ERESTART* and must rewind itself
     prepare_call: Callable[[Registers], None]  # make the kernel forget the interrupted call
     after_interruption: Callable[[Registers], Registers]  # what a new task must start with to go on as this one would
-    save: Callable[[int, Registers, int], tuple[Any, dict[str, bytes]]]  # tid, gpr, tid address → thread_info, extras
+    look: Callable[[int], dict[int, bytes]]  # tid → every register set but the general, by note
+    calls_destroy: tuple[int, ...]  # the notes among them that system calls made for the task change
+    save: Callable[
+        [Registers, dict[int, bytes], int], tuple[Any, dict[str, bytes]]
+    ]  # + tid address → thread_info, extras
     load: Callable[[Any], tuple[Registers, int]]  # core_entry → gpr, tid address
     restore_others: Callable[[int, Any, dict[str, bytes]], None]  # tid, core_entry, extras: every set but the general
 

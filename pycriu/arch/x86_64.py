@@ -104,9 +104,14 @@ def after_interruption(gpr: Registers) -> Registers:
     return out
 
 
-def save(tid: int, gpr: Registers, clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
+def look(tid: int) -> dict[int, bytes]:
+    """The extended state of a stopped task."""
+    return {NT_X86_XSTATE: ptrace.get_regset(tid, NT_X86_XSTATE)}
+
+
+def save(gpr: Registers, sets: dict[int, bytes], clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
     """thread_info_x86 of one task, and the raw register set when the format has no field for part of it."""
-    raw = ptrace.get_regset(tid, NT_X86_XSTATE)
+    raw = sets[NT_X86_XSTATE]
     fx = _FXSAVE.unpack_from(raw)
     xstate_bv = int.from_bytes(raw[_XSTATE_BV_AT : _XSTATE_BV_AT + 8], "little")
     xsave = m.user_x86_xsave_entry(xstate_bv=xstate_bv & _IN_FORMAT)
@@ -220,6 +225,8 @@ X86_64 = Arch(
     has_soft_restart=True,
     prepare_call=prepare_call,
     after_interruption=after_interruption,
+    look=look,
+    calls_destroy=(),
     save=save,
     load=load,
     restore_others=restore_others,
