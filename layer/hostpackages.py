@@ -22,6 +22,7 @@ ALWAYS = (
     "e2fsprogs",
     "gcc",
     "libc6-dev",
+    "lz4",
     "make",
     "patch",
     "xz-utils",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from layer import progress
-from layer.fetch import debian, lock, obtain
+from layer.fetch import lock, obtain
 from layer.plan import Plan
 
 
@@ -15,7 +15,7 @@ def fetch(plan: Plan, name: str) -> Plan:
         return plan
     try:
         obtain.obtain(recipe, pin, plan.cache)
-    except debian.GoneError:
+    except lock.GoneError:
         stand_in = obtain.substitute(recipe, pin, plan.cache, progress.say, strict=plan.configuration.strict_lock)
         with plan.cache.turn("overlay"):
             lock.write(plan.folder.overlay, {**lock.read(plan.folder.overlay), name: stand_in})

@@ -20,7 +20,7 @@ from layer import process
 from layer.cache import Cache
 from layer.errors import BuildError, InputError
 from layer.fetch import aptsources
-from layer.fetch.lock import Pin
+from layer.fetch.lock import GoneError, Pin
 from layer.recipes import DebianSource
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -44,10 +44,6 @@ APT::Get::List-Cleanup "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 """
-
-
-class GoneError(BuildError):
-    """The archive does not carry this version of a source package any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ from layer.cache import write_if_changed
 from layer.errors import BuildError, InputError
 
 
+class GoneError(BuildError):
+    """The archive does not carry this version any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """One recipe's source, exactly."""

@@ -27,7 +27,7 @@ class Obtained:
 
 
 def obtain(recipe: Recipe, pin: Pin, cache: Cache) -> Obtained:
-    """The files of `pin`; debian.GoneError when the archive no longer has them and neither has the cache."""
+    """The files of `pin`; GoneError when the archive no longer has them and neither has the cache."""
     with cache.turn(f"source-{recipe.name}"):
         if not all(cache.download(sha256, file).is_file() for file, sha256 in pin.files.items()):
             with cache.scratch() as folder:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from layer import process
 from layer.errors import BuildError
-from layer.fetch.lock import Pin
+from layer.fetch.lock import GoneError, Pin
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 # What pip falls back to when nothing is configured. Asked of pip, so that no address stands here.
@@ -94,7 +94,7 @@ def download(package: str, file: str, sha256: str) -> bytes:
     for sdist in offered(package):
         if sdist.file == file and sdist.sha256 == sha256:
             return read(sdist.url)
-    raise BuildError(f"the package index no longer offers {file} with sha256 {sha256}")
+    raise GoneError(f"the package index no longer offers {file} with sha256 {sha256}")
 
 
 def read(url: str, *, accept: str = "*/*") -> bytes:

@@ -103,7 +103,7 @@ def test_what_the_cache_holds_is_never_asked_of_an_archive(tmp_path: Path) -> No
 
 
 def test_a_version_in_no_archive_is_gone_not_merely_failed() -> None:
-    assert issubclass(debian.GoneError, BuildError)
+    assert issubclass(lock.GoneError, BuildError)
     assert debian.sort_versions({"1.10-1", "1.9-1", "1:0.1-1", "1.10~rc1-1"}) == (
         "1.9-1",
         "1.10~rc1-1",
