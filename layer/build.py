@@ -39,7 +39,9 @@ def build(plan: Plan, name: str) -> Built:
     plan = sources.fetch(plan, name)
     recipe, key, final = plan.recipes[name], plan.key(name), plan.output(name)
     seconds = 0.0
-    with plan.cache.turn(f"{name}-{key}"):
+    with plan.cache.turn(
+        f"{name}-{key}", lambda: progress.say(f"  {name:<20} another build is making just this; waiting")
+    ):
         if not final.is_dir():
             made = _make(plan, recipe, Workplace(plan.cache.work(name, key)))
             seconds = time.monotonic() - began

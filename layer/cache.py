@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,17 @@ class Cache:
         return self.root / "apt" / suite
 
     @contextmanager
-    def turn(self, what: str) -> Iterator[None]:
-        """Hold the lock called `what`; waits while another process has it."""
+    def turn(self, what: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock called `what`; waits while another process has it, after saying so through `waiting`."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{what}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextmanager

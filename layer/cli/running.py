@@ -39,9 +39,9 @@ def add_verbs(verbs: Verbs) -> None:
 
 def run_image(arguments: argparse.Namespace) -> int:
     """Root file system, data disk, kernel, lists."""
-    from layer.image import assemble
+    from layer.image.assemble import assemble
 
-    for line in assemble.assemble(plan.load(arguments.builddir)):
+    for line in assemble(plan.load(arguments.builddir)):
         print(line)
     return 0
 
@@ -58,16 +58,16 @@ def audit(words: Sequence[str]) -> int:
 
 def run_boot(arguments: argparse.Namespace) -> int:
     """An interactive console."""
-    from layer.target import boot
+    from layer.target.boot import main
 
-    return boot.main(_boot_json(arguments))
+    return main(_boot_json(arguments))
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """The loop stops and resumes, before the user's eyes."""
-    from layer.target import demo
+    from layer.target.demo import main
 
-    return demo.main(_boot_json(arguments))
+    return main(_boot_json(arguments))
 
 
 def run_runtime(arguments: argparse.Namespace) -> int:

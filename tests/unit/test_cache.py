@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import time
@@ -56,6 +57,27 @@ def test_read_only_trees_links_and_missing_things_can_be_removed(tmp_path: Path)
     cache.remove(tree)
     cache.remove(tree)
     assert not tree.exists() and tmp_path.exists()
+
+
+def test_who_must_wait_is_told_so(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Cache(tmp_path).turn("one", lambda: told.append("free")):
+        assert told == []
+        with (tmp_path / "locks/one.lock").open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    waiter = multiprocessing.Process(target=_hold_shortly, args=(tmp_path,))
+    waiter.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    with Cache(tmp_path).turn("one", lambda: told.append("waited")):
+        assert told == ["waited"]
+    waiter.join()
+
+
+def _hold_shortly(root: Path) -> None:
+    with Cache(root).turn("one"):
+        (root / "held").touch()
+        time.sleep(0.3)
 
 
 def _append(root: Path, word: str) -> None:
