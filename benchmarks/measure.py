@@ -90,11 +90,10 @@ def _fresh(images: Path) -> None:
 
 
 def _sync(images: Path) -> None:
-    for path in images.iterdir():
-        if path.is_file():
-            fd = os.open(path, os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
+    for path in images.glob("*.img"):
+        fd = os.open(path, os.O_RDONLY)
+        os.fdatasync(fd)
+        os.close(fd)
 
 
 def _why(log: Path, said: bytes) -> str:

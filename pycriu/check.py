@@ -15,7 +15,10 @@ from pycriu.options import CheckOptions
 from pycriu.probes.subject import Absent, Subject
 from pycriu.probes.table import FEATURES, Feature
 
-AUDIT = "kernel-config/audit CONFIG (in pycriu's sources) says what stands in the way of each symbol, and how to set it"
+AUDIT = (
+    "What stands in the way of each, and a fragment that sets them: kernel-config/audit --template feature/criu "
+    "--emit FILE, in pycriu's sources"
+)
 
 # Where a kernel's configuration may lie; the first that exists counts.
 CONFIG_FILES = ("/proc/config.gz", "/boot/config-{release}")

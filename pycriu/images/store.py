@@ -95,8 +95,9 @@ class ImagesDir:
         return sorted({name for place in self._places for name in os.listdir(place) if catalogue.lookup(name)})
 
     def exists(self, name: str) -> bool:
-        """Whether there is an image of this name."""
-        return name in self.names()
+        """Whether there is an image of this name, whatever is in it."""
+        kind_of(name)
+        return any(_lies_in(place, name) for place in self._places)
 
     def inventory(self) -> inventory_entry:
         """The inventory; ImageError if it is missing (then no checkpoint is here) or of a version from the future."""
@@ -261,6 +262,14 @@ class NewCheckpoint:
         except OSError as error:
             name = name or error.filename or ""
             raise refusal(error, f"{self.path}/{name}" if name else self.path) from None
+
+
+def _lies_in(place: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=place, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def write_service(directory: str, name: str, message: Message) -> None:
