@@ -16,7 +16,7 @@ from layer.kconfig.fragments import Entry
 from layer.kconfig.judge import Judge
 from layer.kconfig.plan import Planner
 from layer.kconfig.start import Start
-from layer.kconfig.tree import Tree
+from layer.kconfig.tree import TOOL_ANSWER, Tree
 from layer.kconfig.values import satisfies
 from layer.kconfig.verdicts import Finding, Fix, Report, Verdict
 
@@ -162,11 +162,12 @@ def _stale(tree: Tree, written: DotConfig | None) -> tuple[str, ...]:
     if written is None or not written.complete:
         return ()
     computed = tree.configuration()
-    names = [name for name in {*computed, *written.values} if computed.get(name, "n") != written.value(name)]
+    differing = [name for name in {*computed, *written.values} if computed.get(name, "n") != written.value(name)]
+    names = [name for name in differing if not TOOL_ANSWER.match(name)]  # another compiler is no news
     if not names:
         return ()
     shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
-    return (f"make olddefconfig in this tree, with this compiler, would change {len(names)} symbols of it: {shown}",)
+    return (f"make olddefconfig in this tree would change {len(names)} symbols of it: {shown}",)
 
 
 def _notes(subject: Subject, tree: Tree, findings: Sequence[Finding]) -> tuple[str, ...]:

@@ -14,12 +14,11 @@ from pathlib import Path
 import kconfiglib  # type: ignore[import-untyped]
 
 from layer.kconfig.plan import Expression, Planner
-from layer.kconfig.tree import TRISTATE, Tree
+from layer.kconfig.tree import TOOL_ANSWER, TRISTATE, Tree
 from layer.kconfig.verdicts import Block, Link
 
 LONGEST = 24  # links of one chain
 SELECTORS_SHOWN = 4
-TOOLCHAIN = re.compile(r"(?:CC|LD|AS|AR|RUSTC|PAHOLE|GCC|CLANG|TOOLCHAIN|TOOLS)_")
 
 
 class Explainer:
@@ -111,7 +110,7 @@ class Explainer:
 def _asks_compiler(symbol: kconfiglib.Symbol) -> bool:
     """A promptless symbol whose only default is a constant: what is left of a `$(cc-option …)`."""
     constant = [value for value, _ in symbol.defaults if isinstance(value, kconfiglib.Symbol) and value.is_constant]
-    return bool(TOOLCHAIN.match(symbol.name)) and bool(constant)
+    return bool(TOOL_ANSWER.match(symbol.name)) and bool(constant)
 
 
 def _level(expression: Expression) -> str:

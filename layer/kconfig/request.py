@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +42,9 @@ class Request:
 def answer(request: Request) -> Report:
     """The audit that was asked for."""
     if request.source and tree.is_tree(Path(request.source)):
-        request = replace(request, tree=request.tree or Path(request.source))
-        if not (Path(request.source) / ".config").is_file():
+        source = Path(request.source)
+        request = replace(request, tree=request.tree or source)
+        if not (source / ".config").is_file():
             return _predicted(request)
     written = read(request.source)
     arch = _arch(request, written)
@@ -115,8 +117,9 @@ def load_tree(request: Request, arch: str | None) -> tree.Tree:
 
 
 def cross_prefix(target: Machine) -> str:
-    """What Debian puts before the compiler's name; nothing where the machine that we run on is of the same kind."""
-    return "" if platform.machine() == target.name else f"{target.triplet}-"
+    """What Debian puts before the compiler's name, as the recipes do; nothing where only a plain native one is there."""
+    cross = f"{target.triplet}-"
+    return "" if platform.machine() == target.name and shutil.which(f"{cross}gcc") is None else cross
 
 
 def _predicted(request: Request) -> Report:

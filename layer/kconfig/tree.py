@@ -36,6 +36,8 @@ CROSS_TOOLS = {
 }
 HOST_TOOLS = {"HOSTCC": "gcc", "HOSTCXX": "g++", "HOSTLD": "ld", "HOSTAR": "ar"}
 OTHER_TOOLS = {"PAHOLE": "pahole", "RUSTC": "rustc", "BINDGEN": "bindgen", "PERL": "perl", "PYTHON3": "python3"}
+# symbols that say what the compiler and its companions can do
+TOOL_ANSWER = re.compile(r"(?:CC|LD|LLD|AS|AR|GCC|CLANG|RUSTC|PAHOLE|BINDGEN|TOOLCHAIN|TOOLS)_")
 TRISTATE = (kconfiglib.BOOL, kconfiglib.TRISTATE)  # the types that have levels
 
 
