@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The common half of every victim: say READY, wait for the word, judge, say PASS or FAIL. See README.md.
+
+It polls with short sleeps, so a victim is mostly dumped inside clock_nanosleep(2); victims that must be caught
+elsewhere keep children there.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Damage = Callable[[], object]
+Scenario = Callable[[], Iterator[Damage]]
+
+SHOWN = 300  # characters of a value in a message
+PATIENCE = 600.0  # seconds until a forgotten victim ends by itself
+_children: list[int] = []
+
+
+class Failed(Exception):
+    """The state is not what it was."""
+
+
+def check(right: bool, why: str) -> None:
+    """Fail with `why` unless `right`."""
+    if not right:
+        raise Failed(why)
+
+
+def equal(now: object, before: object, what: str) -> None:
+    """Fail unless `what` is as it was."""
+    check(now == before, f"{what}: {shortened(now)}, was {shortened(before)}")
+
+
+def shortened(value: object) -> str:
+    """A value as an error message can bear it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text)} characters)"
+
+
+def play(scenario: Scenario) -> None:
+    """Run a scenario by the protocol and end the process."""
+    status = 1
+    try:
+        _act(scenario())
+        print("PASS", flush=True)
+        status = 0
+    except Failed as error:
+        print(f"FAIL {error}", flush=True)
+    except OSError as error:
+        print(f"FAIL unexpected: {error}", flush=True)
+    finally:
+        _end_children()
+    sys.exit(status)
+
+
+def _act(acts: Iterator[Damage]) -> None:
+    damage = next(acts)
+    print("READY", flush=True)
+    await_file("go")
+    if os.path.exists("spoil"):
+        damage()
+    for _ in acts:
+        raise AssertionError("a scenario yields once")
+
+
+def await_file(name: str) -> None:
+    """Return when the file is there."""
+    wait_until(lambda: os.path.exists(name), f"file {name}", PATIENCE)
+
+
+def wait_until(ready: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Return when `ready()`; fail when that takes too long."""
+    end = time.monotonic() + seconds
+    while not ready():
+        check(time.monotonic() < end, f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.02)
+
+
+def child(work: Callable[[], object]) -> int:
+    """Fork a child that does `work` and exits with 0, or with 1 when the work fails. It is gone when the victim ends."""
+    pid = os.fork()
+    if pid:
+        _children.append(pid)
+        return pid
+    status = 1
+    try:
+        _children.clear()
+        work()
+        status = 0
+    except (Failed, OSError) as error:
+        print(f"child {os.getpid()}: {error}", flush=True)
+    finally:
+        _end_children()
+        os._exit(status)
+
+
+def join(pid: int, what: str) -> None:
+    """Wait for a child; fail unless it exited with 0."""
+    _, status = os.waitpid(pid, 0)
+    _children.remove(pid)
+    equal(os.waitstatus_to_exitcode(status), 0, f"{what}: its exit status")
+
+
+def forget(pid: int) -> None:
+    """A child was waited for by other means."""
+    _children.remove(pid)
+
+
+def sleeping(pid: int) -> bool:
+    """Whether a process sleeps in the kernel (and so has arrived in its system call)."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return stat.read().rpartition(b") ")[2][:1] == b"S"
+
+
+def status_lines(*names: str, pid: str = "self") -> list[str]:
+    """Those lines of /proc/PID/status."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        return [line.strip() for line in status if line.partition(":")[0] in names]
+
+
+def _end_children() -> None:
+    for pid in _children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    _children.clear()
