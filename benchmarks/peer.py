@@ -44,8 +44,8 @@ class Peer:
     version: str
 
 
-def find(named: str | None, cache: Path) -> Peer:
-    """The first that runs of: the one named, the host's, the unpacked one, a fresh download."""
+def find(named: str | None, cache: Path, *, download: bool = True) -> Peer:
+    """The first of: the one named, the host's, the unpacked one, a fresh download; it must run."""
     if named:
         return _tried((named,))
     on_path = shutil.which("criu")
@@ -53,6 +53,8 @@ def find(named: str | None, cache: Path) -> Peer:
         return _tried((on_path,))
     root = cache / "peer"
     if not _program(root).exists():
+        if not download:
+            raise NoPeerError("no criu on this host, and none that benchmarks/run has fetched")
         _download(root)
     return _tried(_unpacked(root))
 
