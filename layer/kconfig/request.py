@@ -113,11 +113,12 @@ def load_tree(request: Request, arch: str | None) -> tree.Tree:
             f"there is no machine {arch}", hint=f"trees can be judged for: {', '.join(machine.names())}"
         )
     target = machine.load(arch)
-    return tree.load(request.tree, target, cross_prefix(target) if request.cross is None else request.cross)
+    cross = cross_prefix(target) if request.cross is None else request.cross
+    return tree.load(request.tree, target, cross, cache.default().root)
 
 
 def cross_prefix(target: Machine) -> str:
-    """What Debian puts before the compiler's name, as the recipes do; nothing where only a plain native one is there."""
+    """What Debian puts before the compiler's name, as the recipes do; nothing where only the plain one exists."""
     cross = f"{target.triplet}-"
     return "" if platform.machine() == target.name and shutil.which(f"{cross}gcc") is None else cross
 

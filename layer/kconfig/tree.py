@@ -7,6 +7,7 @@ would also build. The compiler must be the one of the build, since its answers d
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ import kconfiglib  # type: ignore[import-untyped]
 
 from layer.errors import EvaluationError, InputError
 from layer.kconfig import constructs
+from layer.kconfig.answers import Answers, file_for
 from layer.kconfig.modern import modernise
 from layer.machine import Machine
 
@@ -44,7 +46,8 @@ TRISTATE = (kconfiglib.BOOL, kconfiglib.TRISTATE)  # the types that have levels
 class Tree(kconfiglib.Kconfig):  # type: ignore[misc]  # kconfiglib carries no types
     """kconfiglib's Kconfig, for kernels younger than it. `_open` opens every file there; hence the pin below 15."""
 
-    def __init__(self, directory: Path, machine: Machine, version: str) -> None:
+    def __init__(self, directory: Path, machine: Machine, version: str, answers: Answers) -> None:
+        self.answers = answers
         self.machine = machine
         self.version = version
         self.directory = directory
@@ -106,22 +109,31 @@ def release(directory: Path) -> str:
     return ".".join(numbers) + found.get("EXTRAVERSION", "")
 
 
-def load(directory: Path, machine: Machine, cross: str) -> Tree:
-    """The tree parsed for `machine`, compiled by `<cross>gcc`; EvaluationError when it cannot be."""
+def load(directory: Path, machine: Machine, cross: str, cache: Path | None = None) -> Tree:
+    """The tree parsed for `machine`, compiled by `<cross>gcc`; EvaluationError when it cannot be.
+
+    In `cache` the compiler's answers are kept for the next time.
+    """
     if not is_tree(directory):
         raise InputError(f"{directory} is no kernel tree", hint="it must hold Kconfig, Makefile and arch/")
     version = release(directory)
-    with _environment(_variables(directory.resolve(), machine, cross, version)):
+    variables = _variables(directory.resolve(), machine, cross, version)
+    programs = [*_tools(cross).values(), f"{cross}as"]
+    answers = Answers(file_for(cache, version, programs) if cache else None)
+    with _environment(variables), _no_collection():
         try:
-            return Tree(directory.resolve(), machine, version)
+            tree = Tree(directory.resolve(), machine, version, answers)
         except (kconfiglib.KconfigError, OSError, RecursionError) as error:
             hint = f"Linux {version}; kconfiglib {'.'.join(map(str, kconfiglib.VERSION))} does not know something in it"
             raise EvaluationError(f"the Kconfig tree does not parse: {str(error).strip()}", hint=hint) from error
+    answers.save()
+    return tree
 
 
 def _variables(directory: Path, machine: Machine, cross: str, version: str) -> dict[str, str]:
-    tools = {name: cross + program for name, program in CROSS_TOOLS.items()} | HOST_TOOLS | OTHER_TOOLS
+    tools = _tools(cross)
     return tools | {
+        "KCONFIG_FUNCTIONS": "layer.kconfig.answers",
         "srctree": str(directory),
         "ARCH": machine.kernel.arch,
         "SRCARCH": machine.kernel.srcarch,
@@ -136,6 +148,10 @@ def _variables(directory: Path, machine: Machine, cross: str, version: str) -> d
     }
 
 
+def _tools(cross: str) -> dict[str, str]:
+    return {name: cross + program for name, program in CROSS_TOOLS.items()} | HOST_TOOLS | OTHER_TOOLS
+
+
 def _first_line(compiler: str) -> str:
     try:
         result = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
@@ -143,6 +159,18 @@ def _first_line(compiler: str) -> str:
         hint = "its answers decide symbols: install it, or name another with --cross"
         raise EvaluationError(f"the compiler {compiler} does not run: {error}", hint=hint) from error
     return result.stdout.split("\n", 1)[0]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A parsed tree is a million objects and no garbage; looking for some takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

@@ -48,6 +48,24 @@ def test_the_compiler_is_asked(bench: Bench) -> None:
     assert bench.tree().value("CC_HAS_MAGIC") == "y"
 
 
+def test_the_compiler_is_asked_once_until_it_changes(bench: Bench, sample_tree: Path) -> None:
+    def asked() -> tuple[int, str]:
+        parsed = tree.load(sample_tree, machine.load("x86_64"), bench.cross, bench.folder / "cache")
+        return parsed.answers.asked, parsed.value("CC_HAS_MAGIC")
+
+    assert [asked(), asked()] == [(1, "n"), (0, "n")]
+    Path(f"{bench.cross}gcc").write_text("#!/bin/sh\necho every-gcc 2\n")
+    assert [asked(), asked()] == [(1, "y"), (0, "y")]
+
+
+def test_damaged_answers_are_asked_for_again(bench: Bench, sample_tree: Path) -> None:
+    for damage in (None, "{", "[1]", '"text"'):
+        for file in bench.folder.glob("cache/kconfig-answers/*.json"):
+            file.write_text(damage or "")
+        parsed = tree.load(sample_tree, machine.load("x86_64"), bench.cross, bench.folder / "cache")
+        assert (parsed.answers.asked, parsed.value("CC_HAS_MAGIC")) == (1, "n")
+
+
 def test_a_mentioned_symbol_is_not_a_defined_one(bench: Bench) -> None:
     assert bench.tree().symbol("BIG_PAGES") is None
     assert bench.tree().value("BIG_PAGES") == "n"
