@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
+    Outcome = int | Callable[[], int]  # exit status, or how to come by it once the work is done
+
 DEFAULT_CONFIGS = ("/etc/criu/default.conf", "~/.criu/default.conf")
 
 CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
@@ -91,22 +93,29 @@ def _run(action: str, values: Values, started: float) -> int:
     work = _directory(values, "work-dir", images)
     fd = log.open_log(_text(values, "log-file"), work)
     level = int(values.get("verbosity", log.DEFAULT_LEVEL))
-    finished, failed = LAST_WORDS[action]
-    with log.Log(level, fd, started) as lines, _Signals():
+    with log.Log(level, fd, started) as lines:
         _first_words(lines, action, values)
-        try:
-            status = _ACTIONS[action](values, images, work, lines)
-        except PycriuError as error:
-            lines.error("%s", error, where=log.place_of(error))
-        except KeyboardInterrupt:
-            lines.error("interrupted")
-        except Exception as bug:  # the one place that may say: our fault
-            _confess(lines, bug)
-        else:
-            lines.info(finished)
-            return status if isinstance(status, int) else status()
-        lines.error(failed)
-        return 1
+        with _Signals():
+            outcome = _attempt(action, values, images, work, lines)
+        return outcome if isinstance(outcome, int) else outcome()
+
+
+def _attempt(action: str, values: Values, images: str, work: str, lines: Log) -> Outcome:
+    """Do it; whatever goes wrong ends up in the log."""
+    finished, failed = LAST_WORDS[action]
+    try:
+        outcome = _ACTIONS[action](values, images, work, lines)
+    except PycriuError as error:
+        lines.error("%s", error, where=log.place_of(error))
+    except KeyboardInterrupt as signal:
+        lines.error("interrupted by signal %s; what was begun has been undone", *signal.args)
+    except Exception as bug:  # the one place that may say: our fault
+        _confess(lines, bug)
+    else:
+        lines.info(finished)
+        return outcome
+    lines.error(failed)
+    return 1
 
 
 def _first_words(lines: Log, action: str, values: Values) -> None:
@@ -142,7 +151,7 @@ def _dump(values: Values, images: str, work: str, lines: Log) -> int:
     return 0
 
 
-def _restore(values: Values, images: str, work: str, lines: Log) -> int | Callable[[], int]:
+def _restore(values: Values, images: str, work: str, lines: Log) -> Outcome:
     pidfile = _text(values, "pidfile")
     options = RestoreOptions(
         images_dir=images,
@@ -231,7 +240,7 @@ class _Signals:
         for number, handler in self._before.items():
             _signal.signal(number, handler)
 
-    def _first(self, *_: object) -> None:
-        for number in self._numbers:
-            _signal.signal(number, _signal.SIG_IGN)
-        raise KeyboardInterrupt
+    def _first(self, number: int, _frame: object) -> None:
+        for later in self._numbers:
+            _signal.signal(later, _signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
