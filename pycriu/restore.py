@@ -95,7 +95,7 @@ def rebuild(task: Tracee, image: TaskImage, opened: files.Opened, pages_fd: int,
     _, tid_address = task.arch.load(core)
     with Remote(task, at=scratch) as remote:
         remote.calls(
-            signals.forget_children_rows()
+            signals.forget_children_rows(remote)
             + memory.clear_rows(present)
             + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
             + memory.map_rows(plan, opened.fd_of)

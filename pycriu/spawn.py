@@ -8,13 +8,14 @@ groups come out as they were. Every task is traced with PTRACE_O_EXITKILL until 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
-from pycriu.tracee import SIGKILL, Tracee, check
+from pycriu.tracee import ALL_SIGNALS, SIGKILL, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SIGCHLD, SIGTRAP = 17, 5
 EEXIST = 17
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 4, 36, 37
 ADDR_NO_RANDOMIZE = 0x0040000
 _ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
 _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
@@ -119,14 +121,19 @@ def elf(arch: Arch) -> bytes:
 
 
 class Nursery:
-    """The scope in which new tasks live. Those not released by its end are killed and reaped."""
+    """The scope in which new tasks live. Those not released by its end are killed and reaped.
+
+    Meanwhile orphans come to us: in many containers PID 1 would never reap them, and their PIDs would stay taken.
+    """
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
         self.tasks: dict[int, Tracee] = {}
         self._zombies: list[int] = []
+        self._was_subreaper = _is_subreaper()
 
     def __enter__(self) -> Nursery:
+        libc.call("prctl", PR_SET_CHILD_SUBREAPER, 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,11 +141,12 @@ class Nursery:
             task.close()
             try:
                 os.kill(pid, SIGKILL)
-                while not os.WIFSIGNALED(os.waitpid(pid, ptrace.WALL)[1]):
-                    pass
-            except (ProcessLookupError, ChildProcessError):
-                continue  # it has gone with its parent, or was killed by somebody else
-        self.tasks = {}
+            except ProcessLookupError:
+                continue  # it was killed by somebody else
+        for pid in (*self.tasks, *self._zombies):
+            _reap(pid)  # parents first: their end makes us the parent of the others
+        self.tasks, self._zombies = {}, []
+        libc.call("prctl", PR_SET_CHILD_SUBREAPER, self._was_subreaper)
 
     def release(self, signal: int) -> None:
         """Let all tasks go, with `signal` if not 0: from here on they live without us."""
@@ -147,23 +155,28 @@ class Nursery:
             ptrace.set_options(pid, 0)
         for pid in self.tasks:
             ptrace.detach(pid, signal)
-        self.tasks = {}
+        self.tasks, self._zombies = {}, []
 
     def make(self, root: Member) -> None:
         """The whole tree, every task stopped, each in its session and group; zombies are zombies."""
         self._make_root(root.pid)
         self._enter_session(root)
         self._make_children(root)
-        live = [member for member in root.walk() if member.exit_status is None]
-        for member in sorted(live, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
-            self._enter_group(member, root)
+        members = root.walk()
+        inside = {member.pid for member in members}
+        for member in sorted(members, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
+            if member.entry.pgid in inside:
+                self._enter_group(member)
+        for member in members:
+            if member.exit_status is not None:
+                self._end(member.pid, member.exit_status)
 
     def _make_root(self, pid: int) -> None:
         image = os.memfd_create("pycriu", os.MFD_CLOEXEC)
         ready, go = os.pipe2(os.O_CLOEXEC)
         try:
             os.write(image, elf(self.arch))
-            child = self._clone(pid, ready, image)
+            child = self._clone(pid, ready, go, image)
             self.tasks[child] = Tracee(child, self.arch)
             ptrace.seize(child, _OPTIONS)
             os.write(go, b"x")
@@ -172,13 +185,15 @@ class Nursery:
             ptrace.interrupt(child)
             ptrace.cont(child)
             self._await(child, ptrace.EVENT_STOP)
+            # Those of its children that become zombies tell it so, which a traced task would stop for. All inherit this.
+            ptrace.set_sigmask(child, ALL_SIGNALS)
         finally:
             for fd in (image, ready, go):
                 os.close(fd)
         gate = self.tasks[pid].registers()[self.arch.pc]
         self.tasks[pid].gate = gate
 
-    def _clone(self, pid: int, ready: int, image: int) -> int:
+    def _clone(self, pid: int, ready: int, go: int, image: int) -> int:
         try:
             child = libc.clone3_set_tid(pid, flags=0, exit_signal=SIGCHLD)
         except KernelError as error:
@@ -187,9 +202,10 @@ class Nursery:
             return child
         # The child: a fork of this interpreter that must do nothing but become the small file.
         try:
-            os.read(ready, 1)
-            libc.personality(ADDR_NO_RANDOMIZE)
-            libc.execveat(image, b"pycriu")
+            os.close(go)
+            if os.read(ready, 1):  # nothing: we have ended before we could trace it
+                libc.personality(ADDR_NO_RANDOMIZE)
+                libc.execveat(image, b"pycriu")
         finally:
             os._exit(127)
 
@@ -201,11 +217,10 @@ class Nursery:
     def _make_children(self, member: Member) -> None:
         """Children that stay in the session that their parent left are born before it leaves (see _enter_session)."""
         for child in member.children:
-            if child.pid not in self.tasks and child.pid not in self._zombies:
+            if child.pid not in self.tasks:
                 self._make_child(member, child)
         for child in member.children:
-            if child.exit_status is None:
-                self._make_children(child)
+            self._make_children(child)
 
     def _enter_session(self, member: Member) -> None:
         if member.entry.sid != member.pid:
@@ -215,13 +230,9 @@ class Nursery:
                 self._make_child(member, child)
         self._call(member.pid, "setsid")
 
-    def _enter_group(self, member: Member, root: Member) -> None:
-        entry = member.entry
-        if entry.sid == member.pid:
-            return  # a session leader leads its group, and cannot leave it
-        inside = {one.pid for one in root.walk()}
-        if entry.pgid in inside:
-            self._call(member.pid, "setpgid", 0, entry.pgid)
+    def _enter_group(self, member: Member) -> None:
+        if member.entry.sid != member.pid:  # a session leader leads its group, and cannot leave it
+            self._call(member.pid, "setpgid", 0, member.entry.pgid)
 
     def _make_child(self, parent: Member, child: Member) -> None:
         task = self.tasks[parent.pid]
@@ -245,21 +256,21 @@ class Nursery:
         except KernelError as error:
             raise _explain(error, child.pid) from None
         task.set_registers(gpr)
-        if child.exit_status is not None:
-            self._end(child.pid, child.exit_status)
-            return
         self._enter_session(child)
 
     def _end(self, pid: int, status: int) -> None:
         """Make a zombie that ended as `status` says. Its parent may read that; we take note as its tracer."""
-        task = self.tasks[pid]
-        if status & 0x7F:
-            ptrace.cont(pid, status & 0x7F)
+        task, signal = self.tasks[pid], status & 0x7F
+        if signal:
+            self._call(pid, "prctl", PR_SET_DUMPABLE, 0)  # it must not leave a core file
+            # A signal can be injected only where one was about to be delivered: at the trap of a stepped call.
+            ptrace.set_sigmask(pid, 0)
+            ptrace.cont(pid, signal)
         else:
             task.set_registers(task.call_registers(task.registers(), task.gate, "exit_group", (status >> 8 & 0xFF,)))
             ptrace.cont(pid)
-        while os.WIFSTOPPED(os.waitpid(pid, ptrace.WALL)[1]):
-            pass
+        if os.WIFSTOPPED(os.waitpid(pid, ptrace.WALL)[1]):
+            raise ImageError(f"core-{pid}.img: no process ends with the status {status:#x}")
         self.tasks.pop(pid).close()
         self._zombies.append(pid)
 
@@ -269,6 +280,21 @@ class Nursery:
         result = task.step_call(gpr, name, *args, what=f"task {pid}")
         task.set_registers(gpr)
         return result
+
+
+def _is_subreaper() -> int:
+    flag = ctypes.c_int(0)
+    libc.call("prctl", PR_GET_CHILD_SUBREAPER, ctypes.addressof(flag))
+    return flag.value
+
+
+def _reap(pid: int) -> None:
+    """Read the status of a task that we trace and of which we are, or are about to be, the parent."""
+    while True:
+        try:
+            os.waitpid(pid, ptrace.WALL)
+        except ChildProcessError:
+            return
 
 
 def _explain(error: KernelError, pid: int) -> PycriuError:

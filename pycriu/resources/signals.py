@@ -85,10 +85,12 @@ def stack_entry(handlers: Handlers) -> Any:
 # ---------------------------------------------------------------------------------------------------------- restore
 
 
-def forget_children_rows() -> list[Row]:
-    """Drop a pending SIGCHLD: the default action discards it. Children that were zombies at the dump die again at the
-    restore, and the signal of that death was delivered before the dump, or is in the image."""
-    return [Row("rt_sigaction", SIGCHLD, 0, 0, SIGSET_SIZE)]
+def forget_children_rows(remote: Remote) -> list[Row]:
+    """Drop a pending SIGCHLD: setting the default action, which ignores it, discards it. Children that were zombies at
+    the dump have died again just now; the signal of their first death was delivered before the dump, or is in the image.
+    """
+    default = remote.data(bytes(_KERNEL_SIGACTION.size))
+    return [Row("rt_sigaction", SIGCHLD, default, 0, SIGSET_SIZE)]
 
 
 def rows(core: Any, pid: int, remote: Remote) -> list[Row]:

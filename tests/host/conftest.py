@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Real processes, dumped and restored on this machine as root: how a test starts one, acts on it, and cleans up.
+
+A subject is a program in a session of its own without open descriptors but 0, 1, 2; it prints `ready` when there is
+something to save and goes on when the file `go` exists. Everything below this test run is killed and reaped after each
+test. PID 1 need not reap: this process is the subreaper of all it starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 20.0 * float(os.environ.get("PYCRIU_TEST_SLOWNESS", "1"))
+PR_SET_CHILD_SUBREAPER = 36
+
+PRELUDE = """
+import ctypes, fcntl, mmap, os, resource, select, signal, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def say(*words):
+    os.write(1, (" ".join(str(word) for word in words) + "\\n").encode())
+def wait_for_go():
+    while not os.path.exists("go"):
+        time.sleep(0.002)
+def ready():
+    say("ready")
+def pause_for_dump():
+    ready()
+    wait_for_go()
+"""
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Poll until `condition` holds; a test that waits in vain fails with `what`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.002)
+
+
+def state(pid: int) -> str | None:
+    """proc(5)'s state letter, None when nobody has this PID."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def alive(pid: int) -> bool:
+    """Whether a live task has this PID."""
+    return state(pid) not in (None, "Z", "X")
+
+
+def children(pid: int) -> list[int]:
+    """PIDs of the children."""
+    try:
+        return [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def below(pid: int) -> list[int]:
+    """Everybody below `pid`."""
+    return [one for child in children(pid) for one in (child, *below(child))]
+
+
+def reap(pid: int) -> int | None:
+    """Wait for one process that is our child by now; its wait status, None when somebody else read it."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return None
+
+
+def clean_up() -> None:
+    """Kill and reap everybody that this test run has started."""
+    end = time.monotonic() + DEADLINE
+    while pids := below(os.getpid()):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
+            except (ProcessLookupError, ChildProcessError):
+                continue
+        assert time.monotonic() < end, f"tasks that cannot be killed: {pids}"
+        time.sleep(0.001)
+
+
+class Outcome:
+    """How one pycriu command ended: its exit status and its log."""
+
+    def __init__(self, status: int, log: str, seconds: float) -> None:
+        self.status, self.log, self.seconds = status, log, seconds
+
+    @property
+    def ok(self) -> bool:
+        """Exit status 0."""
+        return self.status == 0
+
+    def errors(self) -> str:
+        """The lines of the log that begin with the word Error, and the hints that follow them."""
+        return "\n".join(line for line in self.log.splitlines() if "Error" in line or "Hint" in line or "hint" in line)
+
+    def __repr__(self) -> str:
+        return f"exit status {self.status}\n{self.log}"
+
+
+class Subject:
+    """A process under test. `pid` stays the same over dump and restore."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process, self.folder, self.pid = process, folder, process.pid
+
+    def said(self) -> list[str]:
+        """The complete lines it has written."""
+        return (self.folder / "out").read_text(errors="replace").split("\n")[:-1]
+
+    def wait_for(self, word: str) -> None:
+        """Wait for a line that begins with `word`."""
+        wait_until(
+            lambda: any(line.startswith(word) for line in self.said()) or not alive(self.pid),
+            f"{self.pid} has not said {word!r} but {self.said()[-5:]}",
+        )
+        assert any(line.startswith(word) for line in self.said()), f"ended after saying {self.said()[-8:]}"
+
+    def go(self) -> list[str]:
+        """Let it check itself; what it said until its end."""
+        (self.folder / "go").touch()
+        wait_until(lambda: not alive(self.pid), f"{self.pid} has not ended: {self.said()[-5:]}")
+        reap(self.pid)
+        said = self.said()
+        return said[said.index("ready") + 1 :]
+
+    def proc(self, name: str) -> str:
+        """A file of /proc/PID."""
+        return Path(f"/proc/{self.pid}/{name}").read_text()
+
+    def status(self, name: str) -> str:
+        """One field of /proc/PID/status."""
+        return (
+            next(line for line in self.proc("status").splitlines() if line.startswith(name + ":"))
+            .split(":", 1)[1]
+            .strip()
+        )
+
+
+class Host:
+    """One test's folder, subjects and commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.images.mkdir()
+
+    def start(self, *argv: str, **options: object) -> Subject:
+        """Start a program and wait for its `ready`."""
+        with open(self.folder / "out", "wb") as out:
+            process = subprocess.Popen(
+                argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                **options,
+            )  # type: ignore[call-overload]  # fmt: skip
+        subject = Subject(process, self.folder)
+        subject.wait_for("ready")
+        return subject
+
+    def python(self, code: str, **options: object) -> Subject:
+        """Start a Python program that has PRELUDE's words."""
+        (self.folder / "subject.py").write_text(PRELUDE + code)
+        return self.start(sys.executable, "-IS", "subject.py", **options)
+
+    def command(self, *words: str) -> list[str]:
+        """The command line of pycriu."""
+        return [sys.executable, "-m", "pycriu", *words]
+
+    def run(self, action: str, *words: str, timeout: float = DEADLINE) -> Outcome:
+        """Run pycriu to its end; the log is on its standard output."""
+        begin = time.monotonic()
+        done = subprocess.run(
+            self.command(action, "-v4", "-o", "-", *words),
+            cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=timeout, check=False,
+        )  # fmt: skip
+        log = done.stdout + done.stderr
+        assert "Traceback" not in log, log
+        assert "bug of pycriu" not in log, log
+        return Outcome(done.returncode, log, time.monotonic() - begin)
+
+    def dump(self, subject: Subject, *words: str, images: Path | None = None) -> Outcome:
+        """Dump; a subject that is gone afterwards has been reaped."""
+        outcome = self.run("dump", "-t", str(subject.pid), "-D", str(images or self.images), *words)
+        if not alive(subject.pid):
+            reap(subject.pid)
+        return outcome
+
+    def restore(self, *words: str, images: Path | None = None) -> Outcome:
+        """Restore, detached."""
+        return self.run("restore", "-d", "-D", str(images or self.images), *words)
+
+    def round_trip(self, subject: Subject, *words: str) -> None:
+        """Dump and restore, both of which must succeed."""
+        dumped = self.dump(subject, *words)
+        assert dumped.ok, dumped
+        assert not alive(subject.pid), "the root survived the dump"
+        restored = self.restore()
+        assert restored.ok, restored
+        assert state(subject.pid) is not None, "the root has not come back"
+
+    def refused(self, subject: Subject, *needles: str, options: tuple[str, ...] = ()) -> Outcome:
+        """A dump that must fail with every needle in its errors, and leave the subject as it was."""
+        pids = [subject.pid, *below(subject.pid)]
+        before = {pid: untouched(pid) for pid in pids}
+        outcome = self.dump(subject, *options)
+        assert not outcome.ok, f"was not refused:\n{outcome}"
+        for needle in needles:
+            assert needle in outcome.errors(), f"{needle!r} is not in:\n{outcome.errors()}\n{outcome}"
+        assert {pid: untouched(pid) for pid in pids} == before
+        assert not list(self.images.iterdir()), "a refused dump left files"
+        return outcome
+
+
+def untouched(pid: int) -> tuple[object, ...]:
+    """What a dump that fails must not change."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    keep = ("SigBlk", "SigIgn", "SigCgt", "TracerPid", "Uid", "Gid", "CapEff", "Seccomp", "Threads", "NoNewPrivs")
+    fds = sorted(os.listdir(f"/proc/{pid}/fd"))
+    stack_free = [line for line in maps.splitlines() if "[stack]" not in line]
+    return (tuple(fields[name] for name in keep), tuple(stack_free), tuple(fds), alive(pid))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def subreaper() -> None:
+    """Root, and orphans come to us: PID 1 of a container may not reap."""
+    if os.geteuid():
+        pytest.skip("the host tests trace processes and choose PIDs: they need root")
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A folder, and words to start, dump and restore; afterwards nobody is left."""
+    try:
+        yield Host(tmp_path)
+    finally:
+        clean_up()
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Compile a C program of tests/host; the path of the executable."""
+    folder = tmp_path_factory.mktemp("compiled")
+
+    def build(name: str) -> str:
+        compiler = shutil.which("gcc") or shutil.which("cc")
+        if compiler is None:
+            pytest.skip("no C compiler on this machine: apt-get install gcc")
+        target = folder / name
+        if not target.exists():
+            source = Path(__file__).parent / f"{name}.c"
+            subprocess.run([compiler, "-O1", "-o", str(target), str(source)], check=True)
+        return str(target)
+
+    return build

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Trees of processes: the simple loop, zombies, groups and sessions, many members, members that come and go."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.conftest import alive, below, state, wait_until
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+LOOP = "echo ready; i=0; while :; do sleep 0.05; i=$((i+1)); echo n $i; done"
+
+
+def test_loop_goes_on_where_it_was(host: Host) -> None:
+    loop = host.start("/bin/sh", "-c", LOOP)
+    loop.wait_for("n 3")
+    for _ in range(3):
+        host.round_trip(loop)
+        reached = len(loop.said())
+        wait_until(lambda at=reached: len(loop.said()) > at + 2, "the log grows again")
+    assert loop.said() == ["ready", *(f"n {n}" for n in range(1, len(loop.said())))]
+
+
+def test_loop_left_running_ten_times(host: Host) -> None:
+    loop = host.start("/bin/sh", "-c", LOOP)
+    for _ in range(10):
+        dumped = host.dump(loop, "--leave-running")
+        assert dumped.ok, dumped
+        assert alive(loop.pid)
+    reached = len(loop.said())
+    wait_until(lambda: len(loop.said()) > reached + 2, "the log grows")
+    assert loop.said() == ["ready", *(f"n {n}" for n in range(1, len(loop.said())))]
+
+
+ZOMBIE = """
+import signal
+caught = []
+signal.signal(signal.SIGCHLD, lambda *a: caught.append(1))
+def make(how):
+    pid = os.fork()
+    if pid == 0:
+        how()
+        os._exit(1)
+    return pid
+ways = WAYS
+pids = [make(way) for way in ways]
+while any(open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z" for pid in pids): time.sleep(0.002)
+time.sleep(0.01)
+before = len(caught)
+pause_for_dump()
+say("caught", len(caught) - before)
+for pid in pids:
+    try:
+        say(pid == os.waitpid(pid, os.WNOHANG)[0])
+    except ChildProcessError:
+        say("no child")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ways", "count"),
+    [
+        ("[lambda: os._exit(7)]", 1),
+        ("[lambda: os._exit(7), lambda: os._exit(8)]", 2),
+        ("[lambda: os.kill(os.getpid(), signal.SIGKILL)]", 1),
+        ("[lambda: os.kill(os.getpid(), signal.SIGTERM)]", 1),
+        ("[lambda: os.abort()]", 1),
+        ("[lambda: os._exit(3), lambda: os.kill(os.getpid(), 15), lambda: os._exit(0)]", 3),
+    ],
+    ids=["exit", "two exits", "SIGKILL", "SIGTERM", "abort", "three"],
+)
+def test_zombies_come_back_and_can_be_waited_for(host: Host, ways: str, count: int) -> None:
+    parent = host.python(ZOMBIE.replace("WAYS", ways))
+    host.round_trip(parent)
+    assert parent.go() == ["caught 0"] + ["True"] * count
+
+
+STATUSES = """
+ways = [lambda: os._exit(7), lambda: os.kill(os.getpid(), 9), lambda: os.kill(os.getpid(), 15)]
+pids = []
+for way in ways:
+    pid = os.fork()
+    if pid == 0:
+        way()
+        os._exit(1)
+    pids.append(pid)
+while any(open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z" for pid in pids): time.sleep(0.002)
+pause_for_dump()
+say([os.waitpid(pid, 0)[1] & ~0x80 for pid in pids])
+"""
+
+
+def test_zombies_keep_their_exit_status(host: Host) -> None:
+    parent = host.python(STATUSES)
+    host.round_trip(parent)
+    assert parent.go() == ["[1792, 9, 15]"]
+
+
+LIVE_BESIDE_ZOMBIE = """
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        body()
+        os._exit(5)
+    return pid
+dead = child(lambda: None)
+while open(f"/proc/{dead}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
+a, b = child(wait_for_go), child(lambda: (os.setpgid(0, 0), wait_for_go()))
+time.sleep(0.05)
+pause_for_dump()
+say(sorted(os.waitpid(pid, 0)[1] >> 8 for pid in (dead, a, b)))
+"""
+
+
+def test_live_children_beside_a_zombie(host: Host) -> None:
+    parent = host.python(LIVE_BESIDE_ZOMBIE)
+    host.round_trip(parent)
+    assert parent.go() == ["[5, 5, 5]"]
+
+
+ZOMBIE_LEADS_GROUP = """
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        body()
+        os._exit(0)
+    return pid
+leader = child(lambda: (os.setpgid(0, 0), time.sleep(0.2)))
+time.sleep(0.05)
+mate = child(lambda: (os.setpgid(0, leader), wait_for_go()))
+while open(f"/proc/{leader}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
+pause_for_dump()
+say(os.getpgid(mate) == leader, os.waitpid(leader, 0)[1], os.waitpid(mate, 0)[1])
+"""
+
+
+def test_group_whose_leader_is_a_zombie(host: Host) -> None:
+    """`true | sleep` in a shell with job control, before its next prompt."""
+    parent = host.python(ZOMBIE_LEADS_GROUP)
+    host.round_trip(parent)
+    assert parent.go() == ["True 0 0"]
+
+
+LEADER_THREAD_GONE = """
+import ctypes, threading
+pid = os.fork()
+if pid == 0:
+    threading.Thread(target=wait_for_go).start()
+    libc.syscall(60, 0)  # exit(2) of the first thread only
+while open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
+pause_for_dump()
+say(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_a_process_whose_first_thread_ended_is_no_zombie(host: Host) -> None:
+    parent = host.python(LEADER_THREAD_GONE)
+    host.refused(parent, "threads", str(below(parent.pid)[0]))
+    assert parent.go() == ["0"]
+
+
+SPAWNING = """
+import subprocess
+ready()
+i = 0
+while not os.path.exists("go"):
+    subprocess.run(["/bin/true"], check=True)
+    i += 1
+    say("n", i)
+say("done")
+"""
+
+
+def test_parent_that_spawns_all_the_time(host: Host) -> None:
+    """vfork(2) again and again: what two processes share for a moment must not refuse a dump."""
+    parent = host.python(SPAWNING)
+    for _ in range(5):
+        host.round_trip(parent)
+    said = parent.go()
+    assert said == [f"n {n}" for n in range(1, len(said))] + ["done"]
+
+
+def test_shell_that_forks_all_the_time(host: Host) -> None:
+    loop = host.start("/bin/sh", "-c", "echo ready; while :; do /bin/true; (:); done")
+    for _ in range(10):
+        host.round_trip(loop)
+    assert alive(loop.pid)
+
+
+MANY = """
+pids = []
+for _ in range(COUNT):
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    pids.append(pid)
+pause_for_dump()
+for pid in pids: os.kill(pid, 9)
+say(sum(os.waitpid(pid, 0)[1] == 9 for pid in pids))
+"""
+
+
+def test_more_processes_than_descriptors(host: Host) -> None:
+    """Several hundred members, with the usual soft limit of descriptors and less."""
+    import resource
+
+    parent = host.python(MANY.replace("COUNT", "150"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        host.round_trip(parent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert parent.go() == ["150"]
+
+
+DEEP = """
+def deep(n):
+    pid = os.fork()
+    if pid == 0:
+        if n: deep(n - 1)
+        else: open("deepest", "w").close()
+        wait_for_go()
+        if n: os.wait()
+        os._exit(0)
+deep(60)
+while not os.path.exists("deepest"): time.sleep(0.002)
+pause_for_dump()
+say(os.wait()[1])
+"""
+
+
+def test_sixty_generations(host: Host) -> None:
+    parent = host.python(DEEP)
+    host.round_trip(parent)
+    assert len(below(parent.pid)) == 61
+    assert parent.go() == ["0"]
+
+
+SESSIONS = """
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        body()
+        os._exit(0)
+    return pid
+def leader():
+    os.setsid()
+    kids = [child(lambda: (os.setpgid(0, 0), wait_for_go())), child(wait_for_go)]
+    wait_for_go()
+    for kid in kids: os.waitpid(kid, 0)
+def stays():  # its child is born before it leaves the session
+    kid = child(wait_for_go)
+    os.setsid()
+    wait_for_go()
+    os.waitpid(kid, 0)
+kids = [child(leader), child(stays)]
+time.sleep(0.2)
+ids = lambda: sorted((p, os.getpgid(p), os.getsid(p)) for p in everybody())
+def everybody(pid=None):
+    pid = pid or os.getpid()
+    out = [pid]
+    for kid in open(f"/proc/{pid}/task/{pid}/children").read().split(): out += everybody(int(kid))
+    return out
+before = ids()
+pause_for_dump()
+"""
+
+
+def test_sessions_and_groups(host: Host) -> None:
+    parent = host.python(
+        SESSIONS.replace("pause_for_dump()", "ready()\nwhile not os.path.exists('look'): time.sleep(0.002)")
+        + "say(ids() == before, len(before))\nwait_for_go()\nsay([os.waitpid(k, 0)[1] for k in kids])"
+    )
+    host.round_trip(parent)
+    (host.folder / "look").touch()
+    parent.wait_for("True 6")
+    assert parent.go() == ["True 6", "[0, 0]"]
+
+
+def test_attached_restore_ends_with_the_root(host: Host) -> None:
+    import subprocess
+
+    loop = host.python("pause_for_dump()\nsay('ok')\nsys.exit(5)")
+    assert host.dump(loop).ok
+    attached = subprocess.Popen(
+        host.command("restore", "-D", str(host.images)),
+        cwd=host.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_until(lambda: alive(loop.pid), "the restored root")
+    time.sleep(0.1)
+    assert attached.poll() is None, "the attached restore did not wait"
+    assert [int(pid) for pid in below(attached.pid)] == [loop.pid]
+    (host.folder / "go").touch()
+    assert attached.wait(10) == 0, attached.communicate()
+    assert loop.said()[-1] == "ok"
+    assert state(loop.pid) is None
+
+
+def test_pidfile(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    assert host.restore("--pidfile", str(host.folder / "pid")).ok
+    assert (host.folder / "pid").read_text() == str(subject.pid)
+    assert subject.go() == ["ok"]
+    assert os.stat(host.folder / "pid").st_mode & 0o077 == 0
