@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from layer.kconfig import fragments
 from pycriu import check
 from pycriu.errors import KernelError, UserError
 from pycriu.options import CheckOptions
@@ -137,3 +138,25 @@ def test_what_a_child_raises_is_raised_here() -> None:
         in_child(bug, "work")
     with pytest.raises(Absent, match="ended with -9"):
         in_child(lambda: os.kill(os.getpid(), 9), "work")
+
+
+def fragment(name: str) -> dict[str, bool]:
+    """The symbols that a fragment switches on, and whether it can do without."""
+    file = ROOT / "kernel-config" / f"{name}.cfg"
+    entries = fragments.parse(file.read_text(), file).entries
+    return {entry.symbol: bool(entry.optional) for entry in entries if entry.value in ("y", "m")}
+
+
+def test_the_probes_and_the_kernel_fragments_ask_for_the_same() -> None:
+    asked = {
+        name: optional
+        for part in ("criu", "namespaces", "soft-dirty", "diag-sockets")
+        for name, optional in fragment(part).items()
+    }
+    probed = {symbol for feature in FEATURES for symbol in feature.symbols if "=" not in symbol}
+    required = {symbol for feature in FEATURES if feature.required for symbol in feature.symbols}
+    assert probed <= set(asked), "a kernel of ours would not have them"
+    assert not {symbol for symbol in required if asked[symbol]}, "optional in a fragment, yet required by check"
+    unseen = {symbol for symbol, optional in asked.items() if not optional and symbol not in probed}
+    unseen -= {"TRANSPARENT_HUGEPAGE_MADVISE"}  # a policy, not a feature: a task can be restored under any
+    assert unseen == set(), "asked for, but no probe would notice that they are missing"
