@@ -44,4 +44,5 @@ def load(path: Path) -> Boot:
 
 def _build_it(path: Path) -> str:
     folder = path.parent.parent
-    return f"build it: ./configure --template feature/criu --machine {folder.name} --builddir {folder} && ninja -C {folder} image"
+    configure = f"./configure --template feature/criu,feature/victims --machine {folder.name} --builddir {folder}"
+    return f"build it: {configure} && ninja -C {folder} image"

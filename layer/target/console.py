@@ -13,7 +13,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import pexpect
 from pexpect import fdpexpect
@@ -23,12 +23,17 @@ from layer.target.deadline import Deadline
 from layer.target.faults import DeadlinePassed
 from layer.target.vt100 import Filter
 
+if TYPE_CHECKING:
+    _Spawn = fdpexpect.fdspawn[str]
+else:
+    _Spawn = fdpexpect.fdspawn
+
 SLICE = 0.5  # seconds between two looks at the clock and at the process behind the line
 SETTLE = 1.0  # seconds that a kernel in trouble is given to finish its last words
 HISTORY = 4000  # lines kept in memory
 
 
-class Console(fdpexpect.fdspawn):  # type: ignore[misc]  # pexpect's stubs leave its base untyped
+class Console(_Spawn):
     """A pexpect spawn over an open descriptor, which it does not own. `kernel`: the kernel prints on this line."""
 
     def __init__(self, fd: int, log: Path, *, kernel: bool = True) -> None:
@@ -49,7 +54,10 @@ class Console(fdpexpect.fdspawn):  # type: ignore[misc]  # pexpect's stubs leave
     def wait(
         self, pattern: re.Pattern[str], deadline: Deadline, what: str, *, window: int | None = None
     ) -> re.Match[str]:
-        """Wait for `pattern`; GuestError of some kind when it does not come. `window`: how far back a match may begin."""
+        """Wait for `pattern`; GuestError of some kind when it does not come.
+
+        `window`: a match begins at most so many characters before its end; None when it may begin anywhere.
+        """
         while True:
             pause = min(SLICE, deadline.remaining)
             found = self.expect_list(
@@ -58,7 +66,7 @@ class Console(fdpexpect.fdspawn):  # type: ignore[misc]  # pexpect's stubs leave
             if found == 0:
                 assert isinstance(self.match, re.Match)
                 return self.match
-            if found == 2:  # noqa: PLR2004  # its place in the list above
+            if found == 2:  # its place in the list above
                 self._closed(what)
             self.check()
             if deadline.passed:
@@ -105,7 +113,7 @@ class Console(fdpexpect.fdspawn):  # type: ignore[misc]  # pexpect's stubs leave
 
     def _take(self, size: int) -> str:
         try:
-            text = self._filter.feed(super(fdpexpect.fdspawn, self).read_nonblocking(size))
+            text = self._filter.feed(super(_Spawn, self).read_nonblocking(size))
         except pexpect.EOF:
             self._eof = True
             self._keep(self._filter.close() + "\n")

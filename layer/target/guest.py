@@ -8,7 +8,6 @@ has no VIRTIO_CONSOLE is talked to over the serial console instead, which is not
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from layer import cache
 from layer.target import accel, faults, qemu
 from layer.target.bootfile import Boot
 from layer.target.console import Console, first_to_say
@@ -83,7 +83,9 @@ class Guest:
 def booted(boot: Boot, options: Options) -> Iterator[Guest]:
     """A guest whose shell answers, for as long as the scope lasts."""
     options.logs.mkdir(parents=True, exist_ok=True)
-    found = accel.choose(boot.machine, accel_cache()) if options.accel is None else accel.Accelerator(options.accel)
+    found = (
+        accel.choose(boot.machine, cache.default().root) if options.accel is None else accel.Accelerator(options.accel)
+    )
     mark = "".join(random.choices(LETTERS, k=12))
     with contextlib.ExitStack() as scope:
         disk = options.disk or scratch_disk(boot, options.logs)
@@ -122,8 +124,3 @@ def scratch_disk(boot: Boot, folder: Path) -> Path:
     disk = folder / "data.ext4"
     shutil.copyfile(boot.data, disk)
     return disk
-
-
-def accel_cache() -> Path:
-    """Where probed accelerators are remembered: beside the build's own cache."""
-    return Path(os.environ.get("LAYER_CACHE") or Path.home() / ".cache" / "pycriu-layer")

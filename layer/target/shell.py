@@ -61,7 +61,7 @@ class Shell:
     def run(self, command: str, *, timeout: float = 30, check: bool = True, inside: bool = False) -> Result:
         """Run `command`; CommandFailed when it ends with another status than 0, unless `check` is off.
 
-        It runs in a subshell with stdin from /dev/null; `inside`: in the shell itself, so that a job is the shell's own.
+        It runs in a subshell with stdin from /dev/null; `inside`: in the shell itself, so that a job is its own.
         """
         if self._broken is not None:
             raise self._broken

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Credentials: ids, supplementary groups, capabilities, of one who gave up root. Run as root, else nothing can be given up."""
+"""Credentials: ids, supplementary groups, capabilities, of one who gave up root. To be run as root."""
 
 import os
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A tree with sessions and process groups: who is whose parent, leader, member; and that a parent still gets statuses."""
+"""A tree with sessions and process groups: who is whose parent, leader, member; a parent still gets statuses."""
 
 import os
 import time
@@ -15,13 +15,17 @@ def scenario() -> Iterator[victim.Damage]:
         os.close(release)
         os.read(hold, 1)
 
+    def lead_group() -> None:
+        os.setpgid(0, 0)
+        wait_for_release()
+
     def lead_session() -> None:
         os.setsid()
-        member = victim.child(lambda: (os.setpgid(0, 0), wait_for_release()))
+        member = victim.child(lead_group)
         os.close(release)
         victim.join(member, "the grandchild")
 
-    group = victim.child(lambda: (os.setpgid(0, 0), wait_for_release()))
+    group = victim.child(lead_group)
     mate = victim.child(wait_for_release)
     session = victim.child(lead_session)
     os.setpgid(mate, wait_leader(group))
@@ -34,8 +38,8 @@ def scenario() -> Iterator[victim.Damage]:
     yield lambda: os.setpgid(mate, os.getpgid(0))
     after = [kinship(pid) for pid in family]
     # The victim's own parent may be another one by now; everybody else's may not.
-    victim.equal([line[1:] if at == 0 else line for at, line in enumerate(after)],
-                 [line[1:] if at == 0 else line for at, line in enumerate(before)], "parent, group and session")  # fmt: skip
+    victim.equal(after[0][1:], before[0][1:], "the victim's own group and session")
+    victim.equal(after[1:], before[1:], "parent, group and session of its family")
     os.close(release)
     for pid, what in ((group, "the group leader"), (mate, "the group member"), (session, "the session leader")):
         victim.join(pid, what)

@@ -80,7 +80,7 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = 60.0) -> N
 
 
 def child(work: Callable[[], object]) -> int:
-    """Fork a child that does `work` and exits with 0, or with 1 when the work fails. It is gone when the victim ends."""
+    """Fork a child that does `work`; its status is 0, or 1 when the work fails. It is gone when the victim ends."""
     pid = os.fork()
     if pid:
         _children.append(pid)
