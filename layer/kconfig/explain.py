@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kconfiglib  # type: ignore[import-untyped]
 
-from layer.kconfig.plan import Expression, Planner
+from layer.kconfig.plan import UNTOUCHABLE, Expression, Planner
 from layer.kconfig.tree import TOOL_ANSWER, TRISTATE, Tree
 from layer.kconfig.verdicts import Block, Link
 
@@ -93,6 +93,8 @@ class Explainer:
         if not symbol.nodes:
             return Block.UNDEFINED, ()
         if any(node.prompt for node in symbol.nodes):
+            if symbol.name in UNTOUCHABLE:
+                return Block.BARRED, ()
             return (Block.SETTABLE if symbol.visibility >= level else Block.LOST), ()
         if self.planner.lift(symbol, level) is not None:
             return Block.DERIVED, self._selectors(symbol)

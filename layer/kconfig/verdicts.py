@@ -26,6 +26,7 @@ class Block(StrEnum):
     """Why one link of a chain does not hold."""
 
     SETTABLE = "can be set"
+    BARRED = "could be set, but would make it a kernel for something else"  # never proposed
     LOST = "is lost itself"
     DERIVED = "has no prompt"  # others bring it
     NOWHERE = "has no prompt, and nothing here brings it"
