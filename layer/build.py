@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,8 +34,9 @@ class Built:
 
 
 def build(plan: Plan, name: str) -> Built:
-    """The output of a recipe, built if the cache does not have it. What it depends on must be there."""
+    """The output of a recipe, built if the cache does not have it."""
     began = time.monotonic()
+    ensure(plan, plan.depends(name))
     plan = sources.fetch(plan, name)
     recipe, key, final = plan.recipes[name], plan.key(name), plan.output(name)
     seconds = 0.0
@@ -54,6 +55,13 @@ def build(plan: Plan, name: str) -> Built:
         plan.folder.stamp(name), json.dumps({"key": key, "fields": plan.fields(name)}, indent=1, sort_keys=True) + "\n"
     )
     return Built(name, key, final, seconds)
+
+
+def ensure(plan: Plan, recipes: Iterable[Recipe]) -> None:
+    """Build those that are not there. ninja has seen to that, unless a file was edited while it ran."""
+    for recipe in recipes:
+        if not plan.output(recipe.name).is_dir():
+            build(plan, recipe.name)
 
 
 def _make(plan: Plan, recipe: Recipe, place: Workplace) -> Path:

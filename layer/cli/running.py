@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layer import kernelaudit, plan
+from layer import build, kernelaudit, plan
 from layer.cli import options
 from layer.configuration import BuildFolder
 from layer.errors import InputError
@@ -41,7 +41,9 @@ def run_image(arguments: argparse.Namespace) -> int:
     """Root file system, data disk, kernel, lists."""
     from layer.image.assemble import assemble
 
-    for line in assemble(plan.load(arguments.builddir)):
+    chosen = plan.load(arguments.builddir)
+    build.ensure(chosen, (*chosen.packages(), chosen.recipes[chosen.configuration.kernel]))
+    for line in assemble(chosen):
         print(line)
     return 0
 
