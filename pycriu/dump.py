@@ -24,7 +24,7 @@ from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.options import DumpOptions
 from pycriu.record import record
-from pycriu.resources import files, memory
+from pycriu.resources import files, limits, memory
 from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, survey
 from pycriu.tracee import SIGSTOP
@@ -48,6 +48,7 @@ class DumpResult:
 def dump(options: DumpOptions, log: Log) -> DumpResult:
     """Save the tree of `options.pid`. Unsupported, UserError and their like leave it running, unchanged."""
     cpu = arch.native()
+    limits.raise_own_descriptor_limit()
     root, size = survey(options)
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with store.NewCheckpoint(options.images_dir) as new:

@@ -40,8 +40,9 @@ class Process:
 
     @property
     def zombie(self) -> bool:
-        """Whether it has exited and waits for its parent to read its status."""
-        return self.stat.state in "ZX"
+        """Whether it has exited and waits for its parent to read its status. One whose first thread alone has ended
+        looks the same but for the number of threads."""
+        return self.stat.state in "ZX" and self.stat.num_threads <= 1
 
     def walk(self) -> list[Process]:
         """This process and all below it, parents first."""
@@ -82,6 +83,7 @@ class Freeze:
         self.root: Process
         self.tasks: dict[int, Tracee] = {}
         self.stop_signals: dict[int, int] = {}
+        self._stopped: set[int] = set()
 
     def __enter__(self) -> Freeze:
         deadline = time.monotonic() + self.timeout
@@ -92,10 +94,9 @@ class Freeze:
             except BaseException:
                 self.thaw()
                 raise
-            stuck = [tid for tid in self.tasks if tid not in self._stopped]
             self.thaw()
             if time.monotonic() >= deadline:
-                raise self._timed_out(stuck)
+                raise self._timed_out(list(self.tasks))
             time.sleep(_PAUSE_BETWEEN_ROUNDS)
 
     def __exit__(self, *_: object) -> None:
@@ -109,67 +110,74 @@ class Freeze:
         )
 
     def _round(self, deadline: float) -> bool:
-        self._stopped: set[int] = set()
         while True:
             self.root = scan(self.pid)
             live = [process.pid for process in self.root.walk() if not process.zombie]
             if not live or live[0] != self.pid:
                 raise UserError(f"process {self.pid} is a zombie: it has ended", "its parent has not read its status")
-            new = [pid for pid in live if pid not in self.tasks]
+            new = [pid for pid in live if pid not in self._stopped]
             if not new:
                 return True
-            for pid in new:
-                self._seize(pid)
-            if not self._await(new, deadline):
+            # One that is traced already did not stop in the round before.
+            if not self._await([pid for pid in new if pid in self.tasks or self._seize(pid)], deadline):
                 return False
 
-    def _seize(self, pid: int) -> None:
+    def _seize(self, pid: int) -> bool:
+        """Ask for the stop of one task; False when it has ended since it was seen."""
         try:
             ptrace.seize(pid)
+        except TraceeGone:
+            return False
         except KernelError as error:
-            if error.errno == EPERM:
-                raise _not_traceable(pid) from None
-            raise
+            if error.errno != EPERM:
+                raise
+            if _has_ended(pid):
+                return False
+            raise _not_traceable(pid) from None
         self.tasks[pid] = Tracee(pid, self.arch)
-        ptrace.interrupt(pid)
+        try:
+            ptrace.interrupt(pid)
+        except TraceeGone:
+            return True  # the wait for its stop will tell
+        return True
 
     def _await(self, pids: list[int], deadline: float) -> bool:
         """Wait for the stop of each; False when the deadline passes first."""
         for pid in pids:
-            while True:
-                got, status = os.waitpid(pid, ptrace.WALL | os.WNOHANG)
-                if got:
-                    break
+            while not (status := _poll(pid)):
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(0.00005)
-            if not os.WIFSTOPPED(status):
-                # It ended before it could be stopped; the next scan shows a zombie or nobody.
-                self.tasks.pop(pid).close()
-                if pid == self.pid:
-                    raise TraceeGone(f"process {pid} ended before it could be stopped")
+            while os.WIFSTOPPED(status) and status >> 16 != ptrace.EVENT_STOP:
+                # A signal came in before our interrupt, and was to be delivered: it is, and then the task stops.
+                ptrace.interrupt(pid)
+                ptrace.cont(pid, os.WSTOPSIG(status))
+                _, status = os.waitpid(pid, ptrace.WALL)
+            if os.WIFSTOPPED(status):
+                self._stopped.add(pid)
                 continue
-            self._note_stop(pid, status)
+            # It ended before it could be stopped; the next scan shows a zombie or nobody.
+            self.tasks.pop(pid).close()
+            if pid == self.pid:
+                raise TraceeGone(f"process {pid} ended before it could be stopped")
         return True
 
-    def _note_stop(self, pid: int, status: int) -> None:
-        self._stopped.add(pid)
-        signal, event = os.WSTOPSIG(status), status >> 16
-        if event != ptrace.EVENT_STOP:
-            # A signal came in before our interrupt: it is delivered when the task is let go.
-            self.stop_signals[pid] = signal
-
     def thaw(self) -> None:
-        """Let every task go on as if nothing had happened. Safe to call twice."""
-        for pid, task in self.tasks.items():
+        """Let every task go on as if nothing had happened. Safe to call twice.
+
+        Who has not stopped yet cannot be let go and stays in `tasks`: it may wait for one that stands still until now.
+        The kernel lets go of it when we end.
+        """
+        for pid, task in list(self.tasks.items()):
+            if pid not in self._stopped and not _poll(pid):
+                continue
+            del self.tasks[pid]
             task.close()
             try:
-                if pid not in self._stopped:
-                    os.waitpid(pid, ptrace.WALL)  # PTRACE_DETACH needs the stop that has been asked for
                 ptrace.detach(pid, self.stop_signals.get(pid, 0))
-            except (TraceeGone, ChildProcessError):
-                continue  # killed by somebody else meanwhile
-        self.tasks = {}
+            except TraceeGone:
+                continue  # it has ended, or was killed by somebody else meanwhile
+        self._stopped = set()
         self.stop_signals = {}
 
     def kill(self) -> None:
@@ -206,6 +214,21 @@ def read_status(parent: Tracee, child: int) -> None:
     except KernelError as error:
         if error.errno != ECHILD:  # the parent does not want to know (SIG_IGN), so there is no zombie
             raise
+
+
+def _poll(pid: int) -> int:
+    """The wait status that a task has to report, 0 if none."""
+    try:
+        return os.waitpid(pid, ptrace.WALL | os.WNOHANG)[1]
+    except ChildProcessError:
+        return 0
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return procfs.stat(pid).state in "ZX"
+    except TraceeGone:
+        return True
 
 
 def _wchan(pid: int) -> str:

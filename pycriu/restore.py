@@ -50,7 +50,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     """Bring back the tree of `options.images_dir`; on any error nothing of it exists."""
     begin = time.monotonic()
     cpu = arch.native()
-    raise_descriptor_limit()
+    limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
         checkpoint = Checkpoint(images, cpu)
         try:
@@ -132,14 +132,6 @@ def finish(task: Tracee, image: TaskImage) -> None:
     task.arch.restore_others(task.tid, image.core, image.extras)
     task.set_registers(gpr)
     ptrace.set_sigmask(task.tid, signals.mask(image.core))
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process hold as many descriptors as it may: it opens the files of all tasks at once."""
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def write_pidfile(path: str, pid: int) -> None:

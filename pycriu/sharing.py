@@ -7,7 +7,7 @@ Numbers given here are the ids of the images. They mean nothing outside one chec
 from __future__ import annotations
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.kernel import libc
+from pycriu.kernel import libc, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,5 +61,7 @@ _PARTS = (
 def refuse_shared_parts(parent: int, child: int) -> None:
     """Unsupported where a process shares a part with its parent that pycriu would make twice."""
     for kind, name in _PARTS:
-        if _kcmp(parent, child, kind):
+        # A parent in vfork(2) waits, uninterruptibly, for the child with which it shares all: that passes by itself.
+        # It may pass between two looks, so a child that shares must do so still when its parent is seen not to wait.
+        if _kcmp(parent, child, kind) and procfs.stat(parent).state != "D" and _kcmp(parent, child, kind):
             raise Unsupported(f"processes {parent} and {child} share one {name}, which cannot be saved")

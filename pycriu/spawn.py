@@ -108,7 +108,7 @@ def taken(pid: int) -> PycriuError:
 
 def elf(arch: Arch) -> bytes:
     """A static ELF file whose only content is a system call instruction and a trap."""
-    code = arch.syscall_insn + arch.table_loop[-max(arch.syscall_align, 1) :]
+    code = arch.syscall_insn + arch.trap
     header, segment = 64, 56
     size = header + segment + len(code)
     pt_load, read_execute, page = 1, 5, 0x10000
@@ -185,7 +185,7 @@ class Nursery:
             ptrace.interrupt(child)
             ptrace.cont(child)
             self._await(child, ptrace.EVENT_STOP)
-            # Those of its children that become zombies tell it so, which a traced task would stop for. All inherit this.
+            # A traced task stops even for signals that it ignores, such as a child's end. All others inherit this.
             ptrace.set_sigmask(child, ALL_SIGNALS)
         finally:
             for fd in (image, ready, go):

@@ -16,6 +16,7 @@ from pycriu.options import DumpOptions
 from pycriu.resources import files, memory, timers
 from pycriu.sharing import refuse_shared_parts
 
+_LOOKS = 10
 NAMESPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
 
 
@@ -32,15 +33,22 @@ def survey(options: DumpOptions) -> tuple[pstree.Process, int]:
     for process in root.walk():
         if process.zombie:
             continue
-        try:
-            size += _survey_one(process)
-        except TraceeGone:
-            if process is root:
-                raise
+        size += _survey_one(process)
     return root, size
 
 
 def _survey_one(process: pstree.Process) -> int:
+    """Look at a running process, again if it closes or unmaps what is being looked at; 0 when it ends meanwhile."""
+    for _ in range(_LOOKS):
+        try:
+            return _look(process)
+        except TraceeGone:
+            if not procfs.exists(process.pid):
+                break
+    return 0  # when it is stopped it will hold still
+
+
+def _look(process: pstree.Process) -> int:
     status = procfs.parse_status(procfs.text(process.pid, "status"))
     refuse(process, process.stat, status)
     files.look(process.pid, status)

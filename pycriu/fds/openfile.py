@@ -22,10 +22,10 @@ FD_CLOEXEC = 1
 class OpenFile:
     """Descriptor `fd` of process `pid`: where its link leads, its fdinfo, and the status of what is open there."""
 
-    __slots__ = ("fd", "fdinfo", "link", "pid", "pidfd", "status")
+    __slots__ = ("fd", "fdinfo", "link", "pid", "status")
 
-    def __init__(self, pid: int, fd: int, pidfd: int) -> None:
-        self.pid, self.fd, self.pidfd = pid, fd, pidfd
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid, self.fd = pid, fd
         self.link = procfs.link(pid, f"fd/{fd}")
         self.fdinfo = procfs.parse_fdinfo(procfs.text(pid, f"fdinfo/{fd}"))
         try:
@@ -64,13 +64,16 @@ class OpenFile:
 
     def borrow(self) -> int:
         """A descriptor of our own for the same open file, by pidfd_getfd(2). The caller closes it."""
-        return libc.pidfd_getfd(self.pidfd, self.fd)
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            return libc.pidfd_getfd(pidfd, self.fd)
+        finally:
+            os.close(pidfd)
 
 
 def look(pid: int) -> list[OpenFile]:
     """Every descriptor of a process."""
-    pidfd = os.pidfd_open(pid)
-    return [OpenFile(pid, fd, pidfd) for fd in procfs.descriptors(pid)]
+    return [OpenFile(pid, fd) for fd in procfs.descriptors(pid)]
 
 
 def no_owner() -> Any:

@@ -38,6 +38,14 @@ def look(pid: int) -> tuple[tuple[int, int], ...]:
     )
 
 
+def raise_own_descriptor_limit() -> None:
+    """Let this process hold as many descriptors as it may: it opens something for every task at once."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def limit_entries(limits: tuple[tuple[int, int], ...]) -> Any:
     """task_rlimits_entry."""
     return m.task_rlimits_entry(rlimits=[m.rlimit_entry(cur=soft, max=hard) for soft, hard in limits])

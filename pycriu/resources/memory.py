@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 
-from pycriu.errors import ImageError, KernelError, PycriuError, Unsupported
+from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, Unsupported
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
@@ -99,7 +99,10 @@ def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
         raise PycriuError(
             f"process {pid}: the mapped file {line.name} cannot be looked at", "CAP_CHECKPOINT_RESTORE is needed"
         ) from None
-    mapped = os.stat(f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}")
+    try:
+        mapped = os.stat(f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}")
+    except FileNotFoundError:
+        raise TraceeGone(f"process {pid}: the mapping {line} is gone") from None
     try:
         there = os.stat(path)
     except OSError:

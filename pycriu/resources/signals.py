@@ -87,7 +87,7 @@ def stack_entry(handlers: Handlers) -> Any:
 
 def forget_children_rows(remote: Remote) -> list[Row]:
     """Drop a pending SIGCHLD: setting the default action, which ignores it, discards it. Children that were zombies at
-    the dump have died again just now; the signal of their first death was delivered before the dump, or is in the image.
+    the dump have died again just now; the signal of their first death came before the dump, or is in the image.
     """
     default = remote.data(bytes(_KERNEL_SIGACTION.size))
     return [Row("rt_sigaction", SIGCHLD, default, 0, SIGSET_SIZE)]
