@@ -16,7 +16,7 @@ from pycriu.kernel import libc, ptrace
 PR_SET_PDEATHSIG = 1
 
 
-class Absent(Exception):  # noqa: N818 - said of the kernel
+class Absent(Exception):
     """The kernel answered, but not as one that has the feature."""
 
 

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 
 from pycriu.errors import KernelError
 from pycriu.kernel import libc, procfs, ptrace
@@ -14,7 +15,8 @@ from pycriu.probes.subject import Absent, Subject, called, in_child, prctl, star
 
 PTRACE_GET_SYSCALL_INFO, PTRACE_SECCOMP_GET_FILTER = 0x420E, 0x420C
 PTRACE_O_SUSPEND_SECCOMP = 1 << 21
-PR_GET_TID_ADDRESS = 40
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 22, 38, 40
+SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, BPF_RET = 2, 0x7FFF0000, 6
 MEMBARRIER_CMD_QUERY = 0
 
 
@@ -63,13 +65,31 @@ def suspend_seccomp(subject: Subject) -> None:
     ptrace.set_options(subject.pid, 0)
 
 
-def seccomp_filters(subject: Subject) -> None:
-    """PTRACE_SECCOMP_GET_FILTER knows that the child has no filter (EINVAL), rather than no such request (EIO)."""
+def seccomp_filters(_subject: Subject) -> None:
+    """PTRACE_SECCOMP_GET_FILTER finds the filter that a child has put on itself."""
+    reader, writer = os.pipe()
+
+    def wait_under_a_filter() -> None:
+        allow = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, SECCOMP_RET_ALLOW))
+        program = ctypes.create_string_buffer(struct.pack("HP", 1, ctypes.addressof(allow)))
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+        os.write(writer, b"!")
+        signal.pause()
+
+    pid = start(wait_under_a_filter)
     try:
-        called("ptrace", PTRACE_SECCOMP_GET_FILTER, subject.pid, 0, None)
-    except KernelError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):
-            raise
+        os.close(writer)
+        if not os.read(reader, 1):
+            raise Absent("a process cannot put a filter on itself")
+        ptrace.seize(pid)
+        ptrace.interrupt(pid)
+        ptrace.wait(pid)
+        called("ptrace", PTRACE_SECCOMP_GET_FILTER, pid, 0, None)
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, ptrace.WALL)
 
 
 def children(_subject: Subject) -> None:
