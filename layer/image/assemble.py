@@ -26,14 +26,11 @@ KERNEL_CONFIG = "kernel.config"
 def assemble(plan: Plan) -> list[str]:
     """Make the images of a build folder anew; returns what there is to say about them."""
     packages, kernel = contents.packages(plan), contents.kernel(plan)
-    tree = collect(
-        Package(part.name, part.dest, part.recipe.package.include, part.recipe.package.exclude) for part in packages
-    )
-    table.apply(tree)
-    count = elf.check(tree, plan.machine.elf, (f"{plan.cache.root}/work/", f"{plan.top}/"))
+    files = tree(plan)
+    count = elf.check(files, plan.machine.elf, (f"{plan.cache.root}/work/", f"{plan.top}/"))
     with _folder(plan.folder.images) as folder:
-        images = _write_images(plan, kernel, tree, folder)
-        report = sizes.report(tree.nodes(), images)
+        images = _write_images(plan, kernel, files, folder)
+        report = sizes.report(files.nodes(), images)
         (folder / "sizes.txt").write_text(report)
         licences.write((*packages, kernel), folder / "licences")
         (folder / "sbom.cdx.json").write_text(sbom.render(f"{plan.machine.name}-image", (*packages, kernel)))
@@ -41,24 +38,35 @@ def assemble(plan: Plan) -> list[str]:
     return [f"{count} ELF files checked", *report.splitlines(), f"in {plan.folder.images}"]
 
 
-def _write_images(plan: Plan, kernel: Part, tree: Tree, folder: Path) -> dict[str, Path]:
+def tree(plan: Plan) -> Tree:
+    """The root file system of a plan whose packages are built."""
+    chosen = (
+        Package(part.name, part.dest, part.recipe.package.include, part.recipe.package.exclude)
+        for part in contents.packages(plan)
+    )
+    files = collect(chosen)
+    table.apply(files)
+    return files
+
+
+def _write_images(plan: Plan, kernel: Part, files: Tree, folder: Path) -> dict[str, Path]:
     """Kernel, initramfs, data disk, by the names they get in boot.json."""
     names = plan.machine.kernel
     shutil.copyfile(kernel.dest / "boot" / names.target, folder / names.target)
     shutil.copyfile(kernel.dest / "boot" / KERNEL_CONFIG, folder / KERNEL_CONFIG)
-    _write_initramfs(tree, folder / INITRAMFS)
+    _write_initramfs(files, folder / INITRAMFS)
     ext4.make(folder / DATA)
     return {"kernel": folder / names.target, "initramfs": folder / INITRAMFS, "data": folder / DATA}
 
 
-def _write_initramfs(tree: Tree, path: Path) -> None:
-    """LZ4: on an emulated CPU unpacking it takes a third of the time that zstd or gzip takes."""
+def _write_initramfs(files: Tree, path: Path) -> None:
+    """LZ4: an emulated CPU unpacks it faster than gzip, in less than half the time of zstd; plain it would be too large."""
     program = shutil.which("lz4")
     if program is None:
         raise process.missing("lz4")
     plain = path.with_suffix("")
     with plain.open("wb") as file:
-        cpio.write(tree.nodes(), file)
+        cpio.write(files.nodes(), file)
     # -l: the older frame format, the one that the kernel reads.
     process.output([program, "-q", "-f", "-l", "-9", str(plain), str(path)])
     plain.unlink()

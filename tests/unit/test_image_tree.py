@@ -11,6 +11,7 @@ import pytest
 
 from layer.errors import BuildError, InputError
 from layer.image import table
+from layer.image.reproduce import differences
 from layer.image.selection import matches
 from layer.image.tree import Node, Package, Tree, collect
 
@@ -120,3 +121,20 @@ def test_a_wrong_line_of_the_table_is_named(tmp_path: Path, entry: str, error: t
     with pytest.raises(error, match=words) as caught:
         table.apply(Tree(), file)
     assert str(caught.value).startswith(f"{file}:3: ")
+
+
+def test_what_differs_between_two_trees_is_named_with_its_package(tmp_path: Path) -> None:
+    put(tmp_path / "one/same", "x")
+    put(tmp_path / "two/same", "x")
+    put(tmp_path / "one/changed", "x")
+    put(tmp_path / "two/changed", "y")
+    put(tmp_path / "one/mode", "x")
+    put(tmp_path / "two/mode", "x", mode=0o755)
+    put(tmp_path / "two/more")
+    one, two = (collect([Package("p", tmp_path / name)]) for name in ("one", "two"))
+    assert differences(one, one) == []
+    assert differences(one, two) == [
+        "/changed (p) differs in content",
+        "/mode (p) differs in mode, owner, device or target",
+        "/more (p) is in one of them only",
+    ]
