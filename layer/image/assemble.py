@@ -60,7 +60,7 @@ def _write_images(plan: Plan, kernel: Part, files: Tree, folder: Path) -> dict[s
 
 
 def _write_initramfs(files: Tree, path: Path) -> None:
-    """LZ4: an emulated CPU unpacks it faster than gzip, in less than half the time of zstd; plain it would be too large."""
+    """LZ4: an emulated CPU unpacks it faster than gzip, in less than half the time of zstd."""
     program = shutil.which("lz4")
     if program is None:
         raise process.missing("lz4")
