@@ -61,11 +61,17 @@ def check(options: CheckOptions) -> Report:
     misses = probe(chosen)
     if options.feature and not misses:
         return Report((f"{options.feature} is supported",), 0)
-    if not misses:
-        return Report(("Looks good.",), 0)
     machine, configuration = os.uname().machine, running_configuration()
     lines = [line for miss in misses for line in describe(miss, machine, configuration)]
-    return Report((*lines, *_summary(misses, options, configuration)), 1)
+    counted = misses if options.feature else tuple(miss for miss in misses if possible(miss.feature, machine))
+    if not counted:
+        return Report((*lines, "Looks good."), 0)
+    return Report((*lines, *_summary(counted, options, configuration)), 1)
+
+
+def possible(feature: Feature, machine: str) -> bool:
+    """Whether a kernel for this machine can have the feature at all."""
+    return not feature.architectures or machine in feature.architectures
 
 
 def probe(features: tuple[Feature, ...]) -> tuple[Miss, ...]:
@@ -87,7 +93,7 @@ def describe(miss: Miss, machine: str, configuration: Configuration) -> list[str
     feature = miss.feature
     weight = "required" if feature.required else "extra"
     lines = [f"{feature.name} ({weight}): missing: {miss.said}", f"    for {feature.purpose}"]
-    if feature.architectures and machine not in feature.architectures:
+    if not possible(feature, machine):
         return [*lines, f"    {machine} cannot have it; {', '.join(feature.architectures)} can"]
     if feature.since:
         lines.append(f"    in Linux since {feature.since}; this is {os.uname().release}")

@@ -75,6 +75,16 @@ def test_remedies(made: Feature, machine: str, configuration: check.Configuratio
     assert words in "\n".join(lines)
 
 
+def test_what_no_kernel_of_this_machine_has_is_told_but_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Feature("thing", missing, "things", ("KCMP",), "", ("pdp11",), required=False)
+    monkeypatch.setattr(check, "FEATURES", (other,))
+    report = check.check(CheckOptions(extra=True))
+    assert report.status == 0
+    assert report.lines[-1] == "Looks good."
+    assert any("pdp11 can" in line for line in report.lines)
+    assert check.check(CheckOptions(feature="thing")).status == 1
+
+
 def test_a_symbol_that_is_wanting_is_blamed_alone() -> None:
     lines = check.describe(check.Miss(feature("NOPE"), "said"), "x", CONFIG)
     assert not any("capability" in line for line in lines)
