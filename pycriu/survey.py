@@ -17,7 +17,7 @@ from pycriu.resources import files, memory, timers
 from pycriu.sharing import refuse_shared_parts
 
 _LOOKS = 10
-NAMESPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
+NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
 
 
 def survey(options: DumpOptions) -> tuple[pstree.Process, int]:
@@ -75,7 +75,9 @@ def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -
 def _refuse_other_namespace(name: str, pid: int, space: str) -> None:
     ours = f"/proc/self/ns/{space}"
     if os.path.lexists(ours) and procfs.link(pid, f"ns/{space}") != os.readlink(ours):
-        raise Unsupported(f"{name} is in a {space} namespace of its own, which cannot be saved")
+        kind, _, children = space.partition("_")
+        whose = "has its next children" if children else "is"
+        raise Unsupported(f"{name}: it {whose} in a {kind} namespace of its own, which cannot be saved")
 
 
 def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
@@ -88,6 +90,8 @@ def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
             _check_outer_session(name, stat, root.stat.session, shell_job=shell_job)
         elif not _can_be_born_into(process, stat.session):
             raise Unsupported(f"{name} is in session {stat.session}, which its parent has left or never was in")
+        elif stat.session == process.pid and stat.tty_nr:
+            raise Unsupported(f"{name} leads a session that has a controlling terminal, which cannot be saved")
         if stat.pgrp not in members and stat.pgrp != root.stat.pgrp:
             raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} has ended")
 

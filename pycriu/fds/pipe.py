@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TYPE = 2  # fd_types.PIPE
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 SPLICE_F_NONBLOCK = 2
+FASYNC = 0o20000
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
 
@@ -34,9 +35,11 @@ def matches(file: OpenFile) -> bool:
 
 
 def inspect(file: OpenFile) -> None:
-    """Unsupported for packet mode."""
+    """Unsupported for packet mode, and for signals at input."""
     if file.flags & os.O_DIRECT:
         raise Unsupported(f"{file.name} is a pipe in packet mode (O_DIRECT)")
+    if file.flags & FASYNC:
+        raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
 
 
 def inspect_all(files: list[OpenFile]) -> None:

@@ -49,6 +49,8 @@ def check_path(path: str, status: os.stat_result, name: str) -> None:
         there = os.stat(path)
     except OSError:
         there = None
+    if path.startswith("/proc/") and path[6:7].isdigit():
+        raise Unsupported(f"{name} is part of a process, not of a file system", "let the task leave or close it first")
     if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
         raise Unsupported(
             f"{name} has been deleted or replaced: its path leads elsewhere",

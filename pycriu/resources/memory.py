@@ -43,7 +43,7 @@ ADVICE = {"dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
 # What cannot be made again, or not by mmap alone.
 REFUSED_FLAGS = {
     "ht": "huge pages", "um": "a userfaultfd watch", "uw": "a userfaultfd watch", "ui": "a userfaultfd watch",
-    "io": "device memory", "pf": "device memory", "dp": "droppable memory", "ss": "a shadow stack",
+    "sl": "a sealed mapping", "io": "device memory", "pf": "device memory", "dp": "droppable memory", "ss": "a shadow stack",
 }  # fmt: skip
 # The bits that CRIU gives them; [vsyscall] is at the same address in every task and is not counted as regular.
 _SPECIAL = {
@@ -145,11 +145,21 @@ def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
             # PROT_NONE and write-only pages can only be read the debugger's way.
             got = 0
             for piece, length in batch:
-                view[got : got + length] = task.read(piece, length)
+                view[got : got + length] = _read_piece(task, piece, length)
                 got += length
         _write_all(out, view[:size])
         if write_back:
             start = libc.start_writeback(out, start, _WRITE_BACK_AT_ONCE)
+
+
+def _read_piece(task: Tracee, address: int, size: int) -> bytes:
+    try:
+        return task.read(address, size)
+    except OSError as error:
+        raise Unsupported(
+            f"process {task.tid}: pages at {address:x}-{address + size:x} cannot be read: {error.strerror}",
+            "they are guard pages (MADV_GUARD_INSTALL), which cannot be saved, or on broken hardware",
+        ) from None
 
 
 def _batches(runs: list[Run]) -> list[tuple[list[tuple[int, int]], int]]:

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What cannot be kept is refused by name, and whoever is refused goes on unharmed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.conftest import PRELUDE, alive, reap, state, untouched, wait_until
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+# name: what the subject does, words of the message
+UNSUPPORTED = {
+    "socket": ("import socket\nx = socket.socket()", ("socket",)),
+    "socketpair": ("import socket\nx = socket.socketpair()", ("socket",)),
+    "eventfd": ("x = os.eventfd(1)", ("eventfd",)),
+    "epoll": ("x = select.epoll()", ("eventpoll",)),
+    "memfd": ("x = os.memfd_create('n')", ("memfd", "deleted")),
+    "signalfd": ("x = libc.signalfd(-1, struct.pack('Q', 1), 0)", ("signalfd",)),
+    "timerfd": ("x = libc.timerfd_create(1, 0)", ("timerfd",)),
+    "inotify": ("x = libc.inotify_init()", ("inotify",)),
+    "pidfd": ("x = os.pidfd_open(os.getpid())", ("pidfd",)),
+    "terminal": ("import pty\nx = pty.openpty()", ("terminal",)),
+    "fifo": ("os.mkfifo('f')\nx = os.open('f', os.O_RDWR)", ("named pipe", "/f")),
+    "deleted file": ("x = open('gone', 'w')\nos.unlink('gone')", ("gone", "deleted")),
+    "replaced file": ("x = open('old', 'w')\nopen('new', 'w').close()\nos.rename('new', 'old')", ("old", "replaced")),
+    "deleted cwd": (
+        "go = os.path.abspath('go')\nos.mkdir('d')\nos.chdir('d')\nos.rmdir('../d')\n"
+        "def wait_for_go():\n    while not os.path.exists(go): time.sleep(0.002)",
+        ("working directory", "/d"),
+    ),
+    "file lock": ("x = open('l', 'w')\nfcntl.flock(x, fcntl.LOCK_EX)", ("/l", "lock")),
+    "posix lock": ("x = open('l', 'w')\nfcntl.lockf(x, fcntl.LOCK_EX)", ("/l", "lock")),
+    "lease": ("x = open('l', 'w')\nfcntl.fcntl(x, fcntl.F_SETLEASE, fcntl.F_WRLCK)", ("/l",)),
+    "pipe to the outside": ("", ("pipe", "outside")),
+    "threads": ("import threading\nthreading.Thread(target=wait_for_go).start()", ("2 threads",)),
+    "strict seccomp": (
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0\n"
+        "prog = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))\n"
+        "fprog = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1, ctypes.addressof(prog)))\n"
+        "assert libc.prctl(22, 2, fprog, 0, 0) == 0",
+        ("seccomp",),
+    ),
+    "net namespace": ("assert libc.unshare(0x40000000) == 0", ("net namespace",)),
+    "uts namespace": ("assert libc.unshare(0x04000000) == 0", ("uts namespace",)),
+    "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
+    "pid namespace for children": ("assert libc.unshare(0x20000000) == 0", ("pid",)),
+    "time namespace for children": ("assert libc.unshare(0x00000080) == 0", ("time",)),
+    "posix timer": (
+        "t = ctypes.c_void_p()\nassert libc.syscall(222, 1, 0, ctypes.byref(t)) == 0", ("POSIX timer",)
+    ),
+    "shared anonymous memory": ("x = mmap.mmap(-1, 65536)", ("shared memory",)),
+    "System V segment": (
+        "i = libc.shmget(0, 4096, 0o1600)\nlibc.shmat.restype = ctypes.c_void_p\nassert libc.shmat(i, None, 0) != -1\n"
+        "libc.shmctl(i, 0, None)", ("shared memory",)
+    ),
+    "deleted mapping": (
+        "f = open('m', 'w+')\nf.write('x' * 4096)\nf.flush()\nx = mmap.mmap(f.fileno(), 4096)\nf.close()\nos.unlink('m')",
+        ("deleted", "/m"),
+    ),
+    "chroot": ("os.mkdir('r')\ngo = os.path.abspath('go')\nos.chroot('r')\ndef wait_for_go(): time.sleep(3)", ("root directory",)),
+    "proc of itself": ("x = open('/proc/self/stat')", ("/proc/",)),
+    "asynchronous pipe": ("x = os.pipe()\nfcntl.fcntl(x[0], fcntl.F_SETFL, fcntl.FASYNC)", ("pipe", "O_ASYNC")),
+    "packet pipe": ("x = os.pipe2(os.O_DIRECT)", ("pipe", "packet")),
+    "directory of a process": ("x = os.open('/proc/1', os.O_RDONLY)", ("/proc/1",)),
+    "guard pages": (
+        "x = mmap.mmap(-1, 65536, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "a = ctypes.addressof(ctypes.c_char.from_buffer(x))\n"
+        "if libc.madvise(ctypes.c_void_p(a), 8192, 102): say('kernel lacks it')", ("pages at", "cannot be read")
+    ),
+    "sealed mapping": (
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "a = libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
+        "if libc.syscall(462, ctypes.c_void_p(a), 4096, 0): say('kernel lacks it')", ("sealed",)
+    ),
+    "huge pages": (
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "if libc.mmap(None, 2 << 20, 3, 0x40022, -1, 0) == 2**64 - 1: say('kernel lacks it')", ("huge pages",)
+    ),
+    "userfaultfd": ("x = libc.syscall(323, 0x80001)\nif x < 0: say('kernel lacks it')", ("userfaultfd",)),
+    "io_uring": (
+        "p = ctypes.create_string_buffer(120)\nx = libc.syscall(425, 4, p)\nif x < 0: say('kernel lacks it')",
+        ("io_uring",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_unsupported_is_named(host: Host, kind: str) -> None:
+    body, needles = UNSUPPORTED[kind]
+    keep = ()
+    if kind == "pipe to the outside":
+        keep = os.pipe()
+        body = f"x = {keep[1]}"
+    code = body + "\nn = 0\nsignal.signal(10, lambda *a: None)\npause_for_dump()\nsay('ok')"
+    try:
+        subject = host.python(code, pass_fds=keep[1:])
+        if subject.said()[0] == "kernel lacks it":
+            pytest.skip(f"this kernel or its limits have no {kind}")
+        outcome = host.refused(subject, *needles)
+        assert str(subject.pid) in outcome.errors() or kind in ("deleted cwd",), outcome.errors()
+        assert subject.go() == ["ok"]
+    finally:
+        for fd in keep:
+            os.close(fd)
+
+
+def test_busy_registers_survive_a_refusal(host: Host) -> None:
+    """A refused dump that is retried in vain a few times does not disturb a computation."""
+    subject = host.python(
+        "import socket\nx = socket.socket()\nready()\nv = 1\nwhile not os.path.exists('go'):\n"
+        "    for _ in range(1000): v = (v * 6364136223846793005 + 1442695040888963407) & (1 << 64) - 1\n"
+        "w = 1\nn = 0\nwhile w != v:\n    w = (w * 6364136223846793005 + 1442695040888963407) & (1 << 64) - 1\n"
+        "    n += 1\n    assert n < 10**9\nsay('ok')"
+    )
+    for _ in range(3):
+        host.refused(subject, "socket")
+    assert subject.go() == ["ok"]
+
+
+def test_stopped_process_is_refused_and_stays_stopped(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    os.kill(subject.pid, 19)
+    wait_until(lambda: state(subject.pid) == "T", "stopped")
+    host.refused(subject, "stopped", str(subject.pid))
+    assert state(subject.pid) == "T"
+    os.kill(subject.pid, 18)
+    assert subject.go() == ["ok"]
+
+
+def test_traced_process_names_the_tracer(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    tracer = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + f"libc.ptrace(0x4206, {subject.pid}, 0, 0)\nsay('traced')\ntime.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert tracer.stdout is not None
+    assert tracer.stdout.readline() == b"traced\n"
+    outcome = host.dump(subject)
+    assert not outcome.ok
+    assert f"traced by {tracer.pid}" in outcome.log
+    tracer.kill()
+    tracer.wait()
+    tracer.stdout.close()
+    wait_until(lambda: subject.status("TracerPid") == "0", "the tracer is gone")
+    assert subject.go() == ["ok"]
+
+
+def test_session_with_a_controlling_terminal(host: Host) -> None:
+    """Nobody has the terminal open, yet the session has it."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    subject = host.python(f"os.close(os.open({os.ttyname(theirs)!r}, os.O_RDWR))\npause_for_dump()\nsay('ok')")
+    assert subject.proc("stat").rpartition(") ")[2].split()[4] != "0"
+    host.refused(subject, "terminal", str(subject.pid))
+    assert subject.go() == ["ok"]
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_no_such_process(host: Host) -> None:
+    outcome = host.run("dump", "-t", "4194000", "-D", str(host.images))
+    assert outcome.status == 1
+    assert "no process has PID 4194000" in outcome.log
+
+
+def test_zombie_root(host: Host) -> None:
+    process = subprocess.Popen(["/bin/true"])
+    wait_until(lambda: state(process.pid) == "Z", "a zombie")
+    outcome = host.run("dump", "-t", str(process.pid), "-D", str(host.images))
+    assert outcome.status == 1
+    assert "zombie" in outcome.log
+    process.wait()
+
+
+def test_kernel_thread(host: Host) -> None:
+    if state(2) is None or "kthreadd" not in Path("/proc/2/comm").read_text():
+        pytest.skip("no kernel thread is visible in this PID namespace")
+    outcome = host.run("dump", "-t", "2", "-D", str(host.images), "-j")
+    assert outcome.status == 1
+    assert "this is a bug" not in outcome.log
+
+
+def test_itself_below_the_root(host: Host) -> None:
+    outcome = host.run("dump", "-t", str(os.getpid()), "-D", str(host.images), "-j")
+    assert outcome.status == 1
+    assert "pycriu itself" in outcome.log or "threads" in outcome.log
+
+
+def test_foreign_session_needs_shell_job(host: Host) -> None:
+    subject = host.python(
+        "pid = os.fork()\nif pid:\n    time.sleep(30); os._exit(0)\nsay(os.getpid())\npause_for_dump()\nsay('ok')"
+    )
+    child = int(subject.said()[0])
+    before = untouched(child)
+    outcome = host.run("dump", "-t", str(child), "-D", str(host.images))
+    assert not outcome.ok
+    assert "--shell-job" in outcome.log
+    assert untouched(child) == before
+    assert not list(host.images.iterdir())
+
+
+def test_session_id_of_nobody_in_the_tree(host: Host) -> None:
+    """With --shell-job, and a member in a session that is neither the root's nor the tree's."""
+    subject = host.python(
+        "a = os.fork()\nif a == 0:\n    os.setsid()\n    b = os.fork()\n    if b == 0:\n"
+        "        os.setpgid(0, 0)\n        wait_for_go()\n        os._exit(0)\n    os._exit(0)\n"
+        "os.waitpid(a, 0)\npause_for_dump()\nsay('ok')"
+    )
+    assert host.dump(subject).ok, "the orphan has left the tree"
+    reap(subject.pid)
+
+
+def test_program_replaced_while_it_runs(host: Host) -> None:
+    import shutil
+
+    program = host.folder / "sleeper"
+    shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([str(program), "60"], start_new_session=True, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=host.folder)  # fmt: skip
+    time.sleep(0.1)
+    program.unlink()
+    outcome = host.run("dump", "-t", str(process.pid), "-D", str(host.images))
+    assert not outcome.ok
+    assert "sleeper" in outcome.errors()
+    assert alive(process.pid)
+
+
+def test_connected_socket_between_two_tests_stays_usable(host: Host) -> None:
+    ours, theirs = socket.socketpair()
+    subject = host.python(
+        f"import socket\nx = socket.socket(fileno={theirs.fileno()})\nready()\nwhile (d := x.recv(10)): x.send(d)",
+        pass_fds=(theirs.fileno(),),
+    )
+    theirs.close()
+    for n in range(5):
+        host.refused(subject, "socket")
+        ours.send(b"%d" % n)
+        assert ours.recv(10) == b"%d" % n
+    ours.close()
+
+
+def test_shared_memory_between_processes_is_refused(host: Host) -> None:
+    """clone(CLONE_VM) without CLONE_THREAD: two processes, one address space, for good."""
+    subject = host.python(
+        "import mmap\nCB = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)\n"
+        "stack = mmap.mmap(-1, 1 << 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + (1 << 16) - 64\n"
+        "fn = ctypes.cast(libc.pause, ctypes.c_void_p)\n"
+        "pid = libc.clone(fn, ctypes.c_void_p(top), 0x100 | 17, None)\nassert pid > 0\n"
+        "pause_for_dump()\nos.kill(pid, 9)\nos.waitpid(pid, 0)\nsay('ok')"
+    )
+    host.refused(subject, "address space")
+    assert subject.go() == ["ok"]
