@@ -125,7 +125,7 @@ class Freeze:
     def _seize(self, pid: int) -> bool:
         """Ask for the stop of one task; False when it has ended since it was seen."""
         try:
-            ptrace.seize(pid)
+            ptrace.seize(pid, ptrace.O_TRACESYSGOOD)  # see tracee.Remote
         except TraceeGone:
             return False
         except KernelError as error:

@@ -6,7 +6,8 @@ Nothing here is computed that can be computed later; whoever reads this code cou
 
 from __future__ import annotations
 
-from pycriu import pstree
+from pycriu import home, pstree
+from pycriu.home import Home
 from pycriu.kernel import pagemap, procfs, ptrace
 from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
 from pycriu.survey import refuse
@@ -44,7 +45,7 @@ class Snapshot:
     def ask(self) -> None:
         """Everything that only the process itself can say, and the state of its CPU."""
         self._leave_critical_section()
-        with Remote(self.task) as remote:
+        with Remote(self.task, home=self._home()) as remote:
             self.gpr = remote.gpr
             asked = [part.ask(remote) for part in (signals, timers, credentials, attributes, memory)]
             results = remote.calls([row for rows, _ in asked for row in rows])
@@ -59,6 +60,20 @@ class Snapshot:
         cpu = self.task.arch
         self.gpr = cpu.after_interruption(self.gpr)
         self.thread_info, self.extras = cpu.save(self.gpr, self.register_sets, self.attributes.tid_address)
+
+    def _home(self) -> Home | None:
+        lines = [mapping.line for mapping in self.mappings]
+        gpr, mask = self.task.registers(), self.signals.mask
+        return home.find(self.task.arch, gpr, mask, self.register_sets, self.status, lines, self._gadgets(lines))
+
+    def _gadgets(self, lines: list[procfs.Mapping]) -> tuple[int, int] | None:
+        """In the smallest executable mapping that has them: the vDSO, or the dynamic loader."""
+        for line in sorted(lines, key=lambda one: one.end - one.start):
+            if "x" in line.perms and "r" in line.perms and line.name != "[vsyscall]":
+                code = self.task.read(line.start, line.end - line.start)
+                if found := home.find_gadgets(self.task.arch, code, line.start):
+                    return found
+        return None
 
     def _leave_critical_section(self) -> None:
         gpr, pc = self.task.registers(), self.task.arch.pc

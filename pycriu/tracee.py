@@ -7,18 +7,22 @@ the scratch pages runs row after row and stops at the first that fails, so that 
 scratch exists (the first and the last call of a scope) a single call is stepped at a system call instruction that the
 task has anyway, in its vDSO.
 
-The Remote scope of a dump must not be interrupted by SIGKILL of the dumper: the task would go on inside the scratch.
+A task that outlives us while it works for us must find back by itself: see `home`.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
 from pycriu.errors import KernelError, PycriuError, Unsupported
+from pycriu.home import Home
 from pycriu.kernel import procfs, ptrace
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
+SI_TKILL = -6
+_SIGINFO = struct.Struct("<iii4xi")  # si_signo, si_errno, si_code; si_pid
 ALL_SIGNALS = MASK64
 PAGE = 4096  # scratch is counted in units of this; any larger page size is a multiple
 
@@ -26,6 +30,9 @@ PROT_RWX, MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 7, 0x22, 0x100000
 
 SCRATCH_SIZE = 1 << 17  # a multiple of every page size (64 KiB on some aarch64 kernels)
 _CODE_ROOM, _TABLE_ROOM = 4096, 1 << 16
+_FRAME_ROOM = 1 << 14  # AMX makes the largest frames: 11 KiB
+_DATA_ROOM = SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - _FRAME_ROOM
+_FRAME_AT = SCRATCH_SIZE - _FRAME_ROOM
 _ROW = 64  # nr, six arguments, result
 _ROWS_MAX = _TABLE_ROOM // _ROW
 _NOT_RUN = 0x7FFF_0000_DEAD_BEEF  # no call returns this: it is no address a task can have and no error
@@ -105,7 +112,7 @@ class Tracee:
         """One system call, stepped at the gate, on top of the registers `gpr`; KernelError has the task's errno."""
         self.set_registers(self.call_registers(gpr, self.gate, name, args))
         ptrace.step(self.tid)
-        self._await_trap()
+        self.await_trap()
         return check(self.result(), name, what or f"in task {self.tid}")
 
     def result(self) -> int:
@@ -122,16 +129,18 @@ class Tracee:
         out[self.arch.pc] = pc
         return out
 
-    def _await_trap(self) -> None:
-        status = ptrace.wait(self.tid)
-        signal = os.WSTOPSIG(status)
-        if signal != SIGTRAP:
-            raise PycriuError(f"task {self.tid} stopped with signal {signal} instead of finishing a call")
+    def await_trap(self) -> None:
+        """Wait for the trap that ends a step or a table."""
+        self.await_stop(SIGTRAP, 0)
 
-    def run_to_trap(self) -> None:
-        """Let the task run until the trap at the end of a table."""
-        ptrace.cont(self.tid)
-        self._await_trap()
+    def await_stop(self, signal: int, event: int) -> None:
+        """Wait for the stop that shows `signal` and ptrace event `event` (0: none); any other is an error."""
+        status = ptrace.wait(self.tid)
+        if (os.WSTOPSIG(status), status >> 16) != (signal, event):
+            raise PycriuError(
+                f"task {self.tid} stopped with signal {os.WSTOPSIG(status)}, event {status >> 16}, "
+                f"where signal {signal}, event {event} was due"
+            )
 
 
 def find_syscall(arch: Arch, code: bytes) -> int:
@@ -154,20 +163,24 @@ def check(result: int, name: str, what: str) -> int:
 class Remote:
     """A scope in which a stopped task makes calls for us; registers, mask and memory are as before when it ends.
 
-    `at` asks for the scratch pages at that address. Data that calls need is put beside the table with `data`, room for
+    `at` asks for the scratch pages at that address. `home` makes the task find back by itself if we are killed; without
+    it, it must not outlive us (PTRACE_O_EXITKILL). Data that calls need is put beside the table with `data`, room for
     what they return with `room`; both live until `reset` or the end of the scope.
     """
 
-    def __init__(self, task: Tracee, at: int = 0) -> None:
+    def __init__(self, task: Tracee, at: int = 0, home: Home | None = None) -> None:
         self.task = task
         self._at = at
+        self._home = home
+        self._frame = 0
         self.scratch = 0
         self._data = bytearray()
 
     def __enter__(self) -> Remote:
         self.gpr = self.task.registers()
         self._mask = ptrace.get_sigmask(self.task.tid)
-        ptrace.set_sigmask(self.task.tid, ALL_SIGNALS)
+        if self._home is not None and self._home.at:
+            self._put_frame(self._home, self._home.at)
         try:
             self._map()
         except BaseException:
@@ -175,28 +188,66 @@ class Remote:
             raise
         return self
 
+    def _put_frame(self, home: Home, at: int) -> None:
+        self.task.write(at, home.make_frame(at))
+        self._frame = at
+
     def _map(self) -> None:
         flags = MAP_PRIVATE_ANONYMOUS | (MAP_FIXED_NOREPLACE if self._at else 0)
         no_fd = -1
         arguments = (self._at, SCRATCH_SIZE, PROT_RWX, flags, no_fd, 0)
-        self.scratch = self.task.step_call(self.gpr, "mmap", *arguments, what=f"scratch pages in task {self.task.tid}")
-        self.task.write(self.scratch, self.task.arch.table_loop)
+        self.scratch = self._step("mmap", *arguments, what=f"scratch pages in task {self.task.tid}")
+        arch = self.task.arch
+        self.task.write(self.scratch, arch.table_loop + (arch.trap if self._home is None else arch.way_home))
+        if self._home is not None and not self._frame:
+            self._put_frame(self._home, self.scratch + _FRAME_AT)
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.task.step_call(self.gpr, "munmap", self.scratch, SCRATCH_SIZE)
+            self._step("munmap", self.scratch, SCRATCH_SIZE)
         finally:
             self._restore()
 
+    def _step(self, name: str, *args: int, what: str = "") -> int:
+        """One call at a gate."""
+        what = what or f"in task {self.task.tid}"
+        if self._home is None:
+            ptrace.set_sigmask(self.task.tid, ALL_SIGNALS)
+            return self.task.step_call(self.gpr, name, *args, what=what)
+        return check(self._step_home(self._home, name, args), name, what)
+
+    def _step_home(self, home: Home, name: str, args: tuple[int, ...]) -> int:
+        """One call at a gate from which the task gets home if we are killed.
+
+        Registers first, then the mask: from the first moment on the frame brings both back. Stepping would be wrong: a
+        task that loses its tracer at a SIGTRAP dies of it. It ends in a stop at which the kernel will look at the call
+        that the task was in, when it has its own registers again.
+        """
+        task = self.task
+        gpr = task.call_registers(self.gpr, home.gate, name, args)
+        if self._frame:
+            task.arch.go_home(gpr, home.restorer, self._frame)
+        task.set_registers(gpr)
+        ptrace.set_sigmask(task.tid, ALL_SIGNALS)
+        for _ in ("begin", "end"):
+            ptrace.to_syscall(task.tid)
+            task.await_stop(ptrace.SYSCALL_STOP, 0)
+        result = task.result()
+        ptrace.interrupt(task.tid)
+        ptrace.cont(task.tid)
+        task.await_stop(SIGTRAP, ptrace.EVENT_STOP)
+        return result
+
     def _restore(self) -> None:
-        self.task.set_registers(self.gpr)
+        """Mask first, then registers: up to the last moment the frame would have brought both back."""
         ptrace.set_sigmask(self.task.tid, self._mask)
+        self.task.set_registers(self.gpr)
 
     def data(self, content: bytes) -> int:
         """Put `content` into the scratch pages, 16-byte aligned; its address in the task."""
         address = self.scratch + _CODE_ROOM + _TABLE_ROOM + len(self._data)
         self._data += content + bytes(-len(content) % 16)
-        if len(self._data) > SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM:
+        if len(self._data) > _DATA_ROOM:
             raise PycriuError("a table of remote calls has more data than the scratch pages have room for")
         return address
 
@@ -211,7 +262,7 @@ class Remote:
     @property
     def space(self) -> int:
         """Bytes of data that still fit."""
-        return SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - len(self._data)
+        return _DATA_ROOM - len(self._data)
 
     def call(self, name: str, *args: int, what: str = "") -> int:
         """One call through the table."""
@@ -237,8 +288,12 @@ class Remote:
         arch.prepare_call(gpr)
         gpr[arch.pc] = self.scratch
         gpr[arch.table_registers[0]], gpr[arch.table_registers[1]] = address, len(rows)
-        self.task.set_registers(gpr)
-        self.task.run_to_trap()
+        if self._home is None:
+            self.task.set_registers(gpr)
+            ptrace.cont(self.task.tid)
+            self.task.await_trap()
+        else:
+            self._run_home(self._home, gpr)
         done = self.task.read(address, len(table))
         results = [int.from_bytes(done[i + 56 : i + 64], "little", signed=True) for i in range(0, len(done), _ROW)]
         for row, result in zip(rows, results, strict=True):
@@ -246,3 +301,20 @@ class Remote:
             if result == _NOT_RUN:
                 raise PycriuError(f"task {self.task.tid} did not run {row.name}: its table of calls was cut short")
         return results
+
+    def _run_home(self, home: Home, gpr: Registers) -> None:
+        """Run a table that ends with a signal to the task itself, and a frame that leads home if nobody sees that."""
+        task, arch = self.task, self.task.arch
+        gpr[arch.home_registers[0]], gpr[arch.home_registers[1]] = task.tid, home.signal
+        gpr[arch.sp] = self._frame + arch.sigreturn_sp
+        task.set_registers(gpr)
+        ptrace.set_sigmask(task.tid, ALL_SIGNALS & ~(1 << home.signal - 1))
+        while True:
+            ptrace.cont(task.tid)
+            signal = os.WSTOPSIG(ptrace.wait(task.tid))
+            if signal != home.signal:
+                raise PycriuError(f"task {task.tid} stopped with signal {signal} in the middle of a table of calls")
+            _, _, code, sender = _SIGINFO.unpack_from(ptrace.get_siginfo(task.tid))
+            if code == SI_TKILL and sender == task.tid:
+                return
+            # Somebody else's signal of that number, which the task ignores: dropping it is what the kernel would do.

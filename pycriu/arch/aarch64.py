@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # struct user_pt_regs: x0…x30, sp, pc, pstate
-X0, X8, X19, X20, SP, PC, PSTATE = 0, 8, 19, 20, 31, 32, 33
+X0, X8, X19, X20, X21, X22, X30, SP, PC, PSTATE = 0, 8, 19, 20, 21, 22, 30, 31, 32, 33
 
 # include/uapi/linux/elf.h
 NT_ARM_TLS, NT_ARM_SVE = 0x401, 0x405
@@ -88,6 +88,34 @@ def _save_keys(sets: dict[int, bytes], info: Any) -> None:
         generic.apgakey_lo, generic.apgakey_hi = struct.unpack("<2Q", sets[NT_ARM_PACG_KEYS])
 
 
+# struct rt_sigframe, arch/arm64/kernel/signal.c: a siginfo that rt_sigreturn does not read, then struct ucontext with
+# struct sigcontext at a multiple of 16, whose records begin with the FP/SIMD one and end with an empty one.
+_SIGINFO_SIZE = 128
+_UCONTEXT = struct.Struct("<QQ QiiQ Q 120x 8x")
+_SIGCONTEXT = struct.Struct("<Q 31Q QQQ 8x")
+_FPSIMD_RECORD = struct.Struct("<II II 64Q")
+_FPSIMD_MAGIC = 0x46508001
+_KEEP_ALTSTACK = 1 << 30  # ss_flags that no kernel accepts: sigaltstack stays as it is, which rt_sigreturn lets pass
+_RESERVED = 4096
+
+
+def sigframe(gpr: Registers, mask: int, sets: dict[int, bytes], _restorer: int, _at: int) -> bytes:
+    """The frame. What SVE holds beyond FP/SIMD is not in it."""
+    fp = _FPSIMD.unpack(sets[ptrace.NT_PRFPREG])
+    record = _FPSIMD_RECORD.pack(_FPSIMD_MAGIC, _FPSIMD_RECORD.size, fp[64], fp[65], *fp[:64])
+    return (
+        bytes(_SIGINFO_SIZE)
+        + _UCONTEXT.pack(0, 0, 0, _KEEP_ALTSTACK, 0, 0, mask)
+        + _SIGCONTEXT.pack(0, *gpr)
+        + record.ljust(_RESERVED, b"\0")
+    )
+
+
+def go_home(gpr: Registers, restorer: int, frame: int) -> None:
+    """`ret` goes where x30 points."""
+    gpr[X30], gpr[SP] = restorer, frame
+
+
 def load(core: Any) -> tuple[Registers, int]:
     """General registers and the address of set_tid_address(2), out of a core image."""
     regs = core.ti_aarch64.gpregs
@@ -141,12 +169,19 @@ AARCH64 = Arch(
     syscall_align=4,
     # loop: cbz x20, done; ldr x8,[x19]; ldp x0,x1,[x19,#8]; ldp x2,x3,[x19,#24]; ldp x4,x5,[x19,#40]; svc #0;
     #       str x0,[x19,#56]; add x19,x19,#64; sub x20,x20,#1; cmn x0,#4095; b.cc loop
-    # done: brk #0
     table_loop=bytes.fromhex(
-        "740100b4680240f9608640a9628e41a9649642a9010000d4601e00f973020191940600d11ffc3fb1c3feff54000020d4"
+        "740100b4680240f9608640a9628e41a9649642a9010000d4601e00f973020191940600d11ffc3fb1c3feff54"
     ),
     table_registers=(X19, X20),
-    trap_advance=0,
+    trap=bytes.fromhex("000020d4"),  # brk #0
+    # mov x8,#131; mov x0,x21; mov x1,x21; mov x2,x22; svc #0; mov x8,#139; svc #0
+    way_home=bytes.fromhex("681080d2e00315aae10315aae20316aa010000d4681180d2010000d4"),
+    home_registers=(X21, X22),
+    call_and_return=bytes.fromhex("010000d4c0035fd6"),
+    restorers=(bytes.fromhex("681180d2010000d4"),),
+    sigframe=sigframe,
+    go_home=go_home,
+    sigreturn_sp=0,
     task_size=1 << 39,
     has_soft_restart=False,
     prepare_call=prepare_call,

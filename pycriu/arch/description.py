@@ -45,9 +45,16 @@ class Arch:
     sp: int
     syscall_insn: bytes
     syscall_align: int  # instructions start at multiples of this
-    table_loop: bytes  # runs a table of calls, then traps: see tracee
+    table_loop: bytes  # runs a table of calls up to the first that fails; one of the next two follows it
     table_registers: tuple[int, int]  # address of the table, number of rows
-    trap_advance: int  # how far past the trap's first byte the pc stands when its SIGTRAP is reported
+    trap: bytes
+    way_home: bytes  # sends the task a signal, then calls rt_sigreturn: see home
+    home_registers: tuple[int, int]  # the task's id, the signal
+    call_and_return: bytes  # a system call instruction followed by a return
+    restorers: tuple[bytes, ...]  # ways to write a call of rt_sigreturn
+    sigframe: Callable[[Registers, int, dict[int, bytes], int, int], bytes]  # gpr, mask, sets, restorer, address
+    go_home: Callable[[Registers, int, int], None]  # gpr, restorer, frame: a return leads to the restorer
+    sigreturn_sp: int  # where the stack pointer stands, counted from the frame, when rt_sigreturn is called
     task_size: int  # end of the user half of the address space at its smallest
     has_soft_restart: bool  # the tracer sees -ERESTART* and must rewind itself
     prepare_call: Callable[[Registers], None]  # make the kernel forget the interrupted call

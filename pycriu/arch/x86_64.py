@@ -23,8 +23,9 @@ NAMES = (
     "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
     "orig_ax", "ip", "cs", "flags", "sp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
 )  # fmt: skip
-R13, R12, R10, R9, R8, AX, DX, SI, DI, ORIG_AX, IP, SP = (
-    NAMES.index(n) for n in ("r13", "r12", "r10", "r9", "r8", "ax", "dx", "si", "di", "orig_ax", "ip", "sp")
+R15, R14, R13, R12, R10, R9, R8, AX, DX, SI, DI, ORIG_AX, IP, SP = (
+    NAMES.index(n)
+    for n in ("r15", "r14", "r13", "r12", "r10", "r9", "r8", "ax", "dx", "si", "di", "orig_ax", "ip", "sp")
 )
 
 # include/linux/errno.h
@@ -141,6 +142,41 @@ def _empty_tls(slot: int) -> Any:
     )  # fmt: skip
 
 
+# struct rt_sigframe, arch/x86/include/asm/sigframe.h: pretcode, then struct ucontext, of which struct sigcontext_64 is
+# the middle (arch/x86/include/uapi/asm/sigcontext.h), then a siginfo that rt_sigreturn does not read.
+_SIGCONTEXT = (
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "di", "si", "bp", "bx", "dx", "ax", "cx", "sp", "ip", "flags",
+)  # fmt: skip
+_UC_FLAGS = 7  # UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+_KEEP_ALTSTACK = 1 << 30  # ss_flags that no kernel accepts: sigaltstack stays as it is, which rt_sigreturn lets pass
+_FRAME = struct.Struct("<Q QQ QiiQ 18Q 4H 4Q Q 8Q Q")
+_FP_XSTATE_MAGIC1, _FP_XSTATE_MAGIC2 = 0x46505853, 0x46505845
+
+
+def sigframe(gpr: Registers, mask: int, sets: dict[int, bytes], restorer: int, at: int) -> bytes:
+    """The frame for the address `at`, a multiple of 64, with the extended state behind it."""
+    regs = dict(zip(NAMES, gpr, strict=True))
+    room = -(-_FRAME.size // 64) * 64
+    segments = (regs["cs"], regs["gs"], regs["fs"], regs["ss"])
+    frame = _FRAME.pack(
+        restorer, _UC_FLAGS, 0, 0, _KEEP_ALTSTACK, 0, 0, *(regs[name] for name in _SIGCONTEXT), *segments,
+        0, 0, 0, 0, at + room, *(0,) * 8, mask,
+    )  # fmt: skip
+    return frame.ljust(room, b"\0") + _signal_xstate(sets[NT_X86_XSTATE])
+
+
+def _signal_xstate(raw: bytes) -> bytes:
+    """The register set in the form that a signal frame has it: struct _fpx_sw_bytes in it, and a mark behind it."""
+    features = raw[464:472]
+    words = struct.pack("<II8sI28x", _FP_XSTATE_MAGIC1, len(raw) + 4, features, len(raw))
+    return raw[:464] + words + raw[512:] + struct.pack("<I", _FP_XSTATE_MAGIC2)
+
+
+def go_home(gpr: Registers, _restorer: int, frame: int) -> None:
+    """The first word of the frame is the restorer's address: `ret` takes it from there."""
+    gpr[SP] = frame
+
+
 def load(core: Any) -> tuple[Registers, int]:
     """General registers and the address of set_tid_address(2), out of a core image."""
     info = core.thread_info
@@ -214,13 +250,20 @@ X86_64 = Arch(
     # loop: test %r13,%r13; jz done; mov (%r12),%rax; mov 8(%r12),%rdi; mov 16(%r12),%rsi; mov 24(%r12),%rdx;
     #       mov 32(%r12),%r10; mov 40(%r12),%r8; mov 48(%r12),%r9; syscall; mov %rax,56(%r12); add $64,%r12; dec %r13;
     #       cmp $-4095,%rax; jb loop
-    # done: int3
     table_loop=bytes.fromhex(
         "4d85ed7438498b0424498b7c2408498b742410498b5424184d8b5424204d8b4424284d8b4c2430"
-        "0f0549894424384983c44049ffcd483d01f0ffff72c3cc"
+        "0f0549894424384983c44049ffcd483d01f0ffff72c3"
     ),
     table_registers=(R12, R13),
-    trap_advance=1,
+    trap=b"\xcc",
+    # mov $234,%eax; mov %r14,%rdi; mov %r14,%rsi; mov %r15,%rdx; syscall; mov $15,%eax; syscall
+    way_home=bytes.fromhex("b8ea0000004c89f74c89f64c89fa0f05b80f0000000f05"),
+    home_registers=(R14, R15),
+    call_and_return=b"\x0f\x05\xc3",
+    restorers=(bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05")),
+    sigframe=sigframe,
+    go_home=go_home,
+    sigreturn_sp=8,
     task_size=0x7FFF_FFFF_F000,
     has_soft_restart=True,
     prepare_call=prepare_call,

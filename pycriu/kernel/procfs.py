@@ -122,11 +122,11 @@ def parse_fdinfo(content: str) -> dict[str, str]:
 
 
 def parse_auxv(data: bytes) -> list[int]:
-    """/proc/PID/auxv as 64-bit words, keys and values in turn, up to and with AT_NULL."""
+    """/proc/PID/auxv as 64-bit words, keys and values in turn, without the AT_NULL that ends it."""
     words = [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data) - len(data) % 8, 8)]
     for i in range(0, len(words) - 1, 2):
         if words[i] == 0:
-            return words[: i + 2]
+            return words[:i]
     return words
 
 

@@ -14,11 +14,12 @@ import struct
 
 from pycriu.errors import KernelError, TraceeGone
 
-CONT, SINGLESTEP, DETACH = 7, 9, 17
+CONT, SINGLESTEP, DETACH, SYSCALL = 7, 9, 17, 24
 SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
 SEIZE, INTERRUPT, LISTEN, PEEKSIGINFO, GETSIGMASK, SETSIGMASK = 0x4206, 0x4207, 0x4208, 0x4209, 0x420A, 0x420B
 GET_RSEQ_CONFIGURATION = 0x420F
 
+O_TRACESYSGOOD = 1
 O_TRACEFORK, O_TRACECLONE, O_TRACEEXEC, O_EXITKILL = 1 << 1, 1 << 3, 1 << 4, 1 << 20
 EVENT_FORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 3, 4, 128
 PEEKSIGINFO_SHARED = 1
@@ -68,6 +69,14 @@ def cont(tid: int, signal: int = 0) -> None:
 def step(tid: int) -> None:
     """PTRACE_SINGLESTEP: one instruction, no signal delivered."""
     _request("PTRACE_SINGLESTEP", SINGLESTEP, tid)
+
+
+SYSCALL_STOP = 5 | 0x80  # the signal that a stop at a system call shows under PTRACE_O_TRACESYSGOOD
+
+
+def to_syscall(tid: int) -> None:
+    """PTRACE_SYSCALL: up to the beginning or the end of the next system call, whichever comes first."""
+    _request("PTRACE_SYSCALL", SYSCALL, tid)
 
 
 def detach(tid: int, signal: int = 0) -> None:

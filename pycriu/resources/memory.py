@@ -43,7 +43,8 @@ ADVICE = {"dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
 # What cannot be made again, or not by mmap alone.
 REFUSED_FLAGS = {
     "ht": "huge pages", "um": "a userfaultfd watch", "uw": "a userfaultfd watch", "ui": "a userfaultfd watch",
-    "sl": "a sealed mapping", "io": "device memory", "pf": "device memory", "dp": "droppable memory", "ss": "a shadow stack",
+    "sl": "a sealed mapping", "io": "device memory", "pf": "device memory", "dp": "droppable memory",
+    "ss": "a shadow stack",
 }  # fmt: skip
 # The bits that CRIU gives them; [vsyscall] is at the same address in every task and is not counted as regular.
 _SPECIAL = {

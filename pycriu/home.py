@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The way home: what a task does that works for us, should we be killed.
+
+A tracer that dies leaves its tracees running from wherever they stand. So a task that makes calls for us always stands
+where it finds home by itself: the next thing after every call is rt_sigreturn(2), on a frame that holds its own
+registers, FPU state and signal mask. The frame lies below its stack pointer, on the stack that the kernel gave it, or,
+where it runs on a stack of its own making that may end there, in the scratch pages.
+
+To stop the task after a table of calls without a trap, which would kill it if nobody traced it any more, the table ends
+with a signal that the task ignores by default and has no handler for: its tracer sees it, and nobody else does.
+"""
+
+from __future__ import annotations
+
+from pycriu.arch.description import Arch, Registers
+from pycriu.kernel import procfs
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIGCHLD, SIGURG, SIGWINCH = 17, 23, 28
+QUIET = (SIGURG, SIGWINCH, SIGCHLD)
+_RED_ZONE = 512  # bytes below the stack pointer that may be in use: 128 on x86_64, and some distance
+_ALIGN = 64  # XSAVE wants it
+
+
+@record
+class Home:
+    """How one task gets home."""
+
+    gate: int  # address of a system call instruction that is followed by a return
+    restorer: int  # address of code that calls rt_sigreturn
+    signal: int  # the one that ends a table
+    at: int  # where the frame lies on the task's stack; 0: it has no place there
+    make_frame: Callable[[int], bytes]  # the frame for rt_sigreturn, made for an address
+
+
+def find(
+    arch: Arch,
+    gpr: Registers,
+    mask: int,
+    sets: dict[int, bytes],
+    status: dict[str, str],
+    mappings: list[procfs.Mapping],
+    gadgets: tuple[int, int] | None,
+) -> Home | None:
+    """The way home of a stopped task, or None where it has none; then nothing must happen to us while it works.
+
+    `gadgets` are the addresses of gate and restorer, see `find_gadgets`.
+    """
+    taken = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    quiet = [signal for signal in QUIET if not taken >> (signal - 1) & 1]
+    if gadgets is None or not quiet:
+        return None
+    gate, restorer = gadgets
+    # The call that the task may have been in is made again, as after a restore.
+    registers = arch.after_interruption(gpr)
+
+    def make_frame(at: int) -> bytes:
+        return arch.sigframe(registers, mask, sets, restorer, at)
+
+    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], len(make_frame(0)), mappings), make_frame)
+
+
+def _place(stack_pointer: int, size: int, mappings: list[procfs.Mapping]) -> int:
+    """Where on the process's stack the frame fits, or 0."""
+    at = (stack_pointer - _RED_ZONE - size) // _ALIGN * _ALIGN
+    for mapping in mappings:
+        if mapping.name == "[stack]" and mapping.start <= at and stack_pointer <= mapping.end:
+            return at
+    return 0
+
+
+def find_gadgets(arch: Arch, code: bytes, start: int) -> tuple[int, int] | None:
+    """Gate and restorer within the machine code `code`, which lies at `start`; None where it lacks one of them."""
+    gate = _find(code, arch.call_and_return, arch.syscall_align)
+    restorers = [_find(code, pattern, arch.syscall_align) for pattern in arch.restorers]
+    restorer = next((offset for offset in restorers if offset >= 0), -1)
+    return None if gate < 0 or restorer < 0 else (start + gate, start + restorer)
+
+
+def _find(code: bytes, pattern: bytes, align: int) -> int:
+    at = code.find(pattern)
+    while at >= 0 and at % align:
+        at = code.find(pattern, at + 1)
+    return at

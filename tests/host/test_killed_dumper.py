@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A dumper that is killed outright, before each of its ptrace requests in turn: the application must not notice.
+
+A tracer that dies leaves its tracee where it stands, which may be in the middle of a call that it makes for the tracer.
+See pycriu/home.py for why it finds back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pycriu import dump
+from pycriu.kernel import ptrace
+from pycriu.log import Log
+from pycriu.options import DumpOptions
+from tests.host.conftest import DEADLINE, Host, Subject, alive, wait_until
+
+BUSY = """
+signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGRTMIN + 3})
+ready()
+turns, wrong = 0, 0
+while not os.path.exists("go"):
+    x = 1.0
+    for i in range(1, 2000):
+        x = (x * 1.0000001 + i) / 1.0000001 - i + 1e-9 * (i % 3)
+    first = x if turns == 0 else first
+    wrong += x != first
+    turns += 1
+    if turns % 40 == 0:
+        say("turn", turns)
+say("wrong", wrong, "mask", sorted(int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+"""
+
+ASLEEP = """
+signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGRTMIN + 3})
+ready()
+turns, early = 0, 0
+while not os.path.exists("go"):
+    begin = time.monotonic()
+    libc.usleep(30000)
+    early += time.monotonic() - begin < 0.03
+    turns += 1
+    say("turn", turns)
+say("wrong", early, "mask", sorted(int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+"""
+
+FINE = f"wrong 0 mask {sorted((int(signal.SIGUSR1), int(signal.SIGRTMIN) + 3))}"
+
+
+def dump_and_die(pid: int, images: Path, *, before: int) -> int:
+    """Dump in a process of its own that is killed before its ptrace request number `before`; its wait status."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    status = 1
+    try:
+        kill_before(before)
+        options = DumpOptions(pid=pid, images_dir=str(images), work_dir=str(images), leave_running=True)
+        with open(os.devnull, "w") as nowhere:
+            dump.dump(options, Log(1, nowhere.fileno()))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def kill_before(number: int) -> None:
+    """Make the real ptrace(2) wrapper count, and kill this process before request `number`."""
+    real: Callable[..., int] = ptrace._ptrace  # the one place through which every request goes
+    left = [number]
+
+    def counting(*arguments: int) -> int:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    ptrace._ptrace = counting
+
+
+def goes_on(subject: Subject) -> None:
+    """It is nobody's tracee, and its work advances."""
+    wait_until(lambda: subject.status("TracerPid") == "0", "still traced")
+    before = len(subject.said())
+    wait_until(lambda: len(subject.said()) > before or not alive(subject.pid), "no more turns", DEADLINE)
+    assert alive(subject.pid), f"the application died: {subject.said()[-3:]}"
+
+
+@pytest.mark.parametrize("program", [BUSY, ASLEEP], ids=["busy", "asleep"])
+def test_application_survives_a_kill_before_any_request(host: Host, program: str) -> None:
+    subject = host.python(program)
+    number = 0
+    while True:
+        number += 1
+        status = dump_and_die(subject.pid, host.images, before=number)
+        if os.WIFEXITED(status):
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        goes_on(subject)
+    assert os.WEXITSTATUS(status) == 0, "the dump that nobody killed failed"
+    assert number > 20, f"only {number - 1} requests were tried"
+    time.sleep(0.05)
+    assert subject.go()[-1] == FINE
