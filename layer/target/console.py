@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import select
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -148,13 +149,20 @@ class Console(_Spawn):
         while not console._eof and _readable([console.child_fd], deadline.remaining):
             console.drain()
 
+    def _end(self) -> str | None:
+        """How the process ended; a dying one closes its lines a moment before it can be waited for."""
+        deadline = Deadline.after(SETTLE)
+        while (end := self.ended()) is None and not deadline.passed:
+            time.sleep(0.01)
+        return end
+
     def _closed(self, what: str) -> NoReturn:
         for console in (self, *self.watched):
             console.drain()
         kernels = [console for console in (self, *self.watched) if console.kernel]
         if (fault := faults.worst(line for console in kernels for line in console.lines)) is not None:
             raise fault.kind(fault.line.strip(), tail=self.tail(), log=self.log_path)
-        if (end := self.ended()) is not None:
+        if (end := self._end()) is not None:
             raise faults.QemuDied(end, tail=self.tail(), log=self.log_path)
         raise faults.ConsoleClosed(f"{what}: the line was closed", tail=self.tail(), log=self.log_path)
 

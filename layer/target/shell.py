@@ -123,8 +123,11 @@ class Shell:
         return str(self.console.before), match
 
     def _interrupt(self, word: str, late: DeadlinePassed) -> None:
+        """Ctrl-C drops the whole line, closing marker included; a marker of its own says whether the shell lives."""
+        half = len(word) // 2
         try:
             self._send("\x03")
-            self._wait(rf"{word}:end:(\d+)\n", INTERRUPT, "the end after Ctrl-C")
+            self._send(f"printf '%s\\n' '{word[:half]}''{word[half:]}:alive'")
+            self._wait(rf"{word}:alive\n", INTERRUPT, "the shell after Ctrl-C")
         except GuestError:
             self._broken = late

@@ -68,7 +68,21 @@ def layout() -> list[str]:
     with open("/proc/self/maps", encoding="utf-8") as maps:
         lines = [line.split() for line in maps]
     shown = [(f"{line[0]} {line[1]}", line[5] if len(line) > 5 else "") for line in lines]
-    return [f"{span} {name}" for span, name in shown if name.startswith("/") or "---p" in span]
+    kept = [f"{span} {name}" for span, name in shown if name.startswith("/") or "---p" in span]
+    return merged(kept)
+
+
+def merged(lines: list[str]) -> list[str]:
+    """Neighbours with the same rights and name as one: whether the kernel merges them depends on their history."""
+    done: list[str] = []
+    for line in lines:
+        span, rest = line.split(" ", 1)
+        before, before_rest = done[-1].split(" ", 1) if done else ("-", "")
+        if before_rest == rest and before.split("-")[1] == span.split("-")[0]:
+            done[-1] = f"{before.split('-')[0]}-{span.split('-')[1]} {rest}"
+        else:
+            done.append(line)
+    return done
 
 
 victim.play(scenario)
