@@ -44,10 +44,10 @@ def fill(message: Message, depth: int = 0) -> Message:
         target = getattr(message, field.name)
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             if depth < 4:
-                fill(target.add() if field.is_repeated else target, depth + 1)
+                fill(target.add() if hasattr(target, "extend") else target, depth + 1)
             continue
         value = sample(field)
-        if field.is_repeated:
+        if hasattr(target, "extend"):
             target.extend([value, value])
         else:
             setattr(message, field.name, value)
