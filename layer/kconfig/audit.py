@@ -85,7 +85,7 @@ def judge(subject: Subject, tree: Tree, asked: Sequence[Wish], requirements: tup
         findings.append(finding)
     targets = {goal.symbol for goal in goals}
     fix = prove(tree, starts, goals, [goal for goal in held if goal.symbol not in targets]) if goals else Fix()
-    notes = (*stale, *_notes(subject, tree, findings))
+    notes = (*stale, *_notes(subject, tree))
     return Report(
         subject.name, tree.version, subject.arch, str(tree.directory), requirements, tuple(findings), fix, notes
     )
@@ -170,7 +170,7 @@ def _stale(tree: Tree, written: DotConfig | None) -> tuple[str, ...]:
     return (f"make olddefconfig in this tree would change {len(names)} symbols of it: {shown}",)
 
 
-def _notes(subject: Subject, tree: Tree, findings: Sequence[Finding]) -> tuple[str, ...]:
+def _notes(subject: Subject, tree: Tree) -> tuple[str, ...]:
     notes = []
     if subject.written and subject.written.release and subject.written.release != tree.version:
         notes.append(
@@ -178,7 +178,4 @@ def _notes(subject: Subject, tree: Tree, findings: Sequence[Finding]) -> tuple[s
         )
     if subject.written and not subject.written.complete:
         notes.append("it is not a complete .config: what it does not name was given its default, as olddefconfig does")
-    renamed = [finding.symbol for finding in findings if finding.symbol in tree.transitional]
-    if renamed:
-        notes.append(f"kept only as old names of renamed symbols: {', '.join(renamed)}")
     return tuple(notes)

@@ -5,7 +5,7 @@ Three constructs are younger than that release:
 
 - `modules` (Linux 5.13) marks the symbol that enables tristates; it was `option modules`.
 - `transitional` (6.18) marks the old name of a renamed symbol, kept so that its value in an old .config feeds the new
-  one. It is dropped: the old name stays an ordinary promptless symbol. `transitional_symbols` lists them, for a note.
+  one. The word is dropped; `transitional_symbols` lists the symbols, `layer.kconfig.modern` gives them their meaning.
 - `depends on A if B` (7.0) is A where B is not n. The kernel builds `A || (B = n)` and pushes the comparison into B
   (expr_trans_compare in scripts/kconfig/expr.c); the same is done here, so that a module condition comes out the same.
 

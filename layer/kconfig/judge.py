@@ -28,7 +28,8 @@ class Judge:
     def plan(self, finding: Finding) -> Plan | None:
         """What to set so that it is as wanted."""
         symbol = self.tree.symbol(finding.symbol)
-        way = None if symbol is None else self.planner.reach(symbol, finding.wanted)
+        known = symbol is not None and symbol.name not in self.tree.transitional
+        way = None if not known else self.planner.reach(symbol, finding.wanted)
         return None if way is None else way or {finding.symbol: finding.wanted}
 
     def explain(self, finding: Finding) -> Finding:
@@ -36,6 +37,8 @@ class Judge:
         symbol = self.tree.symbol(finding.symbol)
         if symbol is None:
             return self._missing(finding)
+        if symbol.name in self.tree.transitional:
+            return replace(finding, verdict=Verdict.UNKNOWN, did_you_mean=self._heirs(symbol), note="it was renamed")
         if finding.verdict is Verdict.OVERRIDDEN:
             return finding
         if finding.wanted == "n" or finding.verdict is Verdict.DIFFERS:
@@ -56,6 +59,11 @@ class Judge:
             )
         names = [symbol.name for symbol in self.tree.unique_defined_syms]
         return replace(finding, verdict=Verdict.UNKNOWN, did_you_mean=alike(finding.symbol, names))
+
+    def _heirs(self, symbol: kconfiglib.Symbol) -> tuple[str, ...]:
+        """The symbols that take over the value of a transitional one."""
+        defaults = ((other.name, value) for other in self.tree.unique_defined_syms for value, _ in other.defaults)
+        return tuple(dict.fromkeys(name for name, value in defaults if value is symbol))
 
     def _other_value(self, finding: Finding, symbol: kconfiglib.Symbol) -> Finding:
         if finding.wanted != "n":

@@ -2,6 +2,9 @@
 """What symbols mean in current kernels, where kconfiglib 14.1 has the meaning of its day.
 
 - `imply` (since 5.7) is a hint for the default, bounded by the symbol's dependencies; what y implies can be m.
+- A number that nobody set (since 6.8) is 0, not empty.
+- A transitional symbol (since 6.18), the old name of a renamed one, takes a value from an old .config and hands it on,
+  but is not written again.
 - A choice (since 6.11) passes over members that are set to n: a default that was refused is not chosen.
 
 Symbols and choices that this does not concern keep kconfiglib's own classes.
@@ -10,10 +13,13 @@ Symbols and choices that this does not concern keep kconfiglib's own classes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import kconfiglib  # type: ignore[import-untyped]
 
+NUMBERS_ARE_ZERO = (6, 8)
 CHOICES_REFUSE = (6, 11)
+ZERO = {kconfiglib.INT: "0", kconfiglib.HEX: "0x0"}
 SAME_LAYOUT: tuple[str, ...] = ()  # no slots of its own, so that `__class__` of a finished object can be set to it
 
 
@@ -57,6 +63,34 @@ class ImpliedSymbol(kconfiglib.Symbol):  # type: ignore[misc]  # kconfiglib carr
         return min(max(value, implied), kconfiglib.expr_value(self.direct_dep)) if implied else value
 
 
+class NumberSymbol(kconfiglib.Symbol):  # type: ignore[misc]  # kconfiglib carries no types
+    """Takes the place of an int or hex symbol."""
+
+    __slots__ = SAME_LAYOUT
+    _cached_str_val: str | None
+
+    @property
+    def str_value(self) -> str:
+        """The value, which is compared and written as zero where there is none."""
+        value = str(super().str_value) or ZERO[self.orig_type]
+        self._cached_str_val = value
+        return value
+
+
+class TransitionalSymbol(kconfiglib.Symbol):  # type: ignore[misc]  # kconfiglib carries no types
+    """Takes the place of a symbol that is marked transitional: settable without a prompt, never written."""
+
+    __slots__ = SAME_LAYOUT
+
+    @property
+    def visibility(self) -> int:
+        return 2
+
+    @property
+    def config_string(self) -> str:
+        return ""
+
+
 class RefusingChoice(kconfiglib.Choice):  # type: ignore[misc]  # kconfiglib carries no types
     """Takes the place of every choice."""
 
@@ -73,12 +107,19 @@ class RefusingChoice(kconfiglib.Choice):  # type: ignore[misc]  # kconfiglib car
         return open_ones[0] if open_ones else visible[0]
 
 
-def modernise(tree: kconfiglib.Kconfig, release: str) -> None:
+def modernise(tree: kconfiglib.Kconfig, release: str, transitional: Iterable[str]) -> None:
     """Gives the symbols and choices of a parsed tree the meaning that they have in the kernel of that release."""
     for symbol in tree.unique_defined_syms:
         if symbol.weak_rev_dep is not tree.n:
             symbol.__class__ = ImpliedSymbol
-    if tuple(map(int, re.findall(r"\d+", release)[:2])) >= CHOICES_REFUSE:
+    for name in transitional:
+        tree.syms[name].__class__ = TransitionalSymbol
+    numbers = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    if numbers >= NUMBERS_ARE_ZERO:
+        for symbol in tree.unique_defined_syms:
+            if symbol.orig_type in ZERO:
+                symbol.__class__ = NumberSymbol
+    if numbers >= CHOICES_REFUSE:
         for choice in tree.unique_choices:
             choice.__class__ = RefusingChoice
     tree.unset_values()

@@ -101,7 +101,7 @@ def _verdict(finding: Finding) -> str:
         Verdict.OVERRIDDEN: f"{is_now}, by the later line {finding.overridden_by}",
         Verdict.FORCED: f"{is_now}" + (f", selected by {', '.join(finding.forced_by)}" if finding.forced_by else ""),
         Verdict.DIFFERS: is_now,
-        Verdict.UNKNOWN: f"no such symbol{_meant(finding)}",
+        Verdict.UNKNOWN: f"{finding.note or 'no such symbol'}{_meant(finding)}",
         Verdict.UNMET: is_now,
         Verdict.MET: is_now,
     }
@@ -124,7 +124,12 @@ def _link(link: Link) -> str:
 
 
 def _fix(report: Report) -> Iterator[tuple[str, str]]:
-    if report.fix is None or not report.fix.lines:
+    if report.fix is None:
+        return
+    if report.fix.fails:
+        yield "", ""
+        yield from _wrapped(f"no fix was found for: {', '.join(report.fix.fails)}", 0, BOLD)
+    if not report.fix.lines:
         return
     yield "", ""
     yield f"fix, re-evaluated and shown to work for {len(report.fix.meets)} symbols (--emit FILE writes it):", BOLD

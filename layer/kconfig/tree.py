@@ -54,7 +54,7 @@ class Tree(kconfiglib.Kconfig):  # type: ignore[misc]  # kconfiglib carries no t
         self.transitional: list[str] = []
         super().__init__("Kconfig", warn_to_stderr=False)
         self.warn = False
-        modernise(self, version)
+        modernise(self, version, self.transitional)
 
     def _open(self, filename: str, mode: str) -> IO[str]:
         stream: IO[str] = super()._open(filename, mode)
@@ -140,9 +140,9 @@ def _variables(directory: Path, machine: Machine, cross: str, version: str) -> d
         "CROSS_COMPILE": cross,
         "KERNELVERSION": version,
         "CC_VERSION_TEXT": _first_line(tools["CC"]),
-        "PAHOLE_FLAGS": "",
+        "PAHOLE_VERSION": _output([str(directory / "scripts/pahole-version.sh"), tools["PAHOLE"]]) or "0",
         "CLANG_FLAGS": "",
-        "RUSTC_VERSION_TEXT": "",
+        "RUSTC_VERSION_TEXT": _output([tools["RUSTC"], "--version"]),
         "CONFIG_": "CONFIG_",
         "LC_ALL": "C",
     }
@@ -150,6 +150,14 @@ def _variables(directory: Path, machine: Machine, cross: str, version: str) -> d
 
 def _tools(cross: str) -> dict[str, str]:
     return {name: cross + program for name, program in CROSS_TOOLS.items()} | HOST_TOOLS | OTHER_TOOLS
+
+
+def _output(command: list[str]) -> str:
+    """What a tool says that a kernel can do without; empty when it is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _first_line(compiler: str) -> str:

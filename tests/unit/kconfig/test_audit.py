@@ -138,6 +138,14 @@ def test_unknown_suggests(bench: Bench) -> None:
     assert "UNIX_DIAG" in finding.did_you_mean
 
 
+def test_a_renamed_symbol_is_unknown_and_its_heir_is_named(bench: Bench) -> None:
+    report = bench.audit(bench.config(), bench.fragment("CONFIG_OLD_NAME=y"))
+    (finding,) = report.findings
+    assert (finding.verdict, finding.note, finding.did_you_mean) == (Verdict.UNKNOWN, "it was renamed", ("NEW_NAME",))
+    assert report.fix is not None
+    assert report.fix.lines == ()
+
+
 def test_overridden_by_a_later_fragment(bench: Bench) -> None:
     later = bench.fragment("", "# CONFIG_NET is not set", name="later.cfg")
     report = bench.audit(bench.config(), bench.fragment("CONFIG_NET=y"), later)

@@ -93,6 +93,22 @@ def test_imply_is_a_bounded_hint(bench: Bench, base: str, asked: str | None, wis
     assert "WISHED" in tree.configuration(), "make writes an implied symbol even where it cannot be"
 
 
+def test_a_transitional_symbol_hands_its_value_on(bench: Bench) -> None:
+    tree = bench.tree()
+    Start({"OLD_NAME": "y"}, closed=False).apply(tree)
+    assert tree.value("NEW_NAME") == "y"
+    assert "OLD_NAME" not in tree.configuration()
+    Start({"OLD_NAME": "y", "NEW_NAME": "n"}, closed=False).apply(tree)
+    assert tree.value("NEW_NAME") == "n"
+
+
+def test_a_number_that_nobody_set_is_zero(bench: Bench) -> None:
+    tree = bench.tree()
+    Start({}, closed=False).apply(tree)
+    assert tree.value("UNORDERED") == "y"
+    assert "ORDER" not in tree.configuration()
+
+
 def test_a_choice_passes_over_a_refused_default(bench: Bench) -> None:
     tree = bench.tree()
     Start({"KERNEL_GZIP": "n"}, closed=False).apply(tree)
