@@ -112,6 +112,7 @@ def _question_edges(plan: Plan) -> list[str]:
     edges = [
         _edge("audit", "ask", variables={"verb": "audit"}),
         _edge("boot", "ask", implicit=[Path("image")], variables={"verb": "boot"}),
+        _edge("reproduce", "ask", implicit=[Path("image")], variables={"verb": "reproduce"}),
         _edge("runtime", "ask", implicit=[Path("image")], variables={"verb": "runtime"}),
     ]
     for name in plan.recipes:

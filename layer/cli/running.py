@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`image`, `audit`, `boot`, `runtime`, `demo`: what is done with a whole build folder."""
+"""`image`, `reproduce`, `audit`, `boot`, `runtime`, `demo`: what is done with a whole build folder."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ def run_image(arguments: argparse.Namespace) -> int:
     chosen = plan.load(arguments.builddir)
     build.ensure(chosen, (*chosen.packages(), chosen.recipes[chosen.configuration.kernel]))
     for line in assemble(chosen):
+        print(line)
+    return 0
+
+
+def run_reproduce(arguments: argparse.Namespace) -> int:
+    """The same sources give the same bytes."""
+    from layer.image.reproduce import reproduce
+
+    for line in reproduce(plan.load(arguments.builddir), kernel=arguments.kernel):
         print(line)
     return 0
 

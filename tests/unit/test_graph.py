@@ -35,7 +35,7 @@ def test_the_graph_has_an_edge_for_all_that_can_be_asked(tmp_path: Path, machine
     configure.configure(request(tmp_path, "feature/criu", machine=machine))
     told = ninja(tmp_path, "-t", "targets", "all").stdout
     found = {line.split(":")[0] for line in told.splitlines()}
-    assert {"image", "kernel", "audit", "boot", "runtime", "sbom", "images/boot.json"} <= found
+    assert {"image", "kernel", "audit", "boot", "runtime", "sbom", "reproduce", "images/boot.json"} <= found
     for recipe in plan.load(tmp_path).recipes:
         assert {f"why-{recipe}", f"clean-{recipe}", f"recipes/{recipe}.json"} <= found
 
