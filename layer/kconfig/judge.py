@@ -28,8 +28,9 @@ class Judge:
     def plan(self, finding: Finding) -> Plan | None:
         """What to set so that it is as wanted."""
         symbol = self.tree.symbol(finding.symbol)
-        known = symbol is not None and symbol.name not in self.tree.transitional
-        way = None if not known else self.planner.reach(symbol, finding.wanted)
+        if symbol is None or symbol.name in self.tree.transitional:
+            return None
+        way = self.planner.reach(symbol, finding.wanted)
         return None if way is None else way or {finding.symbol: finding.wanted}
 
     def explain(self, finding: Finding) -> Finding:
