@@ -32,6 +32,11 @@ def add_verbs(verbs: Verbs) -> None:
         parser = verbs.add_parser(name, description=told, help=told)
         options.folder(parser)
         parser.set_defaults(verb=verb)
+    told = "build everything again in another folder, and compare the images byte for byte"
+    parser = verbs.add_parser("reproduce", description=told, help=told)
+    options.folder(parser)
+    parser.add_argument("--kernel", action="store_true", help="the kernel too")
+    parser.set_defaults(verb=run_reproduce)
     verbs.add_parser(
         "audit", help="judge a kernel configuration against fragments or templates (audit --help)", add_help=False
     )
