@@ -22,16 +22,14 @@ import time
 from pycriu import arch, entries, pstree
 from pycriu.images import messages as m
 from pycriu.images import store
+from pycriu.kernel import names
+from pycriu.log import DEBUG, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
 from pycriu.resources import files, limits, memory
 from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, survey
 from pycriu.tracee import SIGSTOP
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pycriu.log import Log
 
 
 @record
@@ -74,8 +72,16 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     seconds = (frozen - begin, copied - frozen, copied - looked)
     result = DumpResult(len(snapshots), pages, *(round(span * 1e6) for span in seconds))
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
+    tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
+
+
+def tell(snapshots: list[Snapshot], log: Log) -> None:
+    """What each process was found doing, for the debug log."""
+    for one in snapshots:
+        doing = names.syscall(one.interrupted_call) if one.interrupted_call >= 0 and log.level >= DEBUG else "running"
+        log.debug("process %d (%s) was in %s, has %d mappings", one.pid, one.stat.comm, doing, len(one.mappings))
 
 
 def preload() -> None:

@@ -112,6 +112,7 @@ def rebuild(task: Tracee, image: TaskImage, opened: files.Opened, pages_fd: int,
             + credentials.rows(core.thread_core.creds, mine, remote)
             + attributes.last_rows(core, image.mm)
             + timers.rows(core, remote)
+            + limits.rows(core, task.tid, remote)
         )
         task.gate = find_gate(task, image)
     return pages

@@ -58,6 +58,7 @@ class Snapshot:
                 ptrace.set_regset(self.task.tid, note, self.register_sets[note])
         self.handlers, self.itimers, self.securebits, self.attributes, self.brk = answers
         cpu = self.task.arch
+        self.interrupted_call = cpu.interrupted_call(self.gpr)
         self.gpr = cpu.after_interruption(self.gpr)
         self.thread_info, self.extras = cpu.save(self.gpr, self.register_sets, self.attributes.tid_address)
 

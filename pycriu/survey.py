@@ -59,6 +59,8 @@ def _look(process: pstree.Process) -> int:
 def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -> None:
     """Unsupported for a process that is of a kind that cannot be kept."""
     pid, name = process.pid, f"process {process.pid} ({stat.comm})"
+    if not procfs.is_utf8(stat.comm):
+        raise Unsupported(f"process {pid} has a name that is not UTF-8 ({stat.comm!r}), which no image can hold")
     if stat.num_threads > 1:
         raise Unsupported(f"{name} has {stat.num_threads} threads, which cannot be saved")
     if stat.state == "T":

@@ -18,7 +18,7 @@ import struct
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
 from pycriu.errors import KernelError, PycriuError, Unsupported
 from pycriu.home import Home
-from pycriu.kernel import procfs, ptrace
+from pycriu.kernel import names, procfs, ptrace
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
 SI_TKILL = -6
@@ -138,8 +138,8 @@ class Tracee:
         status = ptrace.wait(self.tid)
         if (os.WSTOPSIG(status), status >> 16) != (signal, event):
             raise PycriuError(
-                f"task {self.tid} stopped with signal {os.WSTOPSIG(status)}, event {status >> 16}, "
-                f"where signal {signal}, event {event} was due"
+                f"task {self.tid} stopped with {names.signal(os.WSTOPSIG(status))}, event {status >> 16}, "
+                f"where {names.signal(signal)}, event {event} was due"
             )
 
 
@@ -202,9 +202,12 @@ class Remote:
         if self._home is not None and not self._frame:
             self._put_frame(self._home, self.scratch + _FRAME_AT)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
             self._step("munmap", self.scratch, SCRATCH_SIZE)
+        except PycriuError:
+            if error is None:  # a second error, which follows from the first, must not take its place
+                raise
         finally:
             self._restore()
 
@@ -313,7 +316,9 @@ class Remote:
             ptrace.cont(task.tid)
             signal = os.WSTOPSIG(ptrace.wait(task.tid))
             if signal != home.signal:
-                raise PycriuError(f"task {task.tid} stopped with signal {signal} in the middle of a table of calls")
+                raise PycriuError(
+                    f"task {task.tid} stopped with {names.signal(signal)} in the middle of a table of calls"
+                )
             _, _, code, sender = _SIGINFO.unpack_from(ptrace.get_siginfo(task.tid))
             if code == SI_TKILL and sender == task.tid:
                 return

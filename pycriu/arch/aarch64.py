@@ -184,6 +184,7 @@ AARCH64 = Arch(
     sigreturn_sp=0,
     task_size=1 << 39,
     has_soft_restart=False,
+    interrupted_call=lambda _gpr: -1,  # forgotten by the kernel before the tracer sees the stop
     prepare_call=prepare_call,
     after_interruption=after_interruption,
     look=look,

@@ -266,6 +266,7 @@ X86_64 = Arch(
     sigreturn_sp=8,
     task_size=0x7FFF_FFFF_F000,
     has_soft_restart=True,
+    interrupted_call=lambda gpr: signed(gpr[ORIG_AX]),
     prepare_call=prepare_call,
     after_interruption=after_interruption,
     look=look,

@@ -13,6 +13,7 @@ import stat
 from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
+from pycriu.kernel import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def check_path(path: str, status: os.stat_result, name: str) -> None:
         there = None
     if path.startswith("/proc/") and path[6:7].isdigit():
         raise Unsupported(f"{name} is part of a process, not of a file system", "let the task leave or close it first")
+    if not procfs.is_utf8(path):
+        raise Unsupported(f"{ascii(name)}: its path is not UTF-8, which no image can hold", "rename the file")
     if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
         raise Unsupported(
             f"{name} has been deleted or replaced: its path leads elsewhere",

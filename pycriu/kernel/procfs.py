@@ -34,6 +34,11 @@ def text(pid: int | str, name: str) -> str:
     return os.fsdecode(read(pid, name))
 
 
+def is_utf8(word: str) -> bool:
+    """Whether a name that came from the kernel was UTF-8; see `text`."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
+
+
 class Stat:
     """/proc/PID/stat: the fields that matter, under proc(5)'s names; addresses are 0 without ptrace access."""
 
@@ -67,7 +72,7 @@ def stat(pid: int) -> Stat:
 
 def parse_status(content: str) -> dict[str, str]:
     """/proc/PID/status: name → value, blanks trimmed."""
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in content.splitlines())}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in content.split("\n"))}
 
 
 class Mapping:
@@ -104,10 +109,12 @@ class Mapping:
 def parse_smaps(content: str) -> list[Mapping]:
     """/proc/PID/smaps (or maps, without flags) as mappings in address order."""
     found: list[Mapping] = []
-    for line in content.splitlines():
+    for line in content.split("\n"):  # not splitlines(): names of files hold whatever else that takes for a line's end
         if line.startswith("VmFlags:"):
             found[-1].flags = tuple(line[8:].split())
-        elif not line[0].isupper():  # every other line of smaps begins with a capital; addresses are lower-case hex
+        elif (
+            line and not line[0].isupper()
+        ):  # every other line of smaps begins with a capital; addresses are lower-case hex
             found.append(Mapping(line))
     return found
 

@@ -13,6 +13,7 @@ import os
 import struct
 
 from pycriu.errors import KernelError, TraceeGone
+from pycriu.kernel import names
 
 CONT, SINGLESTEP, DETACH, SYSCALL = 7, 9, 17, 24
 SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
@@ -162,5 +163,5 @@ def wait(tid: int) -> int:
 def describe_exit(status: int) -> str:
     """A wait status in words."""
     if os.WIFSIGNALED(status):
-        return f"killed by signal {os.WTERMSIG(status)}"
+        return f"killed by {names.signal(os.WTERMSIG(status))}"
     return f"exit status {os.WEXITSTATUS(status)}"

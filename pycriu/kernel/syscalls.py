@@ -39,6 +39,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "pidfd_getfd": (438, 438),
     "pidfd_open": (434, 434),
     "prctl": (157, 167),
+    "prlimit64": (302, 261),
     "preadv": (295, 69),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the kernel grants: resource limits, scheduling policy and priority, nice value, the OOM killer's adjustment.
 
-All of it is read and set from outside. Raising a hard limit or lowering the OOM adjustment needs CAP_SYS_RESOURCE; a
+All of it is read from outside. Raising a hard limit or lowering the OOM adjustment needs CAP_SYS_RESOURCE; a
 restore that would need it and does not have it is refused before any task exists.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 
 from pycriu.errors import UserError
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
+from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +31,22 @@ PRIO_PROCESS = 0
 
 
 def look(pid: int) -> tuple[tuple[int, int], ...]:
-    """Soft and hard limit of each resource, in the kernel's order."""
-    import resource
+    """Soft and hard limit of each resource, in the kernel's order.
 
-    return tuple(
-        (soft & RLIM_INFINITY, hard & RLIM_INFINITY)
-        for soft, hard in (resource.prlimit(pid, number) for number in range(RLIM_NLIMITS))
-    )
+    prlimit(2) would want CAP_SYS_RESOURCE where the process has other user ids than we.
+    """
+    return parse(procfs.text(pid, "limits"))
+
+
+def parse(content: str) -> tuple[tuple[int, int], ...]:
+    """/proc/PID/limits: a heading, then one line per resource, in columns."""
+    lines = content.splitlines()[1 : RLIM_NLIMITS + 1]
+    return tuple((_number(line[26:47]), _number(line[47:68])) for line in lines)
+
+
+def _number(word: str) -> int:
+    word = word.strip()
+    return RLIM_INFINITY if word == "unlimited" else int(word)
 
 
 def raise_own_descriptor_limit() -> None:
@@ -76,19 +87,20 @@ def _show(value: int) -> str:
 
 
 def restore(pid: int, core: Any) -> None:
-    """Set on the stopped task `pid` what differs from what it was born with."""
-    import resource
-
-    for number, (limit, now) in enumerate(zip(core.tc.rlimits.rlimits, look(pid), strict=False)):
-        if (limit.cur, limit.max) != now:
-            resource.prlimit(pid, number, (_signed(limit.cur), _signed(limit.max)))
+    """Set on the stopped task `pid`, from outside, what differs from what it was born with; limits: see `rows`."""
     if core.tc.HasField("oom_score_adj") and core.tc.oom_score_adj != oom_score_adj(pid):
         _set_oom_score_adj(pid, core.tc.oom_score_adj)
     _schedule(pid, core.thread_core)
 
 
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
+def rows(core: Any, pid: int, remote: Remote) -> list[Row]:
+    """The limits, set by the task itself. They come last: what it has may lie above them."""
+    out = []
+    for number, (limit, now) in enumerate(zip(core.tc.rlimits.rlimits, look(pid), strict=False)):
+        if (limit.cur, limit.max) != now:
+            data = remote.data(struct.pack("<QQ", limit.cur, limit.max))
+            out.append(Row("prlimit64", 0, number, data, 0, what=f"RLIMIT_{_NAMES[number]}"))
+    return out
 
 
 def _set_oom_score_adj(pid: int, value: int) -> None:

@@ -113,6 +113,8 @@ def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
             "shared memory without a file" if path.startswith(("/dev/zero", "/SYSV", "/memfd:")) else "a deleted file"
         )
         raise Unsupported(f"process {pid}: {what} is mapped at {line}", "it cannot be saved: its content has no name")
+    if not procfs.is_utf8(path):
+        raise Unsupported(f"process {pid}: the path of the mapped file {ascii(path)} is not UTF-8", "rename the file")
     if not stat.S_ISREG(there.st_mode):
         raise Unsupported(f"process {pid}: the device {path} is mapped at {line}", "devices cannot be saved")
     return path, there
@@ -253,12 +255,13 @@ def pagemap_entries(pages_id: int, runs: list[Run]) -> list[Any]:
 class Plan:
     """The memory of one task to be: its mappings and the runs of its pages with their place in the pages image."""
 
-    __slots__ = ("mm", "runs", "vmas")
+    __slots__ = ("filled", "mm", "runs", "vmas")
 
     def __init__(self, mm: Any, runs: list[tuple[int, int, int]]) -> None:
         self.mm = mm
         self.vmas = [vma for vma in mm.vmas if not vma.status & VSYSCALL]
         self.runs = runs  # address, pages, offset in the pages image
+        self.filled: set[int] = set()  # where the mappings start that have pages
 
 
 def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch) -> Plan:
@@ -303,6 +306,7 @@ def _check_inside(plan_: Plan, page_size: int) -> None:
                 vma = next(ends, None)
             if vma is None or at < vma.start:
                 raise ImageError(f"the pagemap has a page at {at:#x}, where no mapping is")
+            plan_.filled.add(vma.start)
             at = min(end, vma.end)
 
 
@@ -358,18 +362,24 @@ def parking_size(present: list[procfs.Mapping]) -> int:
 
 
 def map_rows(plan_: Plan, fd_of: dict[int, int]) -> list[Row]:
-    """One mmap per mapping; private ones are writable until their pages are in. `fd_of`: file id → descriptor."""
+    """One mmap per mapping; private ones with pages are writable until these are in. `fd_of`: file id → descriptor.
+
+    Others keep their protection, because a large reservation (PROT_NONE) that is writable would need the memory.
+    """
     rows = []
     for vma in plan_.vmas:
         if vma.status & KERNEL_MADE:
             continue
-        private = not vma.flags & MAP_SHARED
-        prot = vma.prot | PROT_WRITE if private else vma.prot
+        prot = vma.prot | PROT_WRITE if _filled(plan_, vma) else vma.prot
         flags = vma.flags & ~MAP_LOCKED | MAP_FIXED_NOREPLACE
         fd, offset = (fd_of[vma.shmid], vma.pgoff) if vma.status & (FILE_PRIVATE | FILE_SHARED) else (-1, 0)
         what = f"the mapping {vma.start:x}-{vma.end:x}"
         rows.append(Row("mmap", vma.start, vma.end - vma.start, prot, flags, fd, offset, what=what))
     return rows
+
+
+def _filled(plan_: Plan, vma: Any) -> bool:
+    return vma.start in plan_.filled and not vma.flags & MAP_SHARED
 
 
 def fill(remote: Remote, plan_: Plan, pages_fd: int, page_size: int) -> int:
@@ -427,7 +437,7 @@ def finish_rows(plan_: Plan) -> list[Row]:
             continue
         size = vma.end - vma.start
         what = f"the mapping {vma.start:x}-{vma.end:x}"
-        if not vma.flags & MAP_SHARED and not vma.prot & PROT_WRITE:
+        if _filled(plan_, vma) and not vma.prot & PROT_WRITE:
             rows.append(Row("mprotect", vma.start, size, vma.prot, what=what))
         if vma.flags & MAP_LOCKED:
             rows.append(Row("mlock", vma.start, size, what=what))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NSIG = 64
 SIGKILL, SIGSTOP, SIGCHLD = 9, 19, 17
 _KERNEL_SIGACTION = struct.Struct("<QQQQ")  # handler, flags, restorer, mask (include/uapi/asm-generic/signal.h)
-_STACK_T = struct.Struct("<QiiQ")  # ss_sp, ss_flags, padding, ss_size
+_STACK_T = struct.Struct("<QIIQ")  # ss_sp, ss_flags, padding, ss_size
 SIGSET_SIZE = 8
 SS_ONSTACK, SS_DISABLE = 1, 2
 SIGNALS = tuple(n for n in range(1, NSIG + 1) if n not in (SIGKILL, SIGSTOP))
