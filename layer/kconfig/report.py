@@ -8,6 +8,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import PurePath
 
 from layer.kconfig.values import assignment
 from layer.kconfig.verdicts import Block, Finding, Fix, Link, Report, Verdict
@@ -33,11 +34,14 @@ def as_text(report: Report, exit_code: int, *, colour: bool, everything: bool) -
 
 
 def as_fragment(report: Report, fix: Fix) -> str:
-    """The fix as a fragment that this layer, merge_config and KCONFIG_ALLCONFIG read."""
+    """The fix as a fragment that this layer, merge_config and KCONFIG_ALLCONFIG read.
+
+    It names no folder: the same fix is the same text, and so the same key in the build's cache, wherever it was made.
+    """
     lines = [
         "# Made by the kernel configuration audit: what is missing for",
-        *(f"#   {requirement}" for requirement in report.requirements),
-        f"# Put on top of {report.subject} and re-evaluated",
+        *(f"#   {PurePath(name).name if name.startswith('/') else name}" for name in report.requirements),
+        f"# Put on top of {PurePath(report.subject).name} and re-evaluated",
         f"# for Linux {report.release}: {len(fix.meets)} symbols become as wanted.",
         "",
     ]

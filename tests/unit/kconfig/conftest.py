@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layer import machine
+from layer import cache, machine
 from layer.kconfig import request, tree
 from layer.kconfig.verdicts import Finding, Report
 
@@ -26,6 +26,7 @@ class Bench:
 
     folder: Path
     cross: str
+    real_cache: Path  # of the user, with the launcher's Python environment
 
     def file(self, name: str, text: str) -> Path:
         path = self.folder / name
@@ -67,11 +68,12 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench whose cache is empty."""
+    real = cache.default().root
     compiler = tmp_path / "sample-gcc"
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)
     monkeypatch.setenv("LAYER_CACHE", str(tmp_path / "cache"))
-    return Bench(tmp_path, f"{tmp_path}/sample-")
+    return Bench(tmp_path, f"{tmp_path}/sample-", real)
 
 
 @pytest.fixture

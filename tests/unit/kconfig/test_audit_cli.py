@@ -180,10 +180,10 @@ def test_colour_is_for_terminals_only(bench: Bench, environment: dict[str, str],
     assert (b"\x1b[31m" in shown) is coloured
 
 
-def test_the_launcher_runs_from_anywhere(bench: Bench) -> None:
-    launcher = TOP / "kernel-config/audit"
-    environment = os.environ | {"PYTHON": sys.executable}
-    arguments = [str(launcher), str(bench.config()), "--plain"]
-    result = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd="/", check=False)
-    assert (result.returncode, result.stderr) == (1, "")
+def test_the_launcher_runs_from_anywhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAYER_CACHE", str(bench.real_cache))
+    arguments = [str(TOP / "kernel-config/audit"), str(bench.config()), "--plain"]
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd="/", check=False)
+    assert result.returncode == 1, result.stderr
+    assert "CONFIG_CHECKPOINT_RESTORE" in result.stdout
     assert "\x1b[" not in result.stdout

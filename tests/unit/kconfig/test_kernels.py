@@ -40,7 +40,7 @@ def test_a_config_that_make_wrote_is_recomputed_without_a_difference(arch: str) 
         target = machine.load(arch)
         if of_arch != arch or kept is None or shutil.which(f"{cross_prefix(target)}gcc") is None:
             continue
-        parsed = tree.load(kept, target, cross_prefix(target))
+        parsed = tree.load(kept, target, cross_prefix(target), cache.default().root)
         values = {name: line.value for name, line in config.values.items()}
         for closed in (False, True):
             Start(values, closed=closed).apply(parsed)
