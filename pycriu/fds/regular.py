@@ -53,7 +53,7 @@ def check_path(path: str, status: os.stat_result, name: str) -> None:
     if path.startswith("/proc/") and path[6:7].isdigit():
         raise Unsupported(f"{name} is part of a process, not of a file system", "let the task leave or close it first")
     if not procfs.is_utf8(path):
-        raise Unsupported(f"{ascii(name)}: its path is not UTF-8, which no image can hold", "rename the file")
+        raise Unsupported(f"{name!a}: its path is not UTF-8, which no image can hold", "rename the file")
     if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
         raise Unsupported(
             f"{name} has been deleted or replaced: its path leads elsewhere",

@@ -114,7 +114,7 @@ def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
         )
         raise Unsupported(f"process {pid}: {what} is mapped at {line}", "it cannot be saved: its content has no name")
     if not procfs.is_utf8(path):
-        raise Unsupported(f"process {pid}: the path of the mapped file {ascii(path)} is not UTF-8", "rename the file")
+        raise Unsupported(f"process {pid}: the path of the mapped file {path!a} is not UTF-8", "rename the file")
     if not stat.S_ISREG(there.st_mode):
         raise Unsupported(f"process {pid}: the device {path} is mapped at {line}", "devices cannot be saved")
     return path, there
