@@ -16,6 +16,7 @@ import os
 import platform
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from layer.machine import Machine
 from layer.target.deadline import Deadline
 
 PATIENCE = 10.0  # seconds for the first byte
+SHOWN = 60  # characters of QEMU's last words
 SAME_CPU = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64")}  # platform.machine() of hosts that can accelerate
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -87,7 +89,8 @@ def probe(machine: Machine, program: str, accel: str) -> str | None:
             said = process.communicate()[1].decode(errors="replace").strip()
     if status is None:
         return f"a VM under {accel} did not run one instruction in {PATIENCE:.0f} s"
-    return f"a VM under {accel} ended with {status}" + (f": {said.splitlines()[-1]}" if said else "")
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    return f"a VM under {accel} ends by {how}" + (f" ({said.splitlines()[-1][-SHOWN:]})" if said else "")
 
 
 def _first_byte(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:

@@ -140,7 +140,7 @@ class Console(_Spawn):
                 self._settle(console)
                 fault = faults.worst(console.lines) or console.fault
                 raise fault.kind(fault.line.strip(), tail=console.tail(), log=console.log_path)
-        if not _readable([self.child_fd], 0) and (end := self.ended()) is not None:
+        if (self._eof or not _readable([self.child_fd], 0)) and (end := self.ended()) is not None:
             self._closed(end)
 
     def _settle(self, console: Console) -> None:
@@ -173,6 +173,8 @@ def first_to_say(consoles: Sequence[Console], word: str, deadline: Deadline, wha
         for console in consoles:
             console.drain()
             console.check()
+            if console._eof:
+                console._closed(what)
             if console.said(word):
                 return console
         if deadline.passed:

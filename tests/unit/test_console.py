@@ -153,6 +153,13 @@ def test_whichever_line_says_the_word_first_is_taken(far_end: FarEnd) -> None:
     assert first_to_say((serial, shell), "guest ready: xyz", Deadline.after(10), "the guest's shell") is shell
 
 
+def test_an_emulator_that_ends_before_it_says_the_word_ends_the_wait(far_end: FarEnd) -> None:
+    start = time.monotonic()
+    with pytest.raises(faults.QemuDied, match="it ended with 1"):
+        first_to_say((far_end("sys.exit(1)"),), "ready", Deadline.after(20), "the guest's shell")
+    assert time.monotonic() - start < 5
+
+
 def test_a_mark_that_never_comes_is_a_passed_deadline(far_end: FarEnd) -> None:
     with pytest.raises(faults.DeadlinePassed, match="the guest's shell"):
         first_to_say((far_end("time.sleep(30)"),), "ready", Deadline.after(0.3), "the guest's shell")
