@@ -20,6 +20,7 @@ import os
 import time
 
 from pycriu import arch, entries, pstree
+from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import names
@@ -47,7 +48,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     """Save the tree of `options.pid`. Unsupported, UserError and their like leave it running, unchanged."""
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
-    root, size = survey(options)
+    gadgets = Gadgets(cpu)
+    root, size = survey(options, gadgets)
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with store.NewCheckpoint(options.images_dir) as new:
         new.reserve(size)
@@ -56,7 +58,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         with pstree.Freeze(options.pid, cpu, options.timeout) as tree:
             frozen = time.monotonic()
             check_sessions(tree.root, shell_job=options.shell_job)
-            snapshots = take_snapshots(tree)
+            snapshots = take_snapshots(tree, gadgets)
             tables = [snapshot.files for snapshot in snapshots]
             pipes, builder = files.pipes(tables), files.Builder(tables)
             looked = time.monotonic()
@@ -100,9 +102,10 @@ def preload() -> None:
         getattr(m, name)
 
 
-def take_snapshots(tree: pstree.Freeze) -> list[Snapshot]:
+def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets) -> list[Snapshot]:
     """Everything of everybody, parents first: what can be refused, then what makes the tasks work for us."""
-    snapshots = [Snapshot(process, tree.tasks[process.pid]) for process in tree.root.walk() if not process.zombie]
+    live = [process for process in tree.root.walk() if not process.zombie]
+    snapshots = [Snapshot(process, tree.tasks[process.pid], gadgets) for process in live]
     for snapshot in snapshots:
         snapshot.look()
     for snapshot in snapshots:

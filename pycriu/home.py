@@ -48,7 +48,7 @@ def find(
 ) -> Home | None:
     """The way home of a stopped task, or None where it has none; then nothing must happen to us while it works.
 
-    `gadgets` are the addresses of gate and restorer, see `find_gadgets`.
+    `gadgets` are the addresses of gate and restorer, see `Gadgets`.
     """
     taken = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
     quiet = [signal for signal in QUIET if not taken >> (signal - 1) & 1]
@@ -73,12 +73,41 @@ def _place(stack_pointer: int, size: int, mappings: list[procfs.Mapping]) -> int
     return 0
 
 
-def find_gadgets(arch: Arch, code: bytes, start: int) -> tuple[int, int] | None:
-    """Gate and restorer within the machine code `code`, which lies at `start`; None where it lacks one of them."""
+class Gadgets:
+    """Where gate and restorer are in each mapped file, remembered: searching takes longer than a task may be stopped.
+
+    Asked once before the freeze, it knows the answer during the freeze.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        self._arch = arch
+        self._known: dict[tuple[object, ...], tuple[int, int] | None] = {}
+
+    def find(self, mappings: list[procfs.Mapping], read: Callable[[int, int], bytes]) -> tuple[int, int] | None:
+        """Addresses of gate and restorer in a task whose memory `read` reads; None where no mapping has both."""
+        for mapping in sorted(mappings, key=_unlikely):
+            if mapping.perms[0] != "r" or mapping.perms[2] != "x" or mapping.name == "[vsyscall]":
+                continue
+            size = mapping.end - mapping.start
+            key = (mapping.dev, mapping.inode, mapping.offset, size, mapping.name)
+            if key not in self._known or (not mapping.inode and mapping.name != "[vdso]"):
+                self._known[key] = find_gadgets(self._arch, read(mapping.start, size))
+            if (found := self._known[key]) is not None:
+                return mapping.start + found[0], mapping.start + found[1]
+        return None
+
+
+def _unlikely(mapping: procfs.Mapping) -> tuple[bool, bool, int]:
+    """Sort key: the vDSO has both on some architectures, the dynamic loader on the others; then the smallest."""
+    return mapping.name != "[vdso]", "/ld" not in mapping.name, mapping.end - mapping.start
+
+
+def find_gadgets(arch: Arch, code: bytes) -> tuple[int, int] | None:
+    """Offsets of gate and restorer in machine code; None where it lacks one of them."""
     gate = _find(code, arch.call_and_return, arch.syscall_align)
     restorers = [_find(code, pattern, arch.syscall_align) for pattern in arch.restorers]
     restorer = next((offset for offset in restorers if offset >= 0), -1)
-    return None if gate < 0 or restorer < 0 else (start + gate, start + restorer)
+    return None if gate < 0 or restorer < 0 else (gate, restorer)
 
 
 def _find(code: bytes, pattern: bytes, align: int) -> int:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Snapshot:
     """What a process has. `look` first, for all processes of the tree; then `ask`, which makes them work for us."""
 
-    def __init__(self, process: pstree.Process, task: Tracee) -> None:
-        self.process, self.task = process, task
+    def __init__(self, process: pstree.Process, task: Tracee, gadgets: home.Gadgets) -> None:
+        self.process, self.task, self._gadgets = process, task, gadgets
         self.pid = process.pid
 
     def look(self) -> None:
@@ -65,16 +65,8 @@ class Snapshot:
     def _home(self) -> Home | None:
         lines = [mapping.line for mapping in self.mappings]
         gpr, mask = self.task.registers(), self.signals.mask
-        return home.find(self.task.arch, gpr, mask, self.register_sets, self.status, lines, self._gadgets(lines))
-
-    def _gadgets(self, lines: list[procfs.Mapping]) -> tuple[int, int] | None:
-        """In the smallest executable mapping that has them: the vDSO, or the dynamic loader."""
-        for line in sorted(lines, key=lambda one: one.end - one.start):
-            if "x" in line.perms and "r" in line.perms and line.name != "[vsyscall]":
-                code = self.task.read(line.start, line.end - line.start)
-                if found := home.find_gadgets(self.task.arch, code, line.start):
-                    return found
-        return None
+        gadgets = self._gadgets.find(lines, self.task.read)
+        return home.find(self.task.arch, gpr, mask, self.register_sets, self.status, lines, gadgets)
 
     def _leave_critical_section(self) -> None:
         gpr, pc = self.task.registers(), self.task.arch.pc

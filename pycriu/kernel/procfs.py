@@ -7,6 +7,7 @@ import os
 
 from pycriu.errors import TraceeGone
 
+EIO = 5
 STATUS_IDS = ("Uid", "Gid")
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
@@ -70,6 +71,22 @@ def stat(pid: int) -> Stat:
     return Stat(text(pid, "stat"))
 
 
+def memory(pid: int, address: int, size: int) -> bytes:
+    """Up to `size` bytes of a task that need not be stopped; what it has unmapped meanwhile is missing."""
+    try:
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise TraceeGone(f"task {pid} is gone (/proc/{pid}/mem)") from None
+    try:
+        return os.pread(fd, size, address)
+    except OSError as error:
+        if error.errno == EIO:
+            return b""
+        raise
+    finally:
+        os.close(fd)
+
+
 def parse_status(content: str) -> dict[str, str]:
     """/proc/PID/status: name → value, blanks trimmed."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in content.split("\n"))}
@@ -101,6 +118,10 @@ class Mapping:
     def shared(self) -> bool:
         """MAP_SHARED."""
         return self.perms[3] == "s"
+
+    def same_file(self, other: Mapping) -> bool:
+        """Whether both map the same file under the same name."""
+        return (self.dev, self.inode, self.name) == (other.dev, other.inode, other.name)
 
     def __repr__(self) -> str:
         return f"{self.start:x}-{self.end:x} {self.perms} {self.name or 'anonymous'}"

@@ -75,11 +75,17 @@ class Mapping:
 
 def look(pid: int) -> list[Mapping]:
     """The mappings of a stopped task; Unsupported names the first that cannot be kept."""
-    return [classify(pid, line) for line in procfs.parse_smaps(procfs.text(pid, "smaps"))]
+    found: list[Mapping] = []
+    for line in procfs.parse_smaps(procfs.text(pid, "smaps")):
+        # The mappings of one file follow each other: what was found out about the first holds for all.
+        last = found[-1] if found else None
+        known = last is not None and last.file is not None and last.line.same_file(line)
+        found.append(classify(pid, line, last.file if last is not None and known else None))
+    return found
 
 
-def classify(pid: int, line: procfs.Mapping) -> Mapping:
-    """What kind of mapping this is; Unsupported for one that cannot be kept."""
+def classify(pid: int, line: procfs.Mapping, file: tuple[str, os.stat_result] | None = None) -> Mapping:
+    """What kind of mapping this is, and of which file, if that is not known; Unsupported where it cannot be kept."""
     if line.name in _SPECIAL:
         return Mapping(line, _SPECIAL[line.name], None)
     bad = next((flag for flag in line.flags if flag in REFUSED_FLAGS), None)
@@ -89,7 +95,7 @@ def classify(pid: int, line: procfs.Mapping) -> Mapping:
         if line.shared or line.name.startswith("anon_inode:") or line.name.startswith("/"):
             raise Unsupported(f"process {pid}: the mapping {line} cannot be saved")
         return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
-    return Mapping(line, REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE), _file_of(pid, line))
+    return Mapping(line, REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE), file or _file_of(pid, line))
 
 
 def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
