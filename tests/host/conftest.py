@@ -26,6 +26,10 @@ PR_SET_CHILD_SUBREAPER = 36
 PRELUDE = """
 import ctypes, fcntl, mmap, os, resource, select, signal, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+for call in (libc.mprotect, libc.madvise, libc.mlock):
+    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int][: 2 if call is libc.mlock else 3]
 def say(*words):
     os.write(1, (" ".join(str(word) for word in words) + "\\n").encode())
 def wait_for_go():
@@ -50,7 +54,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
 def state(pid: int) -> str | None:
     """proc(5)'s state letter, None when nobody has this PID."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return None
 
@@ -146,7 +150,7 @@ class Subject:
 
     def proc(self, name: str) -> str:
         """A file of /proc/PID."""
-        return Path(f"/proc/{self.pid}/{name}").read_text()
+        return Path(f"/proc/{self.pid}/{name}").read_text(errors="replace")
 
     def status(self, name: str) -> str:
         """One field of /proc/PID/status."""
@@ -233,8 +237,8 @@ class Host:
 
 def untouched(pid: int) -> tuple[object, ...]:
     """What a dump that fails must not change."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    maps = Path(f"/proc/{pid}/maps").read_text()
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines())
+    maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
     keep = ("SigBlk", "SigIgn", "SigCgt", "TracerPid", "Uid", "Gid", "CapEff", "Seccomp", "Threads", "NoNewPrivs")
     fds = sorted(os.listdir(f"/proc/{pid}/fd"))
     stack_free = [line for line in maps.splitlines() if "[stack]" not in line]

@@ -82,6 +82,12 @@ UNSUPPORTED = {
         "a = libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
         "if libc.syscall(462, ctypes.c_void_p(a), 4096, 0): say('kernel lacks it')", ("sealed",)
     ),
+    "a name that is no UTF-8": ("libc.prctl(15, b'\\xff\\xfe\\x80z', 0, 0, 0)", ("name", "UTF-8")),
+    "a file whose name is no UTF-8": ("x = open(b'\\xff\\xfe', 'w')", ("UTF-8",)),
+    "a mapped file whose name is no UTF-8": (
+        "open(b'\\xff\\xfe', 'wb').write(bytes(5))\nlibc.mmap(None, 4096, 1, 2, os.open(b'\\xff\\xfe', 0), 0)\nos.close(3)",
+        ("UTF-8",),
+    ),
     "huge pages": (
         "libc.mmap.restype = ctypes.c_void_p\n"
         "if libc.mmap(None, 2 << 20, 3, 0x40022, -1, 0) == 2**64 - 1: say('kernel lacks it')", ("huge pages",)
