@@ -10,28 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from layer.kconfig import renamed
 from layer.kconfig.dotconfig import DotConfig
 from layer.kconfig.fix import Goal, prove
-from layer.kconfig.fragments import Entry
 from layer.kconfig.judge import Judge
 from layer.kconfig.plan import Planner
 from layer.kconfig.start import Start
 from layer.kconfig.tree import TOOL_ANSWER, Tree
 from layer.kconfig.values import satisfies
 from layer.kconfig.verdicts import Finding, Fix, Report, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """All that the requirement list says of one symbol, as far as it agrees."""
-
-    symbol: str
-    wanted: str
-    accept: tuple[str, ...]
-    requested_by: tuple[str, ...]
-    reason: str
-    excuse: str | None
-    later: Entry | None = None  # a later entry that wants something else
+from layer.kconfig.wishes import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +31,22 @@ class Subject:
     arch: str | None
 
 
-def wishes(entries: Sequence[Entry], arch: str | None) -> tuple[Wish, ...]:
-    """One wish per symbol and value, in the order in which symbols first appear."""
-    last = {entry.symbol: entry for entry in entries}
-    found: dict[tuple[str, str], Wish] = {}
-    for entry in entries:
-        key = (entry.symbol, entry.value)
-        before = found.get(key)
-        final = last[entry.symbol]
-        later = None if satisfies(entry.value, final.value, entry.accept) else final
-        wish = Wish(entry.symbol, entry.value, entry.accept, (entry.where,), entry.reason, entry.excuse(arch), later)
-        found[key] = wish if before is None else _joined(before, wish)
-    return tuple(found.values())
-
-
 def compare(subject: Subject, asked: Sequence[Wish], requirements: tuple[str, ...]) -> Report:
     """The plain comparison, without a tree."""
-    assert subject.written is not None
-    findings = tuple(_plain(wish, subject.written) for wish in asked)
+    written = subject.written
+    assert written is not None
+    asked = renamed.current(asked, lambda symbol: symbol in written.values, written.release)
+    findings = tuple(_plain(wish, written) for wish in asked)
     notes = (
         "no Kconfig tree was given: which dependency is missing, and whether a symbol exists at all, is not known",
     )
-    return Report(subject.name, subject.written.release, subject.arch, None, requirements, findings, None, notes)
+    return Report(subject.name, written.release, subject.arch, None, requirements, findings, None, notes)
 
 
 def judge(subject: Subject, tree: Tree, asked: Sequence[Wish], requirements: tuple[str, ...]) -> Report:
     """The audit with a tree: reasons, and a fix."""
     values, starts = _starting_points(subject, asked)
+    asked = renamed.current(asked, lambda symbol: tree.symbol(symbol) is not None, tree.version)
     starts[0].apply(tree)
     judging = Judge(Planner(tree))
     stale = _stale(tree, subject.written)
@@ -88,17 +65,6 @@ def judge(subject: Subject, tree: Tree, asked: Sequence[Wish], requirements: tup
     notes = (*stale, *_notes(subject, tree))
     return Report(
         subject.name, tree.version, subject.arch, str(tree.directory), requirements, tuple(findings), fix, notes
-    )
-
-
-def _joined(first: Wish, second: Wish) -> Wish:
-    required = first.excuse is None or second.excuse is None
-    return replace(
-        first,
-        requested_by=first.requested_by + second.requested_by,
-        accept=tuple(value for value in first.accept if value in second.accept),
-        excuse=None if required else first.excuse,
-        reason=second.reason or first.reason,
     )
 
 

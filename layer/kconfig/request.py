@@ -15,7 +15,7 @@ from pathlib import Path
 
 from layer import cache, machine, templates
 from layer.errors import EvaluationError, InputError
-from layer.kconfig import assemble, audit, dotconfig, extract, fragments, skeleton, tree
+from layer.kconfig import assemble, audit, dotconfig, extract, fragments, skeleton, tree, wishes
 from layer.kconfig.audit import Subject
 from layer.kconfig.fragments import Fragment
 from layer.kconfig.verdicts import Report
@@ -50,7 +50,7 @@ def answer(request: Request) -> Report:
     arch = _arch(request, written)
     subject = Subject(written.name, written, arch)
     asked, names = requirements(request, arch, whole=False)
-    found = audit.wishes([entry for fragment in asked for entry in fragment.entries], arch)
+    found = wishes.gather([entry for fragment in asked for entry in fragment.entries], arch)
     if request.tree is None and not request.plain and arch in machine.names():
         request = replace(request, tree=skeleton.find(cache.default().root, written.release))
     if request.tree is None:
@@ -127,7 +127,7 @@ def _predicted(request: Request) -> Report:
     """No configuration yet: what the fragments would become in the tree."""
     arch = request.arch or platform.machine()
     asked, names = requirements(request, arch, whole=True)
-    found = audit.wishes([entry for fragment in asked for entry in fragment.entries], arch)
+    found = wishes.gather([entry for fragment in asked for entry in fragment.entries], arch)
     subject = Subject(f"fragments on allnoconfig, in {request.tree}", None, arch)
     return audit.judge(subject, load_tree(request, arch), found, names)
 

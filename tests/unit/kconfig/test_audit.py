@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from layer.kconfig import renamed
+from layer.kconfig.fragments import Entry
 from layer.kconfig.report import as_fragment
 from layer.kconfig.verdicts import Block, Report, Verdict
+from layer.kconfig.wishes import gather
 
 if TYPE_CHECKING:
     from tests.unit.kconfig.conftest import Bench
@@ -144,6 +148,22 @@ def test_a_renamed_symbol_is_unknown_and_its_heir_is_named(bench: Bench) -> None
     assert (finding.verdict, finding.note, finding.did_you_mean) == (Verdict.UNKNOWN, "it was renamed", ("NEW_NAME",))
     assert report.fix is not None
     assert report.fix.lines == ()
+
+
+def test_a_symbol_that_later_kernels_renamed_means_its_heir_there(bench: Bench) -> None:
+    table = renamed.load()
+    asked = gather([Entry("PROC_SYSCTL", "y", "why", Path("f"), 1), Entry("NET", "y", "", Path("f"), 2)], None)
+    assert renamed.current(asked, {"PROC_SYSCTL", "SYSCTL", "NET"}.__contains__, "6.12") == asked
+    heir, net = renamed.current(asked, {"SYSCTL", "NET"}.__contains__, "7.3")
+    assert (heir.symbol, heir.wanted, net.symbol) == ("SYSCTL", "y", "NET")
+    assert table["PROC_SYSCTL"].why in heir.reason
+
+
+def test_a_symbol_that_later_kernels_dropped_is_not_asked_of_them(bench: Bench) -> None:
+    asked = gather([Entry("SCHED_DEBUG", "y", "", Path("f"), 1)], None)
+    assert renamed.current(asked, set().__contains__, "6.14.2") == asked
+    assert renamed.current(asked, set().__contains__, None) == asked
+    assert renamed.current(asked, set().__contains__, "6.15") == ()
 
 
 def test_overridden_by_a_later_fragment(bench: Bench) -> None:
