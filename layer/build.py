@@ -45,6 +45,7 @@ def build(plan: Plan, name: str) -> Built:
     ):
         if not final.is_dir():
             made = _make(plan, recipe, Workplace(plan.cache.work(name, key)))
+            _check_untouched(plan, recipe)
             seconds = time.monotonic() - began
             (made / "build.json").write_text(
                 json.dumps({"seconds": round(seconds, 1), "version": plan.version(name)}) + "\n"
@@ -83,6 +84,15 @@ def _make(plan: Plan, recipe: Recipe, place: Workplace) -> Path:
     if recipe.strip:
         elf_strip.strip_tree(place.dest, plan.toolchain(recipe))
     return _collect(plan, recipe, place, epoch, log)
+
+
+def _check_untouched(plan: Plan, recipe: Recipe) -> None:
+    """The key was taken before the files were read: an output of newer files must not get its name.
+
+    A kernel reads its fragments in its first second; an edit minutes later does not concern it.
+    """
+    if not recipe.kernel and plan.afresh().key(recipe.name) != plan.key(recipe.name):
+        raise BuildError(f"{recipe.name}: its files were edited while it was being built", hint="build it again")
 
 
 def _source_files(plan: Plan, recipe: Recipe) -> Mapping[str, Path]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from layer import cache, configuration, keys, machine, recipes, toolchain
@@ -78,8 +78,11 @@ class Plan:
 
     def with_pin(self, name: str, pin: lock.Pin) -> Plan:
         """The same with another source for one recipe; every key is computed anew."""
-        pins = {**self.pins, name: pin}
-        return Plan(self.folder, self.configuration, self.machine, self.recipes, pins, self.cache, self.top)
+        return replace(self, pins={**self.pins, name: pin}, _fields={})
+
+    def afresh(self) -> Plan:
+        """The same with no key remembered: files are looked at again."""
+        return replace(self, _fields={})
 
     def _ingredients(self, recipe: Recipe) -> keys.Ingredients:
         pin = self.pin(recipe.name)

@@ -54,7 +54,7 @@ def _last_line(log: Path) -> str:
     """The end of a log, as one short line."""
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 400))
+        file.seek(max(0, file.tell() - 8192))
         lines = file.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last if len(last) <= 70 else last[:69] + "…"

@@ -156,6 +156,14 @@ def test_after_a_failure_the_next_try_starts_clean(place: Place) -> None:
     assert place.build().seconds > 0
 
 
+def test_an_edit_during_the_build_does_not_get_the_old_name(place: Place) -> None:
+    edit = f'echo "/* later */" >> {place.top}/hello.c'
+    text = HELLO.replace('run: [install, -D, hello, "{dest}/usr/bin/hello"]', f"run: [sh, -c, '{edit}']")
+    with pytest.raises(BuildError, match="edited while it was being built"):
+        place.build(text)
+    assert not list((place.cache.root / "outputs").glob("*/*"))
+
+
 def test_a_missing_program_is_named(place: Place) -> None:
     with pytest.raises(BuildError, match="no-such-compiler is not installed"):
         place.build(HELLO.replace("[gcc,", "[no-such-compiler,"))
