@@ -15,6 +15,12 @@ LABEL = "data"
 UUID = "6b1e8a5c-5a0c-4f5e-9d5e-70796372a00d"
 HASH_SEED = "6b1e8a5c-5a0c-4f5e-9d5e-70796372a00e"
 EPOCH = "1735689600"
+# Said in full, as the build machine's own defaults are kept out. The journal is what a power cut is about.
+FEATURES = (
+    "none,has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize,"
+    "sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr"
+)
+JOURNAL = "size=4"  # MiB
 
 
 def make(path: Path) -> None:
@@ -25,7 +31,8 @@ def make(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(SIZE)
     options = f"hash_seed={HASH_SEED},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0"
-    command = [program, "-q", "-F", "-t", "ext4", "-L", LABEL, "-U", UUID, "-E", options, str(path)]
+    layout = ["-b", "4096", "-I", "256", "-O", FEATURES, "-J", JOURNAL]
+    command = [program, "-q", "-F", "-t", "ext4", "-L", LABEL, "-U", UUID, *layout, "-E", options, str(path)]
     # MKE2FS_CONFIG: the build machine's own defaults must not show in the result.
     process.output(
         command, env={"E2FSPROGS_FAKE_TIME": EPOCH, "MKE2FS_CONFIG": "/dev/null", "LC_ALL": "C", "TZ": "UTC"}

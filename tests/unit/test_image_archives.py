@@ -101,3 +101,13 @@ def test_two_data_disks_are_the_same_and_sound(tmp_path: Path) -> None:
     checked = subprocess.run(["/sbin/e2fsck", "-f", "-n", one], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.splitlines()[-1].startswith(f"{ext4.LABEL}: 11/")
+
+
+def test_the_data_disk_has_a_journal(tmp_path: Path) -> None:
+    ext4.make(tmp_path / "disk")
+    told = subprocess.run(
+        ["/sbin/dumpe2fs", "-h", tmp_path / "disk"], capture_output=True, text=True, check=True
+    ).stdout
+    facts = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    assert {"has_journal", "extent", "metadata_csum", "64bit"} <= set(facts["Filesystem features"].split())
+    assert facts["Total journal blocks"].strip() == "1024"
