@@ -52,7 +52,7 @@ def main(boot_json: Path) -> int:
 def booted(boot: bootfile.Boot, logs: Path, screen: Screen) -> Iterator[guest.Guest]:
     """The guest, announced."""
     screen.print(f"[bold]Booting {boot.machine.summary}[/], kernel {boot.kernel.name}, {boot.initramfs.name}")
-    with guest.booted(boot, guest.Options(logs)) as target:
+    with guest.booted(boot, guest.Options(logs, append=("quiet",))) as target:
         found = target.accelerator
         how = f"accelerator {found.name}" + (f" ({found.why})" if found.why else "")
         screen.print(f"  a shell after {target.seconds:.1f} s; {escape(how)}")
