@@ -123,13 +123,15 @@ def _resolve(request: Request, chosen: tuple[Chosen, ...]) -> Configuration:
         packages=tuple(packages),
         fragments=(*fragments(chosen, request.machine), *extra),
         strict_lock=request.strict_lock,
-        command=_command(request),
+        command=command(request),
     )
 
 
-def _command(request: Request) -> tuple[str, ...]:
+def command(request: Request) -> tuple[str, ...]:
+    """The arguments of configure that ask for just this again."""
     words = [f"--template={','.join(request.templates)}"] if request.templates else []
     words += [f"--machine={request.machine}", f"--kernel={request.kernel}"]
     words += [f"--kernel-fragment={path.absolute()}" for path in request.extra_fragments]
-    words += [f"--builddir={request.builddir.absolute()}"] if request.builddir else []
+    if request.builddir and request.builddir.absolute() != default_folder(request):
+        words.append(f"--builddir={request.builddir.absolute()}")
     return (*words, *(["--strict-lock"] if request.strict_lock else []))

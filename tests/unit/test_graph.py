@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_configuring_again_changes_nothing_not_even_a_time(tmp_path: Path) -> No
     before = times(tmp_path)
     assert not configure.configure(request(tmp_path, "feature/criu")).changed
     assert times(tmp_path) == before
+
+
+def test_naming_the_default_folder_is_the_same_as_naming_none() -> None:
+    asked = request(TOP / "build/x86_64", "feature/criu")
+    assert configure.command(asked) == configure.command(replace(asked, builddir=None))
+    assert f"--builddir={TOP}/elsewhere" in configure.command(replace(asked, builddir=TOP / "elsewhere"))
 
 
 def test_another_choice_changes_what_it_must(tmp_path: Path) -> None:
