@@ -101,6 +101,9 @@ def _differences(name: str, before: object, after: object) -> Iterator[str]:
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from _differences(f"{name}[{index}]", old, new)
+    elif isinstance(before, list) and isinstance(after, list):
+        yield from (f"{name}: without {_brief(old)}" for old in before if old not in after)
+        yield from (f"{name}: with {_brief(new)}" for new in after if new not in before)
     else:
         yield f"{name}: {_brief(before)} → {_brief(after)}"
 

@@ -120,3 +120,6 @@ def test_a_difference_is_named_field_by_field() -> None:
         "toolchain.gcc: 12 → 13",
     )
     assert keys.difference(before, before) == ()
+    longer = {"fragments": [["base.cfg", "1"], ["debug.cfg", "2"]]}
+    assert keys.difference({"fragments": [["base.cfg", "1"]]}, longer) == ('fragments: with ["debug.cfg", "2"]',)
+    assert keys.difference(longer, {"fragments": []})[0] == 'fragments: without ["base.cfg", "1"]'
