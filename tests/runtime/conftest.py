@@ -152,7 +152,10 @@ def report(config: pytest.Config, booted: guest.Guest) -> None:
 def say(config: pytest.Config, text: str) -> None:
     """A line on the terminal, whatever is captured."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or capture is None:
+        return
+    with capture.global_and_fixture_disabled():
         reporter.ensure_newline()
         reporter.write_line(text)
 
