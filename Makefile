@@ -16,7 +16,7 @@ TESTED := feature/criu,feature/victims
 PLAIN  := feature/pycriu,feature/victims
 SUITES := $(foreach machine,$(MACHINES),build/test/$(machine) build/test/$(machine)-plain)
 
-.PHONY: help demo image kernel audit boot configure host-packages test check lint types unit images host runtime lock bench clean
+.PHONY: help demo image kernel audit boot configure host-packages all-host-packages test check lint types unit images host runtime lock bench clean
 .NOTPARALLEL:
 
 help:
@@ -41,7 +41,11 @@ configure: host-packages
 host-packages:
 	@$(PYTHON) -m layer host-packages --install --machine $(MACHINE) --template $(TEMPLATE)
 
-test: check images host runtime
+test: all-host-packages check images host runtime
+
+# Everything that the tests need, for both machines, in one transaction.
+all-host-packages:
+	@$(PYTHON) -m layer host-packages --install $(MACHINES:%=--machine %) --template $(TESTED)
 
 check: lint types unit
 
@@ -52,7 +56,7 @@ lint:
 types:
 	@$(DEV) -m mypy
 
-unit:
+unit: host-packages
 	@$(DEV) -m pytest -q tests/unit
 
 images: $(SUITES)
