@@ -293,6 +293,8 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
             raise ImageError(
                 f"the pages at {entry.vaddr:#x} lie in a parent image or on another machine ({entry.flags})"
             )
+        if entry.vaddr % page_size:
+            raise ImageError(f"the pagemap has pages at {entry.vaddr:#x}, which is not aligned")
         runs.append((entry.vaddr, pages, offset))
         offset += pages * page_size
     if offset > pages_size:

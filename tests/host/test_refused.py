@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+# ruff: noqa: E501 - the tables of small programs read better one to a line
 """What cannot be kept is refused by name, and whoever is refused goes on unharmed."""
 
 from __future__ import annotations

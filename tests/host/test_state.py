@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+# ruff: noqa: E501 - the tables of small programs read better one to a line
 """One process and what it has: memory, descriptors, signals, timers, credentials, names. Each judges itself."""
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.host.conftest import Host
 
 # name: (before the dump, after it – says what must be equal to `True`s)
@@ -287,3 +290,17 @@ def test_every_other_page(host: Host) -> None:
     pages = sum(os.path.getsize(host.images / name) for name in os.listdir(host.images) if name.startswith("pages-"))
     assert pages < 130 << 20, "pages without content were saved"
     assert subject.go() == ["True"]
+
+
+def test_vector_and_mask_registers_in_a_busy_loop(host: Host, compiled: Callable[[str], str]) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("registers.c is written for x86_64")
+    (host.folder / "word").write_bytes(bytes(4096))
+    subject = host.start(compiled("registers"))
+    for _ in range(3):
+        assert host.dump(subject, "-R").ok
+    host.round_trip(subject)
+    host.round_trip(subject)
+    with open(host.folder / "word", "r+b") as word:
+        word.write(b"\1")
+    assert subject.go() == ["0 registers differ"]

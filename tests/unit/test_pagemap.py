@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which pages have content: the two ways of asking agree, and spans are cut as they should be."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+
+import pytest
+
+from pycriu.kernel import pagemap
+from pycriu.kernel.pagemap import PAGE_SIZE as P
+
+
+@pytest.mark.parametrize(
+    ("regions", "spans", "runs"),
+    [
+        ([], [(0, 4)], []),
+        ([(0, 4)], [], []),
+        ([(0, 4)], [(0, 4)], [(0, 4)]),
+        ([(0, 10)], [(2, 4), (6, 7)], [(2, 2), (6, 1)]),
+        ([(0, 3), (3, 5)], [(0, 9)], [(0, 5)]),
+        ([(0, 3), (4, 5)], [(1, 9)], [(1, 2), (4, 1)]),
+        ([(0, 100)], [(0, 1), (1, 2), (2, 3)], [(0, 3)]),
+        ([(5, 6), (7, 8)], [(0, 5), (6, 7), (8, 9)], []),
+        ([(0, 2), (4, 20)], [(1, 5), (10, 12), (19, 30)], [(1, 1), (4, 1), (10, 2), (19, 1)]),
+    ],
+)
+def test_within(regions: list[tuple[int, int]], spans: list[tuple[int, int]], runs: list[tuple[int, int]]) -> None:
+    scaled = [[(a * P, b * P) for a, b in one] for one in (regions, spans)]
+    assert pagemap._within(*scaled) == [(start * P, pages) for start, pages in runs]
+
+
+def test_within_against_sets_of_pages() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        cuts = [sorted(rng.sample(range(60), rng.randrange(1, 9) * 2)) for _ in range(2)]
+        regions, spans = [list(zip(cut[::2], cut[1::2], strict=True)) for cut in cuts]
+        pages = {p for a, b in regions for p in range(a, b)} & {p for a, b in spans for p in range(a, b)}
+        runs = pagemap._within([(a * P, b * P) for a, b in regions], [(a * P, b * P) for a, b in spans])
+        assert [p for start, count in runs for p in range(start // P, start // P + count)] == sorted(pages)
+        assert all(a + n * P < b for (a, n), (b, _) in zip(runs, runs[1:], strict=False)), "neighbours are merged"
+
+
+def test_both_ways_see_the_pages_that_were_written() -> None:
+    area = mmap.mmap(-1, 64 * P, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    import ctypes
+
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    written = [0, 1, 2, 9, 31, 63]
+    for page in written:
+        area[page * P] = 1
+    assert area[20 * P] == 0  # reading brings in the zero page
+    spans = [(start, start + 64 * P)]
+    found = pagemap.private_pages(os.getpid(), spans)
+    assert [(at - start) // P + n for at, count in found for n in range(count)] == written
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        plain = pagemap._read(file.fileno(), spans)
+    pages = [(at - start) // P + n for at, count in plain for n in range(count)]
+    assert set(written) <= set(pages) <= {*written, 20}
+
+
+def test_no_spans_no_pages() -> None:
+    assert pagemap.private_pages(os.getpid(), []) == []
