@@ -29,8 +29,11 @@ BY_ITSELF = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("running", [False, True], ids=["restored", "left running"])
-@pytest.mark.parametrize("name", [*CALLS, *BY_ITSELF])
+@pytest.mark.parametrize(
+    ("name", "running"),
+    [(name, False) for name in (*CALLS, *BY_ITSELF)]
+    + [(name, True) for name in ("read", "poll_timeout", "sigsuspend", "futex_short", "wait4", "nanosleep_long")],
+)
 def test_call_goes_on(host: Host, compiled: Callable[[str], str], name: str, running: bool) -> None:
     subject = host.start(compiled("interrupted"), name)
     wait_until(lambda: state(subject.pid) == "S", "inside its call")

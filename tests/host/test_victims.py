@@ -27,8 +27,8 @@ def start(host: Host, name: str) -> Subject:
     """By the protocol of tests/victims/README.md."""
     with open(host.folder / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-u", str(FOLDER / name)], cwd=host.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
+            [sys.executable, "-u", str(FOLDER / name)], cwd=host.folder, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, start_new_session=True,
         )  # fmt: skip
     subject = Subject(process, host.folder)
     (host.folder / "out").symlink_to("log")

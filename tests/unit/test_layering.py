@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The house rules that a machine can keep: which way imports point, how long things are, who may print, catch and name."""
+"""House rules that a machine can keep: which way imports point, how long things are, who may print, catch and name."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_contiguous_groups_follow_each_other_in_the_file() -> None:
     for group in groups:
         assert len(group) <= memory._IOV_MAX
         assert sum(length for _, length, _ in group) <= memory._READ_AT_ONCE
-        assert all(a[2] + a[1] == b[2] for a, b in zip(group, group[1:], strict=False))
+        assert all(a[2] + a[1] == b[2] for a, b in itertools.pairwise(group))
     assert sum(length for group in groups for _, length, _ in group) == sum(length for _, length, _ in pieces)
     assert memory._contiguous([]) == []
     assert memory._contiguous([(A, 0, 0)]) == []

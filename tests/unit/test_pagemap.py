@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import random
@@ -40,7 +41,7 @@ def test_within_against_sets_of_pages() -> None:
         pages = {p for a, b in regions for p in range(a, b)} & {p for a, b in spans for p in range(a, b)}
         runs = pagemap._within([(a * P, b * P) for a, b in regions], [(a * P, b * P) for a, b in spans])
         assert [p for start, count in runs for p in range(start // P, start // P + count)] == sorted(pages)
-        assert all(a + n * P < b for (a, n), (b, _) in zip(runs, runs[1:], strict=False)), "neighbours are merged"
+        assert all(a + n * P < b for (a, n), (b, _) in itertools.pairwise(runs)), "neighbours are merged"
 
 
 def test_both_ways_see_the_pages_that_were_written() -> None:

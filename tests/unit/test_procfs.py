@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
+# ruff: noqa: E501 - lines of the kernel, as they are
 """Parsers of /proc on recorded text, with the oddities that names can bring into it."""
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -105,7 +107,7 @@ def test_smaps_with_characters_that_python_takes_for_the_end_of_a_line(odd: str)
 
 def test_smaps_of_this_very_process_is_ascending_and_has_a_vdso() -> None:
     found = procfs.parse_smaps(procfs.text("self", "smaps"))
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(found))
     assert all(one.flags for one in found)
     assert "[vdso]" in [one.name for one in found]
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Descriptor tables of hostile images, and paths that lead elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds import regular, table
+from pycriu.fds.openfile import no_owner
+from pycriu.images import messages as m
+from pycriu.resources import files
+
+
+def reg(number: int, name: str = "/dev/null", kind: int = 1, **more: Any) -> Any:
+    inner = m.reg_file_entry(id=number, flags=0, pos=0, fown=no_owner(), name=name, **more)
+    return m.file_entry(type=kind, id=number, reg=inner)
+
+
+def descriptor(number: int, file: int, kind: int = 1, flags: int = 0) -> Any:
+    return m.fdinfo_entry(id=file, flags=flags, type=kind, fd=number)
+
+
+def test_ids_that_fit() -> None:
+    files.check_ids([[descriptor(0, 1), descriptor(1, 1)], [descriptor(0, 2)]], [2], [reg(1), reg(2)])
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "places", "entries", "words"),
+    [
+        ([descriptor(0, 1)], [], [], "does not have"),
+        ([descriptor(0, 1, kind=2)], [], [reg(1)], "does not have"),
+        ([], [3], [reg(1)], "file 3"),
+        ([], [], [reg(1), reg(1)], "same id"),
+    ],
+)
+def test_ids_that_do_not(descriptors: list[Any], places: list[int], entries: list[Any], words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        files.check_ids([descriptors], places, entries)
+
+
+def test_base_number() -> None:
+    assert files.base_number([]) == 1
+    assert files.base_number([[descriptor(5, 1)], [descriptor(2, 1)]]) == 6
+    with pytest.raises(ImageError, match="out of bounds"):
+        files.base_number([[descriptor(1 << 20, 1)]])
+    with pytest.raises(ImageError, match="out of bounds"):
+        files.base_number([[descriptor((1 << 32) - 1, 1)]])
+
+
+def test_descriptor_rows_give_numbers_and_close_the_rest() -> None:
+    rows = files.descriptor_rows([descriptor(1, 7), descriptor(3, 7, flags=1)], {7: 50}, [0, 1, 50])
+    assert [(row.name, *row.args) for row in rows] == [
+        ("dup3", 50, 1, 0), ("dup3", 50, 3, os.O_CLOEXEC), ("close", 0), ("close", 50),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["relative", "", "/a\0b", "../etc/passwd"])
+def test_paths_that_are_none(name: str) -> None:
+    with pytest.raises(ImageError, match="not absolute"):
+        regular.restore(reg(1, name).reg)
+
+
+def test_file_that_changed(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("12345")
+    os.close(regular.restore(reg(1, str(path), size=5).reg))
+    with pytest.raises(UserError, match="5 bytes, at the dump it was 4"):
+        regular.restore(reg(1, str(path), size=4).reg)
+    with pytest.raises(UserError, match="same type"):
+        regular.restore(reg(1, str(tmp_path), mode=0o100644).reg)
+    with pytest.raises(UserError, match="No such file"):
+        regular.restore(reg(1, str(tmp_path / "gone")).reg)
+
+
+def test_flags_of_an_image_never_create_or_truncate(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("12345")
+    entry = reg(1, str(path)).reg
+    entry.flags = os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_EXCL
+    os.close(regular.restore(entry))
+    assert path.read_text() == "12345"
+    entry.name = str(tmp_path / "new")
+    with pytest.raises(UserError):
+        regular.restore(entry)
+    assert not (tmp_path / "new").exists()
+
+
+def test_path_that_leads_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    status = os.stat(tmp_path / "a")
+    regular.check_path(str(tmp_path / "a"), status, "it")
+    for wrong in ("b", "gone", "a (deleted)"):
+        with pytest.raises(Unsupported, match="deleted or replaced"):
+            regular.check_path(str(tmp_path / wrong), status, "it")
+    with pytest.raises(Unsupported, match="part of a process"):
+        regular.check_path("/proc/1/stat", os.stat("/proc/1/stat"), "it")
+
+
+def test_kind_that_nobody_knows() -> None:
+    entry = reg(1)
+    entry.type = 3
+    with pytest.raises(ImageError, match="kind 3"):
+        table.Restorer([]).open(entry)
