@@ -6,6 +6,7 @@ Libraries that a program opens by name at run time (dlopen) are not seen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,7 +32,7 @@ class Loading:
 
 def check(tree: Tree, names: ElfNames, build_paths: Iterable[str]) -> int:
     """How many ELF files there are, all sound; BuildError that lists everything wrong with the others."""
-    unwanted = tuple(path.encode() for path in build_paths)
+    unwanted = {path: _pattern(path) for path in build_paths}
     faults: list[str] = []
     count = 0
     for node in tree.nodes():
@@ -40,9 +41,9 @@ def check(tree: Tree, names: ElfNames, build_paths: Iterable[str]) -> int:
         with node.content.open("rb") as file:
             content = file.read()
         faults += [
-            f"/{node.path} ({node.package}): holds the build's path {path.decode()}"
-            for path in unwanted
-            if path in content
+            f"/{node.path} ({node.package}): holds the build's path {path}"
+            for path, pattern in unwanted.items()
+            if pattern.search(content)
         ]
         if content.startswith(b"\x7fELF"):
             count += 1
@@ -68,6 +69,12 @@ def read(path: Path) -> Loading:
         needed=tuple(value for tag, value in tags if tag == "DT_NEEDED"),
         run_path=next((value for tag, value in tags if tag in {"DT_RPATH", "DT_RUNPATH"}), ""),
     )
+
+
+def _pattern(path: str) -> re.Pattern[bytes]:
+    """A short path such as /src/ is also the end of others (/usr/src/): it counts only where a path begins."""
+    begins = rb"(?<![\w.-])" if path.strip("/").count("/") < 2 else b""
+    return re.compile(begins + re.escape(path.encode()))
 
 
 def _dynamic(elf: ELFFile) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sysconfig
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_a_path_of_the_build_is_found_in_any_file(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"/usr/bin/script \(p\): holds the build's path /home/somebody/"):
         elf.check(tree, HERE, ("/home/somebody/",))
     assert elf.check(tree, HERE, ("/home/nobody/",))
+
+
+@pytest.mark.parametrize(("text", "sound"), [("at /usr/src/x.c", True), ("at /src/x.c", False), ("/src/x.c", False)])
+def test_a_short_path_of_the_build_is_not_found_inside_another(tmp_path: Path, text: str, sound: bool) -> None:
+    (tmp_path / "file").write_text(text)
+    tree = Tree()
+    place(tree, "usr/share/file", tmp_path / "file")
+    with nullcontext() if sound else pytest.raises(BuildError, match="holds the build's path /src/"):
+        elf.check(tree, HERE, ("/src/",))
 
 
 def test_a_run_path_is_refused(tmp_path: Path) -> None:
