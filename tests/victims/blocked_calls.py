@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import victim
 
-SLEEP = 8  # seconds: longer than a dump and a restore take
+SLEEP = 4  # seconds: longer than a dump takes to begin
 libc = ctypes.CDLL(None, use_errno=True)
 
 

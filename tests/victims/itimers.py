@@ -31,7 +31,7 @@ def scenario() -> Iterator[victim.Damage]:
     victim.wait_until(lambda: len(ticks) > 1, "the first ticks")
     yield lambda: signal.setitimer(signal.ITIMER_REAL, 0)
     seen = len(ticks)
-    victim.wait_until(lambda: len(ticks) > seen + 2, "ticks afterwards", 20)
+    victim.wait_until(lambda: len(ticks) > seen + 2, "ticks afterwards", 8)
     victim.equal(signal.getitimer(signal.ITIMER_REAL)[1], PERIOD, "the period")
     for kind, period in ((signal.ITIMER_VIRTUAL, 3.0), (signal.ITIMER_PROF, 4.0)):
         left, again = signal.getitimer(kind)
