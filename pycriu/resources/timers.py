@@ -57,7 +57,7 @@ def rows(core: Any, remote: Remote) -> list[Row]:
         raise Unsupported("the image has POSIX timers, which cannot be restored", "restore it with criu")
     out = []
     for which, t in ((_REAL, timers.real), (_VIRTUAL, timers.virt), (_PROF, timers.prof)):
-        # A periodic timer with nothing left has just expired: its signal is pending, and the kernel would start the next
+        # A periodic timer with nothing left has just expired: its signal is pending, and the kernel starts the next
         # period when that is delivered. setitimer(2) with a value of 0 would stop it for good.
         left = (t.vsec, t.vusec) if t.vsec or t.vusec else (t.isec, t.iusec)
         if any(left):
