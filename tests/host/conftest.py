@@ -245,11 +245,11 @@ def untouched(pid: int) -> tuple[object, ...]:
     return (tuple(fields[name] for name in keep), tuple(stack_free), tuple(fds), alive(pid))
 
 
-def traces(pid: int) -> object:
+def traces(pid: int, *, scratch_pages: bool = True) -> object:
     """What a dump could leave behind in a process whose memory changes: mask, tracer, scratch pages, descriptors."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines())
     maps = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
-    scratch = [line for line in maps if " rwx" in line]
+    scratch = [line for line in maps if scratch_pages and " rwx" in line]
     return (
         [fields[name] for name in ("SigBlk", "SigIgn", "SigCgt", "TracerPid")],
         scratch,
