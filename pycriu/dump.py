@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from pycriu import arch, entries, pstree
+from pycriu import arch, entries, pagecopy, pstree
 from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -27,7 +27,7 @@ from pycriu.kernel import names
 from pycriu.log import DEBUG, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
-from pycriu.resources import files, limits, memory
+from pycriu.resources import files, limits
 from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, survey
 from pycriu.tracee import SIGSTOP
@@ -118,7 +118,7 @@ def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], options: Dum
     try:
         for number, snapshot in enumerate(snapshots, 1):
             out = new.create_raw(f"pages-{number}.img").fileno()
-            memory.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
+            pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
     except OSError as error:
         raise store.refusal(error, options.images_dir) from None
 

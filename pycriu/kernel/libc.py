@@ -101,21 +101,14 @@ def execveat(fd: int, argv0: bytes) -> None:
     call("execveat", fd, path, ctypes.addressof(argv), ctypes.addressof(envp), at_empty_path)
 
 
-def start_writeback(fd: int, start: int, at_least: int) -> int:
-    """sync_file_range(2): begin to write out what lies behind `start`, once it is `at_least` bytes; where to go on.
-
-    A hint to the disk that moves the file position to the end; fdatasync(2) must still follow.
-    """
-    end = os.lseek(fd, 0, os.SEEK_END)
-    if end - start < at_least:
-        return start
+def start_writeback(fd: int, start: int, length: int) -> None:
+    """sync_file_range(2): let the disk begin with `length` bytes at `start`. A hint: fdatasync(2) must still follow."""
     begin_write = 2  # SYNC_FILE_RANGE_WRITE
     try:
-        call("sync_file_range", fd, start, end - start, begin_write)
+        call("sync_file_range", fd, start, length, begin_write)
     except KernelError as error:
         if error.errno not in (errno.ESPIPE, errno.ENOSYS):  # not every file system has it, and nothing depends on it
             raise
-    return end
 
 
 def personality(persona: int) -> int:

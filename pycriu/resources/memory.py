@@ -8,17 +8,15 @@ devices, userfaultfd. The vDSO is moved, not copied, so image and kernel must ha
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import stat
 import struct
 
-from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, Unsupported
+from pycriu.errors import ImageError, PycriuError, TraceeGone, Unsupported
 from pycriu.images import messages as m
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,10 +55,6 @@ _SPECIAL = {
 IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
 PR_SET_MM, PR_SET_MM_MAP = 35, 14
 _MM_MAP = struct.Struct("<12QIi")  # struct prctl_mm_map, include/uapi/linux/prctl.h
-# The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
-# whose copy leaves the CPU's caches (seen on ext4, Linux 6.18, AMD: 512 MiB in 0.09 s against 1.2 s).
-_COPY_AT_ONCE = 1 << 18
-_WRITE_BACK_AT_ONCE = 1 << 24
 _IOV_MAX = 1024
 
 
@@ -134,65 +128,6 @@ def spans(mappings: list[Mapping]) -> list[tuple[int, int]]:
 def vdso_run(mappings: list[Mapping]) -> list[Run]:
     """The vDSO's pages: in the image, they tell a restore whether its kernel has the same."""
     return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & VDSO]
-
-
-def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
-    """Write the content of `runs` to the descriptor `out`, in order. The task must be stopped.
-
-    `write_back` lets the disk begin with what is there while the rest is copied, which costs the task a longer stop.
-    """
-    buffer = mmap.mmap(-1, _COPY_AT_ONCE)
-    view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    start = 0
-    for batch, size in _batches(runs):
-        iov = (libc.Iovec * len(batch))(*(libc.Iovec(*piece) for piece in batch))
-        try:
-            got = libc.process_vm_readv(task.tid, address, iov, len(batch), size)
-        except KernelError:
-            got = 0
-        if got != size:
-            # PROT_NONE and write-only pages can only be read the debugger's way.
-            got = 0
-            for piece, length in batch:
-                view[got : got + length] = _read_piece(task, piece, length)
-                got += length
-        _write_all(out, view[:size])
-        if write_back:
-            start = libc.start_writeback(out, start, _WRITE_BACK_AT_ONCE)
-
-
-def _read_piece(task: Tracee, address: int, size: int) -> bytes:
-    try:
-        return task.read(address, size)
-    except OSError as error:
-        raise Unsupported(
-            f"process {task.tid}: pages at {address:x}-{address + size:x} cannot be read: {error.strerror}",
-            "they are guard pages (MADV_GUARD_INSTALL), which cannot be saved, or on broken hardware",
-        ) from None
-
-
-def _batches(runs: list[Run]) -> list[tuple[list[tuple[int, int]], int]]:
-    """`runs` as (address, length in bytes) pieces, in groups that fit the buffer and one iovec array."""
-    groups: list[tuple[list[tuple[int, int]], int]] = []
-    pieces: list[tuple[int, int]] = []
-    size = 0
-    for start, pages in runs:
-        left = pages * PAGE_SIZE
-        while left:
-            take = min(left, _COPY_AT_ONCE - size)
-            pieces.append((start, take))
-            start, left, size = start + take, left - take, size + take
-            if size == _COPY_AT_ONCE or len(pieces) == _IOV_MAX:
-                groups.append((pieces, size))
-                pieces, size = [], 0
-    if pieces:
-        groups.append((pieces, size))
-    return groups
-
-
-def _write_all(out: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(out, view) :]
 
 
 def ask(_remote: Remote) -> tuple[list[Row], Callable[[list[int]], int]]:

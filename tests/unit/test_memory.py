@@ -72,22 +72,6 @@ def test_plan_of_an_image_that_lies(vmas: list[Any], entries: list[Any], size: i
         memory.plan(mm(*vmas), entries, size, P, X86_64)
 
 
-def test_batches_hold_every_byte_once_and_fit() -> None:
-    rng = random.Random(2)
-    runs, at = [], A
-    for _ in range(3000):
-        count = rng.choice((1, 1, 1, 2, 63, 64, 65, 200))
-        runs.append((at, count))
-        at += (count + rng.randrange(1, 5)) * P
-    seen: list[tuple[int, int]] = []
-    for batch, size in memory._batches(runs):
-        assert sum(length for _, length in batch) == size <= memory._COPY_AT_ONCE
-        assert 0 < len(batch) <= memory._IOV_MAX
-        seen += batch
-    flat = [page for start, length in seen for page in range(start, start + length, P)]
-    assert flat == [page for start, count in runs for page in range(start, start + count * P, P)]
-
-
 def test_contiguous_groups_follow_each_other_in_the_file() -> None:
     rng = random.Random(3)
     pieces, offset = [], 0

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Pages of a stopped task into a file, as fast as the machine copies: the longest part of a large task's pause.
+
+Pieces go through a buffer that fits the CPU's cache, so that reading and writing cost one trip to memory each. Large
+tasks are copied by two threads, half each: both process_vm_readv(2) and pwrite(2) let go of the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import mmap
+import os
+
+from pycriu.errors import KernelError, Unsupported
+from pycriu.kernel import libc
+from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.record import record
+from pycriu.tracee import Tracee
+
+# The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
+# whose copy leaves the CPU's caches (seen on ext4, Linux 6.18, AMD: 512 MiB in 0.09 s against 1.2 s).
+_AT_ONCE = 1 << 18
+_WRITE_BACK_AT_ONCE = 1 << 24
+_IOV_MAX = 1024
+_WORTH_A_THREAD = 1 << 25  # bytes; starting one takes as long as copying some 100 KiB
+
+
+@record
+class Batch:
+    """What one system call reads: (address, length in bytes) of each piece, their sum, and its place in the file."""
+
+    pieces: tuple[tuple[int, int], ...]
+    size: int
+    offset: int
+
+
+def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
+    """Write the content of `runs` to the file `out`, in order, from its beginning. The task must be stopped.
+
+    `write_back` lets the disk begin with what is there while the rest is copied, which costs the task a longer stop.
+    Unsupported where pages cannot be read; OSError where the file cannot be written.
+    """
+    all_batches = batches(runs)
+    total = all_batches[-1].offset + all_batches[-1].size if all_batches else 0
+    if total < _WORTH_A_THREAD or (os.cpu_count() or 1) < 2:
+        left = _copy_batches(task.tid, all_batches, out, write_back=write_back)
+    else:
+        left = _copy_halves(task.tid, all_batches, out, write_back=write_back)
+    for batch in left:
+        _copy_as_debugger(task, batch, out)
+
+
+def _copy_halves(pid: int, all_batches: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
+    middle = len(all_batches) // 2
+    left: list[Batch] = []
+    failed: list[BaseException] = []
+    done = _thread.allocate_lock()
+
+    def second_half() -> None:
+        try:
+            left.extend(_copy_batches(pid, all_batches[middle:], out, write_back=write_back))
+        except BaseException as error:
+            failed.append(error)  # raised again below, by the thread that can
+        finally:
+            done.release()
+
+    done.acquire()
+    _thread.start_new_thread(second_half, ())
+    try:
+        first = _copy_batches(pid, all_batches[:middle], out, write_back=write_back)
+    finally:
+        done.acquire()  # nobody may go on before both are done with the file and the task
+    if failed:
+        raise failed[0]
+    return first + left
+
+
+def _copy_batches(pid: int, some: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
+    """Copy what process_vm_readv(2) can read; what it cannot is returned."""
+    buffer = mmap.mmap(-1, _AT_ONCE)
+    view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    left: list[Batch] = []
+    written = some[0].offset if some else 0
+    for batch in some:
+        iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
+        try:
+            got = libc.process_vm_readv(pid, address, iov, len(batch.pieces), batch.size)
+        except KernelError:
+            got = 0
+        if got != batch.size:
+            left.append(batch)
+            continue
+        _write_all(out, view[: batch.size], batch.offset)
+        if write_back and batch.offset + batch.size - written >= _WRITE_BACK_AT_ONCE:
+            libc.start_writeback(out, written, batch.offset + batch.size - written)
+            written = batch.offset + batch.size
+    return left
+
+
+def _copy_as_debugger(task: Tracee, batch: Batch, out: int) -> None:
+    """PROT_NONE and write-only pages can only be read the debugger's way, through /proc/PID/mem."""
+    data = bytearray()
+    for address, size in batch.pieces:
+        try:
+            data += task.read(address, size)
+        except OSError as error:
+            raise Unsupported(
+                f"process {task.tid}: pages at {address:x}-{address + size:x} cannot be read: {error.strerror}",
+                "they are guard pages (MADV_GUARD_INSTALL), which cannot be saved, or on broken hardware",
+            ) from None
+    _write_all(out, memoryview(data), batch.offset)
+
+
+def batches(runs: list[Run]) -> list[Batch]:
+    """`runs` in batches that fit the buffer and one iovec array."""
+    found: list[Batch] = []
+    pieces: list[tuple[int, int]] = []
+    size = offset = 0
+    for start, pages in runs:
+        left = pages * PAGE_SIZE
+        while left:
+            take = min(left, _AT_ONCE - size)
+            pieces.append((start, take))
+            start, left, size = start + take, left - take, size + take
+            if size == _AT_ONCE or len(pieces) == _IOV_MAX:
+                found.append(Batch(tuple(pieces), size, offset))
+                offset, pieces, size = offset + size, [], 0
+    if pieces:
+        found.append(Batch(tuple(pieces), size, offset))
+    return found
+
+
+def _write_all(out: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(out, view, offset)
+        view, offset = view[count:], offset + count
