@@ -120,6 +120,47 @@ def elf(arch: Arch) -> bytes:
     return head + struct.pack("<IIQQQQQQ", pt_load, read_execute, 0, _ELF_AT, _ELF_AT, size, size, page) + code
 
 
+class AllOrNone:
+    """A scope at whose end all of `pids` live, or, if we are killed within it, none.
+
+    A guard of our own making waits for one byte, which is the moment of truth. If we end without having sent it, the
+    guard kills them all. A single task needs no guard: letting it go is one act.
+    """
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._guard = 0
+
+    def __enter__(self) -> AllOrNone:
+        if len(self._pids) < 2:
+            return self
+        heard, self._tell = os.pipe2(os.O_CLOEXEC)
+        self._guard = os.fork()
+        if not self._guard:
+            self._watch(heard)
+        os.close(heard)
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if not self._guard:
+            return
+        if error is None:
+            os.write(self._tell, b"x")
+        os.close(self._tell)
+        os.waitpid(self._guard, 0)
+
+    def _watch(self, heard: int) -> None:
+        """The guard's life: it makes system calls and ends."""
+        try:
+            os.setsid()  # what a terminal sends to us is not for it
+            os.close(self._tell)
+            if not os.read(heard, 1):
+                for pid in self._pids:
+                    os.kill(pid, SIGKILL)
+        finally:
+            os._exit(0)
+
+
 class Nursery:
     """The scope in which new tasks live. Those not released by its end are killed and reaped.
 
@@ -149,12 +190,16 @@ class Nursery:
         libc.call("prctl", PR_SET_CHILD_SUBREAPER, self._was_subreaper)
 
     def release(self, signal: int) -> None:
-        """Let all tasks go, with `signal` if not 0: from here on they live without us."""
-        for pid, task in self.tasks.items():
-            task.close()
-            ptrace.set_options(pid, 0)
-        for pid in self.tasks:
-            ptrace.detach(pid, signal)
+        """Let all tasks go, with `signal` if not 0: from here on they live without us.
+
+        Tasks can only be let go one after the other; `AllOrNone` sees to it that no part of a tree is left of that.
+        """
+        with AllOrNone(list(self.tasks)):
+            for pid, task in self.tasks.items():
+                task.close()
+                ptrace.set_options(pid, 0)
+            for pid in self.tasks:
+                ptrace.detach(pid, signal)
         self.tasks, self._zombies = {}, []
 
     def make(self, root: Member) -> None:

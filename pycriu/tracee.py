@@ -12,6 +12,7 @@ A task that outlives us while it works for us must find back by itself: see `hom
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
@@ -20,6 +21,7 @@ from pycriu.home import Home
 from pycriu.kernel import names, procfs, ptrace
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
+_INTERRUPTS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 ALL_SIGNALS = MASK64
 PAGE = 4096  # scratch is counted in units of this; any larger page size is a multiple
 
@@ -174,6 +176,15 @@ class Remote:
         self._data = bytearray()
 
     def __enter__(self) -> Remote:
+        # Ctrl-C has to wait for these milliseconds: it must not come between a call and the note that it was made.
+        self._our_mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _INTERRUPTS)
+        try:
+            return self._enter()
+        except BaseException:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._our_mask)
+            raise
+
+    def _enter(self) -> Remote:
         self.gpr = self.task.registers()
         self._mask = ptrace.get_sigmask(self.task.tid)
         if self._home is not None and self._home.at:
@@ -206,7 +217,10 @@ class Remote:
             if error is None:  # a second error, which follows from the first, must not take its place
                 raise
         finally:
-            self._restore()
+            try:
+                self._restore()
+            finally:
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, self._our_mask)
 
     def _step(self, name: str, *args: int, what: str = "") -> int:
         """One call at a gate."""
