@@ -27,9 +27,14 @@ class Cache:
         """Where the finished output of a recipe lies, or will."""
         return self.root / "outputs" / name / key
 
+    @property
+    def workshop(self) -> Path:
+        """Where all recipes are built: a path that no output may hold."""
+        return self.root / "work"
+
     def work(self, name: str, key: str) -> Path:
         """The folder in which a recipe is built; left behind by a failure, to look at and repeat."""
-        return self.root / "work" / f"{name}-{key}"
+        return self.workshop / f"{name}-{key}"
 
     def download(self, sha256: str, file: str) -> Path:
         """Where a source file of that content lies, or will."""

@@ -53,7 +53,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with store.NewCheckpoint(options.images_dir) as new:
         new.reserve(size)
-        preload()
+        preload(cpu)
         begin = time.monotonic()
         with pstree.Freeze(options.pid, cpu, options.timeout) as tree:
             frozen = time.monotonic()
@@ -86,19 +86,9 @@ def tell(snapshots: list[Snapshot], log: Log) -> None:
         log.debug("process %d (%s) was in %s, has %d mappings", one.pid, one.stat.comm, doing, len(one.mappings))
 
 
-def preload() -> None:
-    """Make now what would otherwise be made between freeze and thaw: modules imported late, and message classes."""
-    import resource  # noqa: F401
-
-    for name in (
-        "thread_info_x86",
-        "user_x86_regs_entry",
-        "user_x86_fpregs_entry",
-        "user_x86_xsave_entry",
-        "user_desc_t",
-    ):
-        getattr(m, name)
-    for name in ("thread_info_aarch64", "user_aarch64_regs_entry", "user_aarch64_fpsimd_context_entry"):
+def preload(cpu: arch.Arch) -> None:
+    """Make the message classes now that would otherwise be made between freeze and thaw."""
+    for name in cpu.messages:
         getattr(m, name)
 
 

@@ -23,7 +23,6 @@ from pycriu.kernel import names, procfs, ptrace
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
 _INTERRUPTS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 ALL_SIGNALS = MASK64
-PAGE = 4096  # scratch is counted in units of this; any larger page size is a multiple
 
 PROT_RWX, MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 7, 0x22, 0x100000
 

@@ -27,7 +27,7 @@ def assemble(plan: Plan) -> list[str]:
     """Make the images of a build folder anew; returns what there is to say about them."""
     packages, kernel = contents.packages(plan), contents.kernel(plan)
     files = tree(plan)
-    count = elf.check(files, plan.machine.elf, (f"{plan.cache.root}/work/", f"{plan.top}/"))
+    count = elf.check(files, plan.machine.elf, (f"{plan.cache.workshop}/", f"{plan.top}/"))
     with _folder(plan.folder.images) as folder:
         images = _write_images(plan, kernel, files, folder)
         report = sizes.report(files.nodes(), images)

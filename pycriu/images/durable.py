@@ -7,21 +7,17 @@ One after the other, a dozen small files on a busy ext4 take 40 ms; together the
 from __future__ import annotations
 
 import _thread
-import errno
 import os
 
-from pycriu.errors import KernelError
 from pycriu.kernel import libc
 
 WORKERS = 16
-
-SYNC_FILE_RANGE_WRITE = 2
 
 
 def sync_together(files: dict[str, int], directory: int | None = None) -> None:
     """fdatasync(2) on open files, name -> descriptor, and on their directory; a failure is raised with the name."""
     for fd in files.values():
-        _begin(fd)
+        libc.start_writeback(fd, 0, 0)  # from 0, all of it
     waiting = [*files.items()] if directory is None else [("", directory), *files.items()]
     failures: list[OSError] = []
     locks = [_started(waiting, failures) for _ in range(min(WORKERS, len(waiting)) - 1)]
@@ -30,15 +26,6 @@ def sync_together(files: dict[str, int], directory: int | None = None) -> None:
         lock.acquire()
     if failures:
         raise failures[0]
-
-
-def _begin(fd: int) -> None:
-    """A hint to the disk, which not every kind of file takes; nothing depends on it."""
-    try:
-        libc.call("sync_file_range", fd, 0, 0, SYNC_FILE_RANGE_WRITE)  # from 0, all of it
-    except KernelError as error:
-        if error.errno not in (errno.ESPIPE, errno.ENOSYS):
-            raise
 
 
 def _started(waiting: list[tuple[str, int]], failures: list[OSError]) -> _thread.LockType:

@@ -102,7 +102,7 @@ def execveat(fd: int, argv0: bytes) -> None:
 
 
 def start_writeback(fd: int, start: int, length: int) -> None:
-    """sync_file_range(2): let the disk begin with `length` bytes at `start`. A hint: fdatasync(2) must still follow."""
+    """sync_file_range(2): let the disk begin with `length` bytes (0: all) at `start`. A hint; fdatasync must follow."""
     begin_write = 2  # SYNC_FILE_RANGE_WRITE
     try:
         call("sync_file_range", fd, start, length, begin_write)

@@ -8,8 +8,6 @@ import os
 from pycriu.errors import TraceeGone
 
 EIO = 5
-STATUS_IDS = ("Uid", "Gid")
-CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 def read(pid: int | str, name: str) -> bytes:

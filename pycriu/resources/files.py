@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-O_PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 NR_OPEN = 1 << 20  # fs.nr_open as the kernel is built; more descriptors than that are no image of ours
 
 

@@ -92,7 +92,7 @@ def spoil_output(plan: Plan) -> None:
 
 
 def spoil_path(plan: Plan) -> None:
-    (plan.output("tool") / "dest/usr/bin/tool").write_text(f"#!{plan.cache.root}/work/tool/sh\n")
+    (plan.output("tool") / "dest/usr/bin/tool").write_text(f"#!{plan.cache.workshop}/tool/sh\n")
 
 
 @pytest.mark.parametrize(
