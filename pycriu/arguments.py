@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
 ACTIONS = (DUMP, RESTORE, CHECK)
 ALL = ACTIONS
+BOTH = (DUMP, RESTORE)
 
 # Actions of CRIU that are not here.
 OTHER_ACTIONS = ("pre-dump", "dedup", "page-server", "lazy-pages", "service", "swrk", "cpuinfo", "exec", "show")
@@ -45,17 +46,28 @@ def _refused(long: str, short: str = "", kind: str = FLAG, *, negatable: bool = 
 
 OPTIONS = (
     Option("tree", "t", VALUE, "PID", "root of the tree to dump", (DUMP,)),
-    Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", (DUMP, RESTORE)),
+    Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", BOTH),
     Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
     Option("log-file", "o", VALUE, "FILE", "log to FILE in the work directory; - is standard output", ALL),
     Option("verbosity", "v", LEVEL, "N", "1 errors, 2 warnings (default), 3 steps with times, 4 all; -v adds 1", ALL),
     Option("restore-detached", "d", FLAG, "", "return once the tasks run", (RESTORE,), True),
     Option("daemon", "", FLAG, "", "the same as --restore-detached", (RESTORE,), True),
-    Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", (DUMP, RESTORE), True),
+    Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
     Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
-    Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", (DUMP, RESTORE)),
+    Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
     Option("pidfile", "", VALUE, "FILE", "write the PID of the restored root to FILE, a new file", (RESTORE,)),
     Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
+    Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
+    Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
+    Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (DUMP,)),
+    Option("file-validation", "", VALUE, "HOW", "what of a file must match: filesize (default), buildid", BOTH),
+    Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
+    Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", (DUMP,), True),
+    Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),
+    Option("tcp-established", "", FLAG, "", "keep TCP connections", BOTH, True),
+    Option("tcp-close", "", FLAG, "", "TCP connections come back closed", BOTH, True),
+    Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", BOTH, True),
+    Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
     Option("config", "", VALUE, "FILE", "read options from FILE too, one per line, without dashes", ALL),
     Option("no-default-config", "", FLAG, "", "do not read /etc/criu/default.conf and ~/.criu/default.conf", ALL),
     Option("feature", "", VALUE, "NAME", "probe only this feature", (CHECK,)),
@@ -65,24 +77,22 @@ OPTIONS = (
     Option("help", "h", FLAG, "", "this text", ALL),
     Option("version", "V", FLAG, "", "the version", ALL),
     *(_refused(name, negatable=True) for name in (
-        "track-mem", "display-stats", "tcp-established", "link-remap", "evasive-devices", "tcp-close", "skip-in-flight",
-        "force-irmap", "skip-file-rwx-check", "page-server", "auto-dedup", "log-pid", "weak-sysctls", "unprivileged",
+        "track-mem", "display-stats", "evasive-devices",
+        "page-server", "auto-dedup", "log-pid", "weak-sysctls", "unprivileged",
         "mntns-compat-mode", "stream", "tls", "ghost-fiemap", "allow-uprobes", "deprecated", "experimental",
         "enable-external-sharing", "enable-external-masters",
     )),
     *(_refused(name, kind=VALUE) for name in (
-        "prev-images-dir", "external", "inherit-fd", "ghost-limit", "action-script", "network-lock", "empty-ns",
+        "prev-images-dir", "external", "inherit-fd", "action-script", "empty-ns",
         "skip-mnt", "enable-fs", "cgroup-root", "cgroup-props", "cgroup-props-file", "cgroup-dump-controller",
-        "cgroup-yard", "freeze-cgroup", "lsm-profile", "lsm-mount-context", "irmap-scan-path", "file-validation",
+        "cgroup-yard", "freeze-cgroup", "lsm-profile", "lsm-mount-context", "irmap-scan-path",
         "address", "port", "ps-socket", "pre-dump-mode", "status-fd", "veth-pair", "tls-cacert", "tls-cacrl",
         "tls-cert", "tls-key", "close",
     )),
     *(_refused(name) for name in ("exec-cmd", "lazy-pages", "tls-no-cn-verify", "ms")),
     _refused("manage-cgroups", kind=OPTIONAL),
     _refused("cpu-cap", kind=OPTIONAL),
-    _refused("file-locks", "l", negatable=True),
     _refused("restore-sibling", "S", negatable=True),
-    _refused("ext-unix-sk", "x", OPTIONAL),
     _refused("root", "r", VALUE),
     _refused("join-ns", "J", VALUE),
     _refused("ext-mount-map", "M", VALUE),
@@ -140,6 +150,23 @@ def number(values: Mapping[str, object], name: str, default: int | None = None) 
         said = f"--{name} is missing" if given is None else f"--{name} {given}: not a positive number"
         raise UserError(said, hint=f"--{name} {LONG[name].metavar}: {LONG[name].help}")
     return int(text)
+
+
+def size(values: Mapping[str, object], name: str, default: int) -> int:
+    """The value of an option that is a number of bytes, with K, M or G behind it or not; UserError otherwise."""
+    text = str(values.get(name, default))
+    digits = text.rstrip("KMG")
+    if not digits.isascii() or not digits.isdigit() or len(text) - len(digits) > 1:
+        raise UserError(f"--{name} {text}: not a size", hint=f"--{name} {LONG[name].metavar}: {LONG[name].help}")
+    return int(digits) << {"K": 10, "M": 20, "G": 30}.get(text[len(digits) :], 0)
+
+
+def choice(values: Mapping[str, object], name: str, *allowed: str) -> str:
+    """The value of an option that is one of some words, the first by default; UserError for any other."""
+    given = str(values.get(name, allowed[0]))
+    if given not in allowed:
+        raise UserError(f"--{name} {given}: not one of {', '.join(allowed)}")
+    return given
 
 
 def usage() -> str:

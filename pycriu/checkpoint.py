@@ -8,6 +8,7 @@ import os
 from pycriu import spawn
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, UserError
+from pycriu.fds.table import Kinds
 from pycriu.images import store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
@@ -50,7 +51,7 @@ class TaskImage:
 class Checkpoint:
     """The images of one tree. Refuses, before any task exists, what cannot be restored here."""
 
-    def __init__(self, images: store.ImagesDir, cpu: Arch) -> None:
+    def __init__(self, images: store.ImagesDir, cpu: Arch, kinds: Kinds) -> None:
         images.inventory()
         entries: list[Any] = images.read("pstree.img")
         cores = {entry.pid: images.read_one(f"core-{entry.pid}.img") for entry in entries}
@@ -63,9 +64,9 @@ class Checkpoint:
             if member.exit_status is None
         }
         self.files: list[Any] = images.read("files.img")
-        self.pipes_data = images.read_with_payloads("pipes-data.img") if images.exists("pipes-data.img") else []
         tables = [task.descriptors for task in self.tasks.values()]
         files.check_ids(tables, [number for task in self.tasks.values() for number in task.places], self.files)
+        kinds.read(images, self.files)
         self.first_free_descriptor = files.base_number(tables)
 
     def check_here(self) -> None:

@@ -19,6 +19,7 @@ from pycriu.options import CheckOptions, DumpOptions, RestoreOptions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from pycriu.arguments import Values
     from pycriu.log import Log
@@ -143,6 +144,10 @@ def _dump(values: Values, images: str, work: str, lines: Log) -> int:
         leave_running=bool(values.get("leave-running")),
         leave_stopped=bool(values.get("leave-stopped")),
         timeout=arguments.number(values, "timeout", 10),
+        ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
+        force_irmap=bool(values.get("force-irmap")),
+        network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
+        **_file_options(values),
     )
     _light_protobuf()
     from pycriu import dump
@@ -160,12 +165,22 @@ def _restore(values: Values, images: str, work: str, lines: Log) -> Outcome:
         shell_job=bool(values.get("shell-job")),
         pidfile=os.path.join(work, pidfile) if pidfile else None,
         leave_stopped=bool(values.get("leave-stopped")),
+        skip_file_rwx_check=bool(values.get("skip-file-rwx-check")),
+        **_file_options(values),
     )
     _light_protobuf()
     from pycriu import restore
 
     result = restore.restore(options, lines)
     return 0 if options.detached else lambda: _stay(result, lines)
+
+
+def _file_options(values: Values) -> dict[str, Any]:
+    """What must be said at the dump and at the restore."""
+    names = ("file-locks", "link-remap", "tcp-established", "tcp-close", "skip-in-flight")
+    flags = {name.replace("-", "_"): bool(values.get(name)) for name in names}
+    how = arguments.choice(values, "file-validation", "filesize", "buildid")
+    return {**flags, "file_validation": how, "ext_unix_sk": _text(values, "ext-unix-sk")}
 
 
 def _stay(result: RestoreResult, lines: Log) -> int:

@@ -20,6 +20,8 @@ import os
 import time
 
 from pycriu import arch, entries, pagecopy, pstree
+from pycriu.fds.saving import Saving
+from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -49,25 +51,26 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
-    root, size = survey(options, gadgets)
+    kinds = Kinds(options, log)
+    root, size = survey(options, gadgets, kinds)
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with store.NewCheckpoint(options.images_dir) as new:
         new.reserve(size)
         preload(cpu)
         begin = time.monotonic()
-        with pstree.Freeze(options.pid, cpu, options.timeout) as tree:
+        with pstree.Freeze(options.pid, cpu, options.timeout) as tree, kinds:
             frozen = time.monotonic()
             check_sessions(tree.root, shell_job=options.shell_job)
-            snapshots = take_snapshots(tree, gadgets)
-            tables = [snapshot.files for snapshot in snapshots]
-            pipes, builder = files.pipes(tables), files.Builder(tables)
+            snapshots = take_snapshots(tree, gadgets, kinds)
+            saving = take_files(tree.root, snapshots, kinds)
             looked = time.monotonic()
             copy_pages(new, snapshots, options)
             if options.leave_running:
+                kinds.thaw()
                 tree.thaw()
             copied = time.monotonic()
-            entries.write(new, tree.root, snapshots, builder, pipes, cpu)
-            sync(builder.written)
+            entries.write(new, tree.root, snapshots, saving, cpu)
+            sync(files.written(saving))
             new.commit()
             finish(tree, options)
     pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)
@@ -92,15 +95,23 @@ def preload(cpu: arch.Arch) -> None:
         getattr(m, name)
 
 
-def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets) -> list[Snapshot]:
+def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snapshot]:
     """Everything of everybody, parents first: what can be refused, then what makes the tasks work for us."""
     live = [process for process in tree.root.walk() if not process.zombie]
-    snapshots = [Snapshot(process, tree.tasks[process.pid], gadgets) for process in live]
+    snapshots = [Snapshot(process, tree.tasks[process.pid], gadgets, kinds) for process in live]
     for snapshot in snapshots:
         snapshot.look()
     for snapshot in snapshots:
         snapshot.ask()
     return snapshots
+
+
+def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds) -> Saving:
+    """Everything that the tree has open."""
+    saving = Saving(kinds, root)
+    descriptors = [known for snapshot in snapshots for known in snapshot.files.descriptors]
+    saving.take(descriptors, [place for snapshot in snapshots for place in snapshot.places()])
+    return saving
 
 
 def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], options: DumpOptions) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pycriu import pstree
 from pycriu.arch.description import Arch
-from pycriu.fds import pipe
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
@@ -14,6 +13,8 @@ from pycriu.snapshot import Snapshot
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pycriu.fds.saving import Saving
 
 IMG_VERSION = 2
 ALIVE, DEAD = 1, 2  # task_core_entry.task_state
@@ -47,35 +48,32 @@ def write(
     new: store.NewCheckpoint,
     root: pstree.Process,
     snapshots: list[Snapshot],
-    builder: files.Builder,
-    pipes: list[tuple[int, int, bytes]],
+    saving: Saving,
     cpu: Arch,
 ) -> None:
     """Write every image, the inventory last."""
     ids = Ids()
     for number, snapshot in enumerate(snapshots, 1):
-        _write_process(new, snapshot, number, builder, ids.task(), cpu)
+        _write_process(new, snapshot, number, saving, ids.task(), cpu)
     for process in root.walk():
         if process.zombie:
             new.write(f"core-{process.pid}.img", [zombie_entry(process, cpu)])
             new.write(f"ids-{process.pid}.img", [ids.task()])
     new.write("pstree.img", [pstree_entry(process) for process in root.walk()])
-    new.write("files.img", builder.entries)
-    if pipes:
-        new.write("pipes-data.img", pipe.data_entries(pipes))
+    saving.write(new)
     new.write("seccomp.img", [m.seccomp_entry()])
     new.write("inventory.img", [inventory_entry(ids)])
 
 
 def _write_process(
-    new: store.NewCheckpoint, snapshot: Snapshot, pages_id: int, builder: files.Builder, ids: Any, cpu: Arch
+    new: store.NewCheckpoint, snapshot: Snapshot, pages_id: int, saving: Saving, ids: Any, cpu: Arch
 ) -> None:
     pid = snapshot.pid
     new.write(f"core-{pid}.img", [core_entry(snapshot, cpu)])
     new.write(f"ids-{pid}.img", [ids])
-    new.write(f"mm-{pid}.img", [mm_entry(snapshot, builder)])
-    new.write(f"fs-{pid}.img", [builder.fs_entry(snapshot.files)])
-    new.write(f"fdinfo-{ids.files_id}.img", builder.descriptor_table(snapshot.files))
+    new.write(f"mm-{pid}.img", [mm_entry(snapshot, saving)])
+    new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
+    new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     new.write(f"pagemap-{pid}.img", memory.pagemap_entries(pages_id, snapshot.runs))
     for kind, raw in snapshot.extras.items():
         new.write_raw(f"pycriu-{kind}-{pid}.img", raw)
@@ -136,13 +134,13 @@ def thread_entry(snapshot: Snapshot) -> Any:
     return thread
 
 
-def mm_entry(snapshot: Snapshot, builder: files.Builder) -> Any:
+def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
     """The mm image; the files that are mapped go into the files image."""
     vmas = []
     for mapping in memory.merge_clock_pages(snapshot.mappings):
-        number = 0 if mapping.file is None else builder.place(*mapping.file, memory.file_flags(mapping.line))
+        number = 0 if mapping.file is None else saving.place(mapping.file, memory.file_flags(mapping.line))
         vmas.append(memory.vma_entry(mapping, number))
-    exe = builder.place(*snapshot.files.exe)
+    exe = saving.place(snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
     if snapshot.attributes.thp_disabled:
         mm.thp_disabled = True

@@ -17,6 +17,16 @@ class DumpOptions:
     leave_running: bool = False  # end state of the tree: running, stopped, or killed
     leave_stopped: bool = False
     timeout: int = 10  # seconds for finding and freezing all tasks
+    file_locks: bool = False  # keep flock, POSIX and OFD locks, and leases
+    link_remap: bool = False  # hard links may be made for deleted files that have other names
+    ghost_limit: int = 1 << 20  # bytes of the largest deleted file that goes into the images
+    file_validation: str = "filesize"  # what must match when a file is opened again
+    force_irmap: bool = False  # look for watched files by scanning paths
+    ext_unix_sk: str | None = None  # inodes of UNIX sockets whose peer may be outside, comma-separated; "": all
+    tcp_established: bool = False  # keep TCP connections
+    tcp_close: bool = False  # restore them as closed
+    skip_in_flight: bool = False  # drop connections that nobody has accepted yet
+    network_lock: str = "nftables"  # how packets are held while a connection is away: nftables, skip
 
 
 @record
@@ -27,6 +37,14 @@ class RestoreOptions:
     work_dir: str
     detached: bool = False  # return once the tasks run, instead of waiting for the root
     shell_job: bool = False
+    file_locks: bool = False
+    link_remap: bool = False
+    file_validation: str = "filesize"
+    skip_file_rwx_check: bool = False  # the mode bits of files may have changed
+    ext_unix_sk: str | None = None
+    tcp_established: bool = False
+    tcp_close: bool = False
+    skip_in_flight: bool = False
     pidfile: str | None = None  # gets the PID of the root; must not exist
     leave_stopped: bool = False
 

@@ -19,6 +19,8 @@ import time
 from pycriu import arch, spawn
 from pycriu.checkpoint import Checkpoint, TaskImage
 from pycriu.errors import UserError
+from pycriu.fds.opening import Opening
+from pycriu.fds.table import Kinds
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import procfs, ptrace
@@ -52,10 +54,11 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
-        checkpoint = Checkpoint(images, cpu)
+        kinds = Kinds(options, log)
+        checkpoint = Checkpoint(images, cpu, kinds)
         try:
             checkpoint.check_here()
-            pages = restore_tree(checkpoint, cpu, options, log)
+            pages = restore_tree(checkpoint, kinds, cpu, options, log)
         finally:
             checkpoint.close()
     root = checkpoint.root.pid
@@ -65,26 +68,28 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     return RestoreResult(root, lambda: os.waitpid(root, 0)[1])
 
 
-def restore_tree(checkpoint: Checkpoint, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:
+def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:
     """From open files to running tasks; the number of pages that were put back."""
-    opened = files.Opened(checkpoint.files, checkpoint.pipes_data, checkpoint.first_free_descriptor)
+    opened = Opening(kinds, checkpoint.files, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu) as nursery:
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
+        opened.open_late()
         mine = credentials.own()
         pages = 0
         for pid, image in checkpoint.tasks.items():
             pages += rebuild(nursery.tasks[pid], image, opened, pages_fd[pid], mine)
         for pid, image in checkpoint.tasks.items():
             finish(nursery.tasks[pid], image)
+        opened.finish()
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
         nursery.release(SIGSTOP if options.leave_stopped else 0)
     return pages
 
 
-def rebuild(task: Tracee, image: TaskImage, opened: files.Opened, pages_fd: int, mine: Any) -> int:
+def rebuild(task: Tracee, image: TaskImage, opened: Opening, pages_fd: int, mine: Any) -> int:
     """Everything that a task has but its registers and its mask; the number of its pages."""
     core, plan = image.core, image.plan
     present = procfs.parse_smaps(procfs.text(task.tid, "maps"))
@@ -102,11 +107,13 @@ def rebuild(task: Tracee, image: TaskImage, opened: files.Opened, pages_fd: int,
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
         limits.restore(task.tid, core)
+        fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
             memory.finish_rows(plan)
-            + memory.mm_rows(image.mm, remote, opened.fd_of[image.mm.exe_file_id])
-            + files.place_rows(image.fs, opened.fd_of)
-            + files.descriptor_rows(image.descriptors, opened.fd_of, descriptors)
+            + memory.mm_rows(image.mm, remote, fd_of[image.mm.exe_file_id])
+            + files.place_rows(image.fs, fd_of)
+            + files.descriptor_rows(image.descriptors, fd_of, [*descriptors, *fd_of.values()])
+            + opened.task_rows(image.descriptors, task.tid, remote)
             + signals.rows(core, task.tid, remote)
             + attributes.rows(core, image.mm, tid_address, remote)
             + credentials.rows(core.thread_core.creds, mine, remote)

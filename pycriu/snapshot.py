@@ -17,12 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.fds.openfile import Place
+    from pycriu.fds.table import Kinds
+
 
 class Snapshot:
     """What a process has. `look` first, for all processes of the tree; then `ask`, which makes them work for us."""
 
-    def __init__(self, process: pstree.Process, task: Tracee, gadgets: home.Gadgets) -> None:
+    def __init__(self, process: pstree.Process, task: Tracee, gadgets: home.Gadgets, kinds: Kinds) -> None:
         self.process, self.task, self._gadgets = process, task, gadgets
+        self._kinds = kinds
         self.pid = process.pid
 
     def look(self) -> None:
@@ -37,7 +41,7 @@ class Snapshot:
         self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
         self.limits = limits.look(pid)
         self.oom_score_adj = limits.oom_score_adj(pid)
-        self.files = files.look(pid, self.status)
+        self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
         runs = pagemap.private_pages(pid, memory.spans(self.mappings))
         self.runs = sorted(runs + memory.vdso_run(self.mappings))
@@ -61,6 +65,11 @@ class Snapshot:
         self.interrupted_call = cpu.interrupted_call(self.gpr)
         self.gpr = cpu.after_interruption(self.gpr)
         self.thread_info, self.extras = cpu.save(self.gpr, self.register_sets, self.attributes.tid_address)
+
+    def places(self) -> list[tuple[Place, int]]:
+        """The files that it refers to by other things than descriptors, with the flags to open them."""
+        mapped = [(one.file, memory.file_flags(one.line)) for one in self.mappings if one.file is not None]
+        return files.places(self.files) + mapped
 
     def _home(self) -> Home | None:
         lines = [mapping.line for mapping in self.mappings]

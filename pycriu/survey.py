@@ -11,6 +11,7 @@ import os
 
 from pycriu import pstree
 from pycriu.errors import TraceeGone, Unsupported, UserError
+from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
@@ -21,7 +22,7 @@ _LOOKS = 10
 NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
 
 
-def survey(options: DumpOptions, gadgets: Gadgets) -> tuple[pstree.Process, int]:
+def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree.Process, int]:
     """The tree as it is now, and how many bytes of pages it has, from above. Refuses what `refuse` refuses.
 
     `gadgets` learns about the code that is mapped, so that nobody has to wait for that when stopped.
@@ -37,25 +38,25 @@ def survey(options: DumpOptions, gadgets: Gadgets) -> tuple[pstree.Process, int]
     for process in root.walk():
         if process.zombie:
             continue
-        size += _survey_one(process, gadgets)
+        size += _survey_one(process, gadgets, kinds)
     return root, size
 
 
-def _survey_one(process: pstree.Process, gadgets: Gadgets) -> int:
+def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
     """Look at a running process, again if it closes or unmaps what is being looked at; 0 when it ends meanwhile."""
     for _ in range(_LOOKS):
         try:
-            return _look(process, gadgets)
+            return _look(process, gadgets, kinds)
         except TraceeGone:
             if not procfs.exists(process.pid):
                 break
     return 0  # when it is stopped it will hold still
 
 
-def _look(process: pstree.Process, gadgets: Gadgets) -> int:
+def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
     status = procfs.parse_status(procfs.text(process.pid, "status"))
     refuse(process, process.stat, status)
-    files.look(process.pid, status)
+    files.look(process.pid, status, kinds)
     gadgets.find(
         [mapping.line for mapping in memory.look(process.pid)], lambda at, size: procfs.memory(process.pid, at, size)
     )

@@ -9,6 +9,7 @@ import stat
 from pycriu.errors import TraceeGone
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
+from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ class OpenFile:
             return libc.pidfd_getfd(pidfd, self.fd)
         finally:
             os.close(pidfd)
+
+
+@record
+class Place:
+    """A file that a task refers to by other things than a descriptor: a mapping, its program, its directories."""
+
+    path: str
+    status: os.stat_result
+    link: str  # the magic link in /proc that leads to the file itself, whatever has become of its path
+    name: str  # for messages
 
 
 def look(pid: int) -> list[OpenFile]:

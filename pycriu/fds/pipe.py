@@ -14,6 +14,7 @@ import stat
 import termios
 
 from pycriu.errors import ImageError, KernelError, Unsupported
+from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
 from pycriu.kernel import libc
@@ -22,28 +23,93 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-TYPE = 2  # fd_types.PIPE
+    from pycriu.fds.opening import Opening
+    from pycriu.fds.saving import Saving
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
+
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 SPLICE_F_NONBLOCK = 2
 FASYNC = 0o20000
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
 
-def matches(file: OpenFile) -> bool:
-    """A pipe(2): a FIFO without a path."""
-    return stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("pipe:[")
+class Pipe(Kind):
+    """Both ends of pipe(2)."""
+
+    TYPE = 2  # fd_types.PIPE
+
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._contents: dict[int, tuple[int, bytes]] = {}  # pipe id → capacity in bytes, data in flight
+        self._ends: dict[int, tuple[int, int]] = {}
+
+    def matches(self, file: OpenFile) -> bool:
+        """A pipe(2): a FIFO without a path."""
+        return stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("pipe:[")
+
+    def inspect(self, file: OpenFile) -> None:
+        """Unsupported for packet mode, and for signals at input."""
+        if file.flags & os.O_DIRECT:
+            raise Unsupported(f"{file.name} is a pipe in packet mode (O_DIRECT)")
+        if file.flags & FASYNC:
+            raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
+        _refuse_ends_outside(files)
+        for file in files:
+            if file.status.st_ino & 0xFFFFFFFF not in self._contents:
+                self._contents[file.status.st_ino & 0xFFFFFFFF] = _peek(file)
+
+    def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
+        """The image of one end."""
+        entry = m.pipe_entry(id=number, pipe_id=file.status.st_ino & 0xFFFFFFFF, flags=file.flags, fown=no_owner())
+        return m.file_entry(type=self.TYPE, id=number, pipe=entry)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """pipes-data.img: one entry with its payload per pipe."""
+        if self._contents:
+            pairs = [
+                (m.pipe_data_entry(pipe_id=number, bytes=len(data), size=size), data)
+                for number, (size, data) in self._contents.items()
+            ]
+            new.write("pipes-data.img", pairs)
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """The data in flight."""
+        if images.exists("pipes-data.img"):
+            pairs: list[Any] = images.read_with_payloads("pipes-data.img")
+            self._contents = {entry.pipe_id: (entry.size, payload) for entry, payload in pairs}
+
+    def open(self, entry: Any, opening: Opening) -> int:
+        """One end: the pipe is made for the first."""
+        pipe = entry.pipe
+        if pipe.pipe_id not in self._ends:
+            self._ends[pipe.pipe_id] = self._make(pipe.pipe_id)
+        ends = self._ends[pipe.pipe_id]
+        writing = (pipe.flags & _ACCESS) != os.O_RDONLY
+        # A second open file for the same end, or a new one: both come from the magic link of the first.
+        return os.open(f"/proc/self/fd/{ends[writing]}", pipe.flags & (_ACCESS | os.O_NONBLOCK) | os.O_CLOEXEC)
+
+    def _make(self, pipe_id: int) -> tuple[int, int]:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        capacity, payload = self._contents.get(pipe_id, (0, b""))
+        if capacity:
+            fcntl.fcntl(writer, F_SETPIPE_SZ, capacity)
+        if payload and os.write(writer, payload) != len(payload):
+            raise ImageError(f"pipe {pipe_id} has {len(payload)} bytes in flight, more than it can hold")
+        return reader, writer
+
+    def close(self) -> None:
+        """Close the ends that served as patterns, so that readers see the end of the file when the writers go."""
+        for ends in self._ends.values():
+            for fd in ends:
+                os.close(fd)
+        self._ends = {}
 
 
-def inspect(file: OpenFile) -> None:
-    """Unsupported for packet mode, and for signals at input."""
-    if file.flags & os.O_DIRECT:
-        raise Unsupported(f"{file.name} is a pipe in packet mode (O_DIRECT)")
-    if file.flags & FASYNC:
-        raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
-
-
-def inspect_all(files: list[OpenFile]) -> None:
-    """Unsupported where a pipe of the tree has an end outside: `files` are all pipe descriptors of the tree."""
+def _refuse_ends_outside(files: list[OpenFile]) -> None:
     for inode in sorted({file.status.st_ino for file in files}):
         ends = [file for file in files if file.status.st_ino == inode]
         modes = {file.flags & _ACCESS for file in ends}
@@ -67,20 +133,6 @@ def _other_end_open(file: OpenFile) -> bool:
         return not poll.poll(0)
     finally:
         os.close(fd)
-
-
-def dump(file: OpenFile, file_id: int) -> Any:
-    """The image of one end."""
-    entry = m.pipe_entry(id=file_id, pipe_id=file.status.st_ino & 0xFFFFFFFF, flags=file.flags, fown=no_owner())
-    return m.file_entry(type=TYPE, id=file_id, pipe=entry)
-
-
-def contents(files: list[OpenFile]) -> list[tuple[int, int, bytes]]:
-    """(pipe id, capacity in bytes, data in flight) of every pipe among `files`; the data stays in the pipe."""
-    found: dict[int, OpenFile] = {}
-    for file in files:
-        found.setdefault(file.status.st_ino, file)
-    return [(inode & 0xFFFFFFFF, *_peek(file)) for inode, file in found.items()]
 
 
 def _peek(file: OpenFile) -> tuple[int, bytes]:
@@ -108,41 +160,3 @@ def _drain(fd: int, size: int) -> bytes:
     while len(data) < size:
         data += os.read(fd, size - len(data))
     return data
-
-
-def data_entries(pipes: list[tuple[int, int, bytes]]) -> list[tuple[Any, bytes]]:
-    """The pipes-data image: one entry with its payload per pipe."""
-    return [(m.pipe_data_entry(pipe_id=n, bytes=len(data), size=size), data) for n, size, data in pipes]
-
-
-class Restored:
-    """The pipes of an image made again: each end is opened as often as the image has open files for it."""
-
-    def __init__(self, data: list[tuple[Any, bytes]]) -> None:
-        self._data = {entry.pipe_id: (entry.size, payload) for entry, payload in data}
-        self._ends: dict[int, tuple[int, int]] = {}
-
-    def restore(self, pipe: Any) -> int:
-        """Our descriptor for one end."""
-        if pipe.pipe_id not in self._ends:
-            self._ends[pipe.pipe_id] = self._make(pipe.pipe_id)
-        ends = self._ends[pipe.pipe_id]
-        writing = (pipe.flags & _ACCESS) != os.O_RDONLY
-        # A second open file for the same end, or a new one: both come from the magic link of the first.
-        return os.open(f"/proc/self/fd/{ends[writing]}", pipe.flags & (_ACCESS | os.O_NONBLOCK) | os.O_CLOEXEC)
-
-    def _make(self, pipe_id: int) -> tuple[int, int]:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        capacity, payload = self._data.get(pipe_id, (0, b""))
-        if capacity:
-            fcntl.fcntl(writer, F_SETPIPE_SZ, capacity)
-        if payload and os.write(writer, payload) != len(payload):
-            raise ImageError(f"pipe {pipe_id} has {len(payload)} bytes in flight, more than it can hold")
-        return reader, writer
-
-    def close(self) -> None:
-        """Close the ends that served as patterns, so that readers see the end of the file when the writers go."""
-        for ends in self._ends.values():
-            for fd in ends:
-                os.close(fd)
-        self._ends = {}

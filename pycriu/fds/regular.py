@@ -11,7 +11,8 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported, UserError
-from pycriu.fds.openfile import OpenFile, no_owner
+from pycriu.fds.kind import Kind
+from pycriu.fds.openfile import OpenFile, Place, no_owner
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 
@@ -19,29 +20,47 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-TYPE = 1  # fd_types.REG
+    from pycriu.fds.opening import Opening
+    from pycriu.fds.saving import Saving
+
 _MEMORY_MAJOR = 1
 _MEMORY_MINORS = (3, 5, 7, 8, 9)  # null zero full random urandom, Documentation/admin-guide/devices.txt
 FASYNC = 0o20000
 O_PATH = os.O_PATH
 
 
-def matches(file: OpenFile) -> bool:
-    """A regular file, a directory, or a memory device."""
-    mode = file.status.st_mode
-    if stat.S_ISCHR(mode):
-        rdev = file.status.st_rdev
-        return os.major(rdev) == _MEMORY_MAJOR and os.minor(rdev) in _MEMORY_MINORS
-    return (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and file.link.startswith("/")
+class Regular(Kind):
+    """Everything that is opened again by its path."""
 
+    TYPE = 1  # fd_types.REG
 
-def inspect(file: OpenFile) -> None:
-    """Unsupported where the file cannot be opened again as it is."""
-    if file.flags & FASYNC:
-        raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
-    if "lock" in file.fdinfo:
-        raise Unsupported(f"{file.name} holds a file lock", "file locks (--file-locks) are not supported")
-    check_path(file.link, file.status, file.name)
+    def matches(self, file: OpenFile) -> bool:
+        """A regular file, a directory, or a memory device."""
+        mode = file.status.st_mode
+        if stat.S_ISCHR(mode):
+            rdev = file.status.st_rdev
+            return os.major(rdev) == _MEMORY_MAJOR and os.minor(rdev) in _MEMORY_MINORS
+        return (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and file.link.startswith("/")
+
+    def inspect(self, file: OpenFile) -> None:
+        """Unsupported where the file cannot be opened again as it is."""
+        if file.flags & FASYNC:
+            raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
+        if "lock" in file.fdinfo:
+            raise Unsupported(f"{file.name} holds a file lock", "file locks (--file-locks) are not supported")
+        check_path(file.link, file.status, file.name)
+
+    def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
+        """The image of one open file."""
+        return entry(number, file.link, file.flags, file.position, file.status)
+
+    def place_entry(self, number: int, place: Place, flags: int) -> Any:
+        """The image of a file that is referred to by path, to be opened with `flags`."""
+        return entry(number, place.path, flags, 0, place.status)
+
+    def open(self, entry: Any, opening: Opening) -> int:
+        """Open it again."""
+        return restore(entry.reg)
 
 
 def check_path(path: str, status: os.stat_result, name: str) -> None:
@@ -66,12 +85,7 @@ def entry(file_id: int, path: str, flags: int, position: int, status: os.stat_re
     reg = m.reg_file_entry(id=file_id, flags=flags, pos=position, fown=no_owner(), name=path, mode=status.st_mode)
     if stat.S_ISREG(status.st_mode):
         reg.size = status.st_size
-    return m.file_entry(type=TYPE, id=file_id, reg=reg)
-
-
-def dump(file: OpenFile, file_id: int) -> Any:
-    """The image of one open file."""
-    return entry(file_id, file.link, file.flags, file.position, file.status)
+    return m.file_entry(type=Regular.TYPE, id=file_id, reg=reg)
 
 
 def restore(reg: Any) -> int:

@@ -7,28 +7,67 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
-from pycriu.fds import pipe, regular
+from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile
+from pycriu.fds.pipe import Pipe
+from pycriu.fds.regular import Regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any
 
-KINDS: tuple[ModuleType, ...] = (regular, pipe)
+    from pycriu.images.store import ImagesDir
+    from pycriu.log import Log
+    from pycriu.options import DumpOptions, RestoreOptions
+
+KINDS: tuple[type[Kind], ...] = (Regular, Pipe)
 
 _TTY_MAJORS = (4, 5, *range(136, 144), 204, 229)
 
 
-def kind_of(file: OpenFile) -> ModuleType:
-    """The module that handles this file, after its own inspection; Unsupported names what nobody handles."""
-    for kind in KINDS:
-        if kind.matches(file):
-            kind.inspect(file)
-            return kind
-    raise Unsupported(
-        f"{file.name} is {_describe(file)}, which cannot be saved", "let the task close it before the dump"
-    )
+class Kinds:
+    """One object of each kind, for one dump or one restore."""
+
+    def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
+        self.all: list[Kind] = [kind(options, log) for kind in KINDS]
+        self.regular = next(kind for kind in self.all if isinstance(kind, Regular))
+        self._by_type = {kind.TYPE: kind for kind in self.all}
+
+    def of(self, file: OpenFile) -> Kind:
+        """The kind of this file, which has inspected it; Unsupported names what nobody handles."""
+        for kind in self.all:
+            if kind.matches(file):
+                kind.inspect(file)
+                return kind
+        raise Unsupported(
+            f"{file.name} is {_describe(file)}, which cannot be saved", "let the task close it before the dump"
+        )
+
+    def __enter__(self) -> Kinds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thaw()
+
+    def thaw(self) -> None:
+        """Let nothing hold the tree back any more."""
+        for kind in self.all:
+            kind.thaw()
+
+    def by_type(self, entry: Any) -> Kind:
+        """The kind of a file_entry; ImageError for one that is not known."""
+        if entry.type not in self._by_type:
+            raise ImageError(
+                f"file {entry.id} is of kind {entry.type}, which cannot be restored", "restore it with criu"
+            )
+        return self._by_type[entry.type]
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """Let every kind see its entries and read the images that it has beside them."""
+        for entry in entries:
+            self.by_type(entry)
+        for kind in self.all:
+            kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])
 
 
 def _describe(file: OpenFile) -> str:
@@ -43,27 +82,3 @@ def _describe(file: OpenFile) -> str:
     if stat.S_ISBLK(mode):
         return "a block device"
     return "an open file of an unknown kind"
-
-
-def inspect_all(files: list[OpenFile]) -> None:
-    """What only the whole tree's descriptors together can tell."""
-    pipe.inspect_all([file for file in files if pipe.matches(file)])
-
-
-class Restorer:
-    """The open files of an image, opened again by us: `open` gives our descriptor for one file_entry."""
-
-    def __init__(self, pipes_data: list[tuple[Any, bytes]]) -> None:
-        self._pipes = pipe.Restored(pipes_data)
-
-    def open(self, entry: Any) -> int:
-        """Our descriptor, close-on-exec; ImageError for a kind that is not known."""
-        if entry.type == regular.TYPE:
-            return regular.restore(entry.reg)
-        if entry.type == pipe.TYPE:
-            return self._pipes.restore(entry.pipe)
-        raise ImageError(f"file {entry.id} is of kind {entry.type}, which cannot be restored", "restore it with criu")
-
-    def close(self) -> None:
-        """When everything has been opened."""
-        self._pipes.close()

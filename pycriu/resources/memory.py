@@ -13,6 +13,7 @@ import stat
 import struct
 
 from pycriu.errors import ImageError, PycriuError, TraceeGone, Unsupported
+from pycriu.fds.openfile import Place
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
@@ -59,11 +60,11 @@ _IOV_MAX = 1024
 
 
 class Mapping:
-    """One mapping that goes into the image: /proc's line, its status bits, and the path and status of its file."""
+    """One mapping that goes into the image: /proc's line, its status bits, and its file."""
 
     __slots__ = ("file", "line", "status")
 
-    def __init__(self, line: procfs.Mapping, status: int, file: tuple[str, os.stat_result] | None) -> None:
+    def __init__(self, line: procfs.Mapping, status: int, file: Place | None) -> None:
         self.line, self.status, self.file = line, status, file
 
 
@@ -78,7 +79,7 @@ def look(pid: int) -> list[Mapping]:
     return found
 
 
-def classify(pid: int, line: procfs.Mapping, file: tuple[str, os.stat_result] | None = None) -> Mapping:
+def classify(pid: int, line: procfs.Mapping, file: Place | None = None) -> Mapping:
     """What kind of mapping this is, and of which file, if that is not known; Unsupported where it cannot be kept."""
     if line.name in _SPECIAL:
         return Mapping(line, _SPECIAL[line.name], None)
@@ -92,7 +93,7 @@ def classify(pid: int, line: procfs.Mapping, file: tuple[str, os.stat_result] | 
     return Mapping(line, REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE), file or _file_of(pid, line))
 
 
-def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
+def _file_of(pid: int, line: procfs.Mapping) -> Place:
     """The path of a mapped file, made sure to lead to that very file, and its status."""
     try:
         path = procfs.link(pid, f"map_files/{line.start:x}-{line.end:x}")
@@ -117,7 +118,9 @@ def _file_of(pid: int, line: procfs.Mapping) -> tuple[str, os.stat_result]:
         raise Unsupported(f"process {pid}: the path of the mapped file {path!a} is not UTF-8", "rename the file")
     if not stat.S_ISREG(there.st_mode):
         raise Unsupported(f"process {pid}: the device {path} is mapped at {line}", "devices cannot be saved")
-    return path, there
+    return Place(
+        path, there, f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}", f"process {pid}: the mapped file {path}"
+    )
 
 
 def spans(mappings: list[Mapping]) -> list[tuple[int, int]]:

@@ -33,7 +33,7 @@ from pycriu.errors import UserError
         ("--daemon --no-restore-detached", {"restore-detached": False}),
         ("--no-shell-job", {"shell-job": False}),
         ("-j --no-shell", {"shell-job": False}),
-        ("--no-tcp-established", {}),  # asks for what is so anyway
+        ("--no-page-server", {}),  # asks for what is so anyway
         ("--pidfile p --timeout 3", {"pidfile": "p", "timeout": "3"}),
         ("--images-dir=", {"images-dir": ""}),
         ("-D -t", {"images-dir": "-t"}),
@@ -62,11 +62,11 @@ def test_options_and_words_in_any_order() -> None:
         ("--no-tree", "unknown option --no-tree"),
         ("-vx", "--verbosity x: not a number"),
         ("--verbosity=²", "--verbosity ²: not a number"),
-        ("--tcp-established", "--tcp-established is not supported by pycriu"),
-        ("--tcp-est", "--tcp-established is not supported by pycriu"),
-        ("-l", "--file-locks is not supported by pycriu"),
-        ("-x", "--ext-unix-sk is not supported by pycriu"),
-        ("--ext-unix-sk=5", "--ext-unix-sk is not supported by pycriu"),
+        ("--page-server", "--page-server is not supported by pycriu"),
+        ("--track", "--track-mem is not supported by pycriu"),
+        ("-S", "--restore-sibling is not supported by pycriu"),
+        ("-M x", "--ext-mount-map is not supported by pycriu"),
+        ("--external=5", "--external is not supported by pycriu"),
         ("-r /new", "--root is not supported by pycriu"),
         ("--manage-cgroups", "--manage-cgroups is not supported by pycriu"),
         ("--cpu-cap=all", "--cpu-cap is not supported by pycriu"),
@@ -109,7 +109,7 @@ def test_help_names_every_option_once() -> None:
     text = arguments.usage()
     for option in arguments.OPTIONS:
         if option.actions:
-            line = [line for line in text.splitlines() if f" --{option.long} " in f"{line[:30]} ".replace("[no-]", "")]
+            line = [line for line in text.splitlines() if f" --{option.long} " in f"{line[:40]} ".replace("[no-]", "")]
             assert len(line) == 1, option.long
             assert option.help in line[0]
             assert len(line[0]) <= 120

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The files of an image, open in this process on inheritable descriptors above the numbers that tasks use.
+
+New tasks are forks of this process and of each other, so they are born with all of them, at the same numbers. What can
+be opened only when the tasks exist (`Kind.LATE`) each task fetches with pidfd_getfd(2) from us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from pycriu.errors import ImageError
+from pycriu.fds.table import Kinds
+from pycriu.tracee import Remote, Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Opening:
+    """A scope: at its end our copies are closed. `base` is the lowest number that no task uses."""
+
+    def __init__(self, kinds: Kinds, entries: list[Any], base: int) -> None:
+        self.kinds = kinds
+        self.entries = {entry.id: entry for entry in entries}
+        self.fd_of: dict[int, int] = {}
+        self._base = base
+        self._kept: list[int] = []
+        self._pending: list[int] = []
+        self._late = False
+        self._late_fds: set[int] = set()
+        try:
+            self._ourselves = self.adopt(os.pidfd_open(os.getpid()))
+            self._open(late=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open_late(self) -> None:
+        """All tasks exist: open the rest."""
+        self._open(late=True)
+
+    def _open(self, *, late: bool) -> None:
+        self._late = late
+        for number, entry in self.entries.items():
+            if self.kinds.by_type(entry).LATE is late:
+                self.fd(number)
+
+    def fd(self, number: int) -> int:
+        """Our descriptor for the file of this id, opened now if it was not; ImageError where there is none."""
+        if number not in self.fd_of:
+            if number not in self.entries:
+                raise ImageError(f"file {number} is referred to, but is not in the files image")
+            if number in self._pending:
+                raise ImageError(f"the files {self._pending} of the image refer to each other in a circle")
+            self._pending.append(number)
+            entry = self.entries[number]
+            fd = self.kinds.by_type(entry).open(entry, self)
+            self.fd_of[number] = self.adopt(fd)
+            if self._late:
+                self._late_fds.add(number)
+            self._pending.pop()
+        return self.fd_of[number]
+
+    def adopt(self, fd: int) -> int:
+        """Move `fd` out of the way of the numbers that tasks use, and let it be inherited."""
+        try:
+            kept = fcntl.fcntl(fd, fcntl.F_DUPFD, self._base)
+        finally:
+            os.close(fd)
+        self._kept.append(kept)
+        return kept
+
+    def fetch(self, remote: Remote, numbers: list[int]) -> dict[int, int]:
+        """Let a task get those of the files `numbers` with which it was not born: id → descriptor of the task."""
+        late = sorted({number for number in numbers if number in self._late_fds})
+        if not late:
+            return {}
+        got = remote.calls([Row("pidfd_getfd", self._ourselves, self.fd_of[number], 0) for number in late])
+        up = remote.calls([Row("fcntl", fd, fcntl.F_DUPFD, self._base) for fd in got])
+        remote.calls([Row("close", fd) for fd in got])
+        return dict(zip(late, up, strict=True))
+
+    def task_rows(self, descriptors: list[Any], pid: int, remote: Remote) -> list[Row]:
+        """What a task does for its descriptors once all have their numbers."""
+        rows = []
+        for descriptor in descriptors:
+            entry = self.entries[descriptor.id]
+            rows += self.kinds.by_type(entry).task_rows(entry, descriptor, pid, remote, self)
+        return rows
+
+    def finish(self) -> None:
+        """All tasks are complete and none runs yet."""
+        for kind in self.kinds.all:
+            kind.finish(self)
+
+    def close(self) -> None:
+        """Close our copies."""
+        for fd in self._kept:
+            os.close(fd)
+        self._kept = []
+        for kind in self.kinds.all:
+            kind.close()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The open files of a tree in the making of its images: each once, whatever number of descriptors leads to it."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu.fds.kind import Kind
+from pycriu.fds.openfile import OpenFile, Place
+from pycriu.fds.table import Kinds
+from pycriu.sharing import FileIds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu import pstree
+    from pycriu.images.store import NewCheckpoint
+
+Known = tuple[OpenFile, Kind]
+"""A descriptor and the object for its kind."""
+
+
+class Saving:
+    """All files of a dump. Taken while all processes are stopped: kcmp(2) must find them all. The rest can wait."""
+
+    def __init__(self, kinds: Kinds, root: pstree.Process) -> None:
+        self.kinds, self.root = kinds, root
+        self.files: dict[int, Known] = {}  # id → one of the descriptors that lead to it
+        self._ids = FileIds()
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._places: dict[tuple[str, int], tuple[int, Place]] = {}
+        self._waiting: list[Known] = []
+
+    def take(self, descriptors: list[Known], places: list[tuple[Place, int]]) -> None:
+        """Everything that the tree has open: `descriptors` of all tasks, and `places` with the flags to open them."""
+        for file, kind in descriptors:
+            self._number(file, kind)
+        while self._waiting:
+            round_, self._waiting = self._waiting, []
+            for kind in self.kinds.all:
+                if mine := [file for file, its in round_ if its is kind]:
+                    kind.gather(mine, self)
+        for place, flags in places:
+            self.place(place, flags)
+
+    def number_of(self, pid: int, fd: int) -> int | None:
+        """The id of the open file behind a descriptor; None where the tree has no such descriptor."""
+        return self._numbers.get((pid, fd))
+
+    def adopt(self, file: OpenFile) -> int:
+        """The id of a file that a kind has come across while it gathered, which may be in nobody's table.
+
+        `file` is a descriptor of our own for it, which must stay open until the images are written.
+        """
+        kind = self.kinds.of(file)
+        return self._number(file, kind)
+
+    def _number(self, file: OpenFile, kind: Kind) -> int:
+        number, first = self._ids.of(file)
+        self._numbers[file.pid, file.fd] = number
+        if first:
+            self.files[number] = file, kind
+        self._waiting.append((file, kind))
+        return number
+
+    def fresh(self) -> int:
+        """An id that nothing has."""
+        return self._ids.fresh()
+
+    def place(self, place: Place, flags: int = os.O_RDONLY) -> int:
+        """The id of a file that is referred to by path: a mapping's, the program's, a directory's."""
+        key = (place.path, flags)
+        if key not in self._places:
+            self._places[key] = self.fresh(), place
+        return self._places[key][0]
+
+    def write(self, new: NewCheckpoint) -> None:
+        """The files image, and those that the kinds have beside it."""
+        new.write("files.img", self.entries())
+        for kind in self.kinds.all:
+            kind.write(new)
+
+    def entries(self) -> list[Any]:
+        """One file_entry per open file and place."""
+        found = [kind.dump(file, number, self) for number, (file, kind) in self.files.items()]
+        regular = self.kinds.regular
+        return found + [regular.place_entry(number, place, key[1]) for key, (number, place) in self._places.items()]
