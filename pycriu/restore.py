@@ -70,7 +70,8 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
 
 def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:
     """From open files to running tasks; the number of pages that were put back."""
-    opened = Opening(kinds, checkpoint.files, checkpoint.first_free_descriptor)
+    tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
+    opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu) as nursery:
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)

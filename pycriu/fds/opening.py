@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 class Opening:
-    """A scope: at its end our copies are closed. `base` is the lowest number that no task uses."""
+    """A scope: at its end our copies are closed.
 
-    def __init__(self, kinds: Kinds, entries: list[Any], base: int) -> None:
+    `tables`: PID → its fdinfo_entry; `base`: the lowest number that no task uses.
+    """
+
+    def __init__(self, kinds: Kinds, entries: list[Any], tables: dict[int, list[Any]], base: int) -> None:
         self.kinds = kinds
+        self.tables = {pid: {entry.fd: entry.id for entry in table} for pid, table in tables.items()}
         self.entries = {entry.id: entry for entry in entries}
         self.fd_of: dict[int, int] = {}
         self._base = base

@@ -218,7 +218,7 @@ class Host:
         dumped = self.dump(subject, *words)
         assert dumped.ok, dumped
         assert not alive(subject.pid), "the root survived the dump"
-        restored = self.restore()
+        restored = self.restore(*words)
         assert restored.ok, restored
         assert state(subject.pid) is not None, "the root has not come back"
 

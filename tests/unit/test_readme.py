@@ -8,31 +8,21 @@ from pathlib import Path
 
 from layer import machine
 from pycriu import arguments
+from tests import manifest
 
 TOP = Path(__file__).resolve().parent.parent.parent
 README = (TOP / "README.md").read_text()
 
 
-def status_rows() -> list[list[str]]:
-    """The cells of the status table."""
-    table = README.split("## What is saved and brought back")[1].split("\n## ")[0]
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def test_status_table_is_that_of_the_victims() -> None:
+    assert manifest.updated(README) == README, "python3 -m tests.manifest --write"
 
 
-def test_every_row_names_a_victim_and_every_victim_has_a_row() -> None:
-    named = {row[-1].strip("`") for row in status_rows()}
-    victims = {path.stem for path in (TOP / "tests/victims").glob("*.py")} - {"victim"}
-    assert named == victims
-
-
-def test_a_row_claims_only_machines_that_exist() -> None:
-    header = next(line for line in README.splitlines() if line.startswith("| resource |"))
-    columns = [cell.strip() for cell in header.strip("|").split("|")]
-    assert set(machine.names()) <= set(columns)
-    for row in status_rows():
-        assert len(row) == len(columns), row
-        assert set(row[1:5]) <= {"yes", "no"}, row
+def test_victims_name_only_machines_that_exist() -> None:
+    assert set(manifest.MACHINES) == set(machine.names())
+    for entry in manifest.entries():
+        assert set(entry.lacking) < set(manifest.MACHINES), entry
+        assert entry.kept, entry
 
 
 def test_commands_exist() -> None:

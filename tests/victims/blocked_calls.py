@@ -2,6 +2,9 @@
 """System calls that a dump interrupts: sleep, read, poll and wait4 must end as if nothing had been.
 
 The calls are made through ctypes: Python's own wrappers would repeat a call that came back with EINTR, and hide it.
+
+Kept: interrupted system calls
+Missing: a relative timeout begins anew where the kernel alone knows the rest
 """
 
 import ctypes

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Clocks through the vDSO, which a restore has to move, and the rseq area, which it has to register again."""
+"""Clocks through the vDSO, which a restore has to move, and the rseq area, which it has to register again.
+
+Kept: vDSO, clocks, rseq
+Missing: another kernel's vDSO
+"""
 
 import ctypes
 import os

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Credentials: ids, supplementary groups, capabilities, of one who gave up root. To be run as root."""
+"""Credentials: ids, supplementary groups, capabilities, of one who gave up root. To be run as root.
+
+Kept: user and group ids, groups, capabilities, securebits, no_new_privs
+"""
 
 import os
 from collections.abc import Iterator

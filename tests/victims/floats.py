@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Registers: a busy loop over floating-point numbers never takes a wrong turn; the rounding mode stays set."""
+"""Registers: a busy loop over floating-point numbers never takes a wrong turn; the rounding mode stays set.
+
+Kept: registers, FPU, SSE/AVX/AVX-512, SIMD, pointer-authentication keys
+Missing: shadow stacks, SME
+"""
 
 import ctypes
 import math

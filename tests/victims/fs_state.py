@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Working directory and umask."""
+"""Working directory and umask.
+
+Kept: working directory, umask
+"""
 
 import os
 from collections.abc import Iterator

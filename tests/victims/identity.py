@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What /proc says a process is: pid, program, arguments, environment, auxiliary vector, name, memory landmarks."""
+"""What /proc says a process is: pid, program, arguments, environment, auxiliary vector, name, memory landmarks.
+
+Kept: name, program, arguments, environment, auxiliary vector
+"""
 
 import os
 import sys

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Interval timers: what is left of a long one, the period of a short one, and that it goes on firing."""
+"""Interval timers: what is left of a long one, the period of a short one, and that it goes on firing.
+
+Kept: interval timers
+"""
 
 import os
 import signal

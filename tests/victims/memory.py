@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Memory: anonymous pages, a private file mapping partly modified, a read-only file mapping, a hole, a guard page."""
+"""Memory: anonymous pages, a private file mapping partly modified, a read-only file mapping, a hole, a guard page.
+
+Kept: private anonymous memory, private and shared file mappings, stack, heap, holes
+"""
 
 import ctypes
 import hashlib

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Pipes between parent and child: bytes in flight, their order, the capacity, O_NONBLOCK, end of file."""
+"""Pipes between parent and child: bytes in flight, their order, the capacity, O_NONBLOCK, end of file.
+
+Kept: pipes: data in flight, capacity, ends
+"""
 
 import contextlib
 import fcntl

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Regular files: position, O_APPEND, a description shared by dup and by fork, a second description of the same file."""
+"""Regular files: position, O_APPEND, a description shared by dup and by fork, a second description of the same file.
+
+Kept: regular files, directories, null zero full random urandom: position, flags, sharing
+Missing: the content of files is not copied
+"""
 
 import os
 from collections.abc import Iterator

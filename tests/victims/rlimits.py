@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Resource limits, soft and hard, different in parent and child."""
+"""Resource limits, soft and hard, different in parent and child.
+
+Kept: resource limits, nice, scheduling policy, OOM adjustment
+"""
 
 import os
 import resource

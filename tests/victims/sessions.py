@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A tree with sessions and process groups: who is whose parent, leader, member; a parent still gets statuses."""
+"""A tree with sessions and process groups: who is whose parent, leader, member; a parent still gets statuses.
+
+Kept: PID, parent, session, process group, zombies with their status
+"""
 
 import os
 import time

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The queue of pending real-time signals: how many, in which order, from whom."""
+"""The queue of pending real-time signals: how many, in which order, from whom.
+
+Kept: queued real-time signals with their siginfo
+"""
 
 import os
 import signal

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Signals: actions (handler, ignored, default), the mask, pending ones that arrive once and only when let in."""
+"""Signals: actions (handler, ignored, default), the mask, pending ones that arrive once and only when let in.
+
+Kept: signal actions, mask, alternate stack, pending signals
+"""
 
 import os
 import signal

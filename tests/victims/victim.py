@@ -5,11 +5,13 @@ It polls with short sleeps, so a victim is mostly dumped inside clock_nanosleep(
 elsewhere keep children there.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 Damage = Callable[[], object]
 Scenario = Callable[[], Iterator[Damage]]
@@ -17,10 +19,20 @@ Scenario = Callable[[], Iterator[Damage]]
 SHOWN = 300  # characters of a value in a message
 PATIENCE = 600.0  # seconds until a forgotten victim ends by itself
 _children: list[int] = []
+_outsiders: list[int] = []
+
+
+class Skipped(Exception):
+    """The surroundings lack what it would hold."""
 
 
 class Failed(Exception):
     """The state is not what it was."""
+
+
+def skip(reason: str) -> NoReturn:
+    """Say that this cannot be tried here, and why; only before READY."""
+    raise Skipped(reason)
 
 
 def check(right: bool, why: str) -> None:
@@ -46,6 +58,9 @@ def play(scenario: Scenario) -> None:
     try:
         _act(scenario())
         print("PASS", flush=True)
+        status = 0
+    except Skipped as reason:
+        print(f"SKIP {reason}", flush=True)
         status = 0
     except Failed as error:
         print(f"FAIL {error}", flush=True)
@@ -88,12 +103,50 @@ def child(work: Callable[[], object]) -> int:
     status = 1
     try:
         _children.clear()
+        _outsiders.clear()
         work()
         status = 0
     except (Failed, OSError) as error:
         print(f"child {os.getpid()}: {error}", flush=True)
     finally:
         _end_children()
+        os._exit(status)
+
+
+def outsider(work: Callable[[], object]) -> int:
+    """Start a process that is not below the victim and so is not dumped with it: a peer. Its PID.
+
+    It ends when the victim does. What it prints goes to the log and decides nothing: let it tell the victim over
+    whatever connects them.
+    """
+    heard, tell = os.pipe()
+    middle = os.fork()
+    if not middle:
+        peer = os.fork()
+        if peer:
+            os.write(tell, peer.to_bytes(4, "little"))
+            os._exit(0)
+        _outside(work, heard, tell)
+    os.close(tell)
+    os.waitpid(middle, 0)
+    pid = int.from_bytes(os.read(heard, 4), "little")
+    os.close(heard)
+    _outsiders.append(pid)
+    return pid
+
+
+def _outside(work: Callable[[], object], *fds: int) -> None:
+    status = 1
+    try:
+        os.setsid()
+        for fd in fds:
+            os.close(fd)
+        signal.alarm(int(PATIENCE))
+        work()
+        status = 0
+    except (Failed, OSError) as error:
+        print(f"outsider {os.getpid()}: {error}", flush=True)
+    finally:
         os._exit(status)
 
 
@@ -126,3 +179,7 @@ def _end_children() -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     _children.clear()
+    for pid in _outsiders:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _outsiders.clear()
