@@ -13,7 +13,7 @@ DEV    := $(PYTHON) --dev
 NINJA  := NINJA_STATUS="[%f/%t %es] " LAYER_PROGRESS_FD=9 $(PYTHON) -m ninja
 
 TESTED := feature/criu,feature/victims
-PLAIN  := feature/pycriu,feature/victims
+PLAIN  := feature/pycriu
 SUITES := $(foreach machine,$(MACHINES),build/test/$(machine) build/test/$(machine)-plain)
 
 .PHONY: help demo image kernel audit boot configure host-packages all-host-packages test check lint types unit images host runtime lock bench clean
