@@ -68,7 +68,7 @@ def plain(boot: bootfile.Boot, unless_possible: Callable[[str], None]) -> bootfi
     try:
         return bootfile.load(folder.with_name(f"{folder.name}-plain") / "images" / "boot.json")
     except InputError as error:
-        unless_possible(f"{error}\n  with --template feature/pycriu,feature/victims")
+        unless_possible(f"{error}\n  with --template feature/pycriu")
         raise
 
 

@@ -135,3 +135,24 @@ def test_numbers(given: str) -> None:
         arguments.number({"tree": given}, "tree")
     with pytest.raises(UserError, match="--tree is missing"):
         arguments.number({}, "tree")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5", 5), ("2K", 2048), ("3M", 3 << 20), ("1G", 1 << 30), (1 << 20, 1 << 20)]
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert arguments.size({"ghost-limit": text}, "ghost-limit", 7) == size
+    assert arguments.size({}, "ghost-limit", 7) == 7
+
+
+@pytest.mark.parametrize("text", ["", "K", "1KK", "1k", "-1", "²", "1.5M"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(UserError, match="not a size"):
+        arguments.size({"ghost-limit": text}, "ghost-limit", 7)
+
+
+def test_choices() -> None:
+    assert arguments.choice({}, "network-lock", "nftables", "skip") == "nftables"
+    assert arguments.choice({"network-lock": "skip"}, "network-lock", "nftables", "skip") == "skip"
+    with pytest.raises(UserError, match="not one of nftables, skip"):
+        arguments.choice({"network-lock": "iptables"}, "network-lock", "nftables", "skip")
