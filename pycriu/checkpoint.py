@@ -12,7 +12,7 @@ from pycriu.fds.table import Kinds
 from pycriu.images import store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory
+from pycriu.resources import files, limits, memory, posix_timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Checkpoint:
             for member in self.root.walk()
             if member.exit_status is None
         }
+        for pid, task in self.tasks.items():
+            posix_timers.check(pid, task.core.tc.timers.posix, {pid})
         self.files: list[Any] = images.read("files.img")
         tables = [task.descriptors for task in self.tasks.values()]
         files.check_ids(tables, [number for task in self.tasks.values() for number in task.places], self.files)

@@ -7,7 +7,7 @@ from pycriu import pstree
 from pycriu.arch.description import Arch
 from pycriu.images import messages as m
 from pycriu.images import store
-from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
 from pycriu.snapshot import Snapshot
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ def task_entry(snapshot: Snapshot) -> Any:
         flags=snapshot.stat.flags,
         blk_sigset=snapshot.signals.mask,
         comm=snapshot.stat.comm,
-        timers=timers.entry(snapshot.itimers),
+        timers=timers.entry(snapshot.itimers, posix_timers.entries(snapshot.timers_left)),
         rlimits=limits.limit_entries(snapshot.limits),
         cg_set=NO_CGROUPS,
         signals_s=signals.queue_entry(snapshot.signals.shared),

@@ -27,7 +27,7 @@ from pycriu.kernel import procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.options import RestoreOptions
 from pycriu.record import record
-from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
 from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Tracee, find_syscall
 
 TYPE_CHECKING = False
@@ -108,6 +108,7 @@ def rebuild(task: Tracee, image: TaskImage, opened: Opening, pages_fd: int, mine
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
         limits.restore(task.tid, core)
+        posix_timers.make(remote, core.tc.timers.posix)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
             memory.finish_rows(plan)
@@ -122,6 +123,7 @@ def rebuild(task: Tracee, image: TaskImage, opened: Opening, pages_fd: int, mine
             + timers.rows(core, remote)
             + limits.rows(core, task.tid, remote)
         )
+        posix_timers.arm(remote, core.tc.timers.posix)
         task.gate = find_gate(task, image)
     return pages
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pycriu import home, pstree
 from pycriu.home import Home
 from pycriu.kernel import pagemap, procfs, ptrace
-from pycriu.resources import attributes, credentials, files, limits, memory, signals, timers
+from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
 from pycriu.survey import refuse
 from pycriu.tracee import Remote, Tracee
 
@@ -41,6 +41,7 @@ class Snapshot:
         self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
         self.limits = limits.look(pid)
         self.oom_score_adj = limits.oom_score_adj(pid)
+        self.posix_timers = posix_timers.look(pid)
         self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
         runs = pagemap.private_pages(pid, memory.spans(self.mappings))
@@ -57,6 +58,7 @@ class Snapshot:
             for rows, answer in asked:
                 answers.append(answer(results[: len(rows)]))
                 results = results[len(rows) :]
+            self.timers_left = posix_timers.read(remote, self.posix_timers)
         for note in self.task.arch.calls_destroy:
             if note in self.register_sets:
                 ptrace.set_regset(self.task.tid, note, self.register_sets[note])

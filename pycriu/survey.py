@@ -15,7 +15,7 @@ from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
-from pycriu.resources import files, memory, timers
+from pycriu.resources import files, memory, posix_timers
 from pycriu.sharing import refuse_shared_parts
 
 _LOOKS = 10
@@ -74,7 +74,7 @@ def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -
         raise Unsupported(f"{name} is stopped, which cannot be saved", f"let it go on with kill -CONT {pid}")
     if status.get("Seccomp", "0") != "0":
         raise Unsupported(f"{name} runs under seccomp, which cannot be saved")
-    timers.refuse_posix(pid)
+    posix_timers.look(pid)
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
     if process.parent is not None:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Interval timers (setitimer(2)). POSIX timers are refused."""
+"""Interval timers (setitimer(2)). See posix_timers for those of timer_create(2)."""
 
 from __future__ import annotations
 
 import struct
 
-from pycriu.errors import TraceeGone, Unsupported
 from pycriu.images import messages as m
-from pycriu.kernel import procfs
 from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
@@ -18,18 +16,6 @@ if TYPE_CHECKING:
 _ITIMERVAL = struct.Struct("<4q")  # interval seconds, microseconds; value seconds, microseconds
 _REAL, _VIRTUAL, _PROF = 0, 1, 2
 Itimers = tuple[tuple[int, int, int, int], ...]
-
-
-def refuse_posix(pid: int) -> None:
-    """Unsupported where the process has timers of timer_create(2)."""
-    try:
-        timers = procfs.read(pid, "timers")
-    except TraceeGone:
-        if procfs.exists(pid):
-            return  # the kernel lacks CONFIG_POSIX_TIMERS or CONFIG_CHECKPOINT_RESTORE; the dump will say so
-        raise
-    if timers:
-        raise Unsupported(f"process {pid} has {timers.count(b'ID:')} POSIX timers, which cannot be saved")
 
 
 def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Itimers]]:
@@ -44,17 +30,15 @@ def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Itimers]]:
     return rows, answer
 
 
-def entry(itimers: Itimers) -> Any:
-    """task_timers_entry."""
+def entry(itimers: Itimers, posix: list[Any]) -> Any:
+    """task_timers_entry, with the entries of the POSIX timers."""
     real, virt, prof = (m.itimer_entry(isec=i, iusec=iu, vsec=v, vusec=vu) for i, iu, v, vu in itimers)
-    return m.task_timers_entry(real=real, virt=virt, prof=prof)
+    return m.task_timers_entry(real=real, virt=virt, prof=prof, posix=posix)
 
 
 def rows(core: Any, remote: Remote) -> list[Row]:
     """Start the timers that ran, with what they had left."""
     timers = core.tc.timers
-    if timers.posix:
-        raise Unsupported("the image has POSIX timers, which cannot be restored", "restore it with criu")
     out = []
     for which, t in ((_REAL, timers.real), (_VIRTUAL, timers.virt), (_PROF, timers.prof)):
         # A periodic timer with nothing left has just expired: its signal is pending, and the kernel starts the next

@@ -56,9 +56,6 @@ UNSUPPORTED = {
     "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
     "pid namespace for children": ("assert libc.unshare(0x20000000) == 0", ("pid",)),
     "time namespace for children": ("assert libc.unshare(0x00000080) == 0", ("time",)),
-    "posix timer": (
-        "t = ctypes.c_void_p()\nassert libc.syscall(222, 1, 0, ctypes.byref(t)) == 0", ("POSIX timer",)
-    ),
     "shared anonymous memory": ("x = mmap.mmap(-1, 65536)", ("shared memory",)),
     "System V segment": (
         "i = libc.shmget(0, 4096, 0o1600)\nlibc.shmat.restype = ctypes.c_void_p\nassert libc.shmat(i, None, 0) != -1\n"
