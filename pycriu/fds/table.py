@@ -7,10 +7,13 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
+from pycriu.fds.eventfd import Eventfd
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.pipe import Pipe
 from pycriu.fds.regular import Regular
+from pycriu.fds.signalfd import Signalfd
+from pycriu.fds.timerfd import Timerfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
 
-KINDS: tuple[type[Kind], ...] = (Regular, Pipe)
+KINDS: tuple[type[Kind], ...] = (Regular, Pipe, Eventfd, Signalfd, Timerfd)
 
 _TTY_MAJORS = (4, 5, *range(136, 144), 204, 229)
 

@@ -115,6 +115,12 @@ KINDS = (
     # pycriu's own, which CRIU ignores: register sets that CRIU's messages have no fields for
     Kind("pycriu-xstate", 0, framing=RAW),
     Kind("pycriu-sve", 0, framing=RAW),
+    # and fixed-size records (`records`) of what event descriptors have beyond CRIU's messages
+    Kind("pycriu-eventfd", 0, framing=RAW),
+    Kind("pycriu-timerfd", 0, framing=RAW),
+    Kind("pycriu-epoll", 0, framing=RAW),
+    Kind("pycriu-epoll-params", 0, framing=RAW),
+    Kind("pycriu-pidfd", 0, framing=RAW),
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

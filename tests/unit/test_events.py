@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Event descriptors: what fdinfo says of them on recorded samples, and images that say what cannot be."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycriu.errors import ImageError
+from pycriu.fds import eventfd, timerfd
+from pycriu.fds.openfile import no_owner
+from pycriu.images import messages as m
+from pycriu.images import records
+from pycriu.kernel import procfs
+
+TIMERFD = """pos:\t0
+flags:\t02
+mnt_id:\t17
+ino:\t26
+clockid: 0
+ticks: 4
+settime flags: 03
+it_value: (100, 128046154)
+it_interval: (0, 30000000)
+"""
+
+
+class Images:
+    """The images directory of one image of bytes."""
+
+    def __init__(self, folder: Path, name: str = "", data: bytes = b"") -> None:
+        self.name, self.path = name, folder / "image"
+        self.path.write_bytes(data)
+
+    def exists(self, name: str) -> bool:
+        return name == self.name
+
+    def raw(self, name: str) -> Any:
+        assert name == self.name
+        return open(self.path, "rb", buffering=0)
+
+
+def kind(cls: Any) -> Any:
+    return cls(None, None)
+
+
+def test_timerfd_of_a_recorded_fdinfo() -> None:
+    state = timerfd.parse(procfs.parse_fdinfo(TIMERFD))
+    assert state == timerfd.State(0, 4, 3, 100_128_046_154, 30_000_000)
+
+
+def timer(**fields: int) -> Any:
+    values = {"clockid": 1, "ticks": 0, "settime_flags": 0, "vsec": 0, "vnsec": 0, "isec": 0, "insec": 0} | fields
+    return m.file_entry(type=17, id=5, tfd=m.timerfd_entry(id=5, flags=2, fown=no_owner(), **values))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"clockid": 2}, "clock 2"),
+        ({"vnsec": 1_000_000_000}, "out of bounds"),
+        ({"insec": (1 << 64) - 1}, "out of bounds"),
+        ({"vsec": 1 << 63}, "out of bounds"),
+    ],
+)
+def test_timers_that_cannot_be(tmp_path: Path, fields: dict[str, int], words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        kind(timerfd.Timerfd).read(Images(tmp_path), [timer(**fields)])
+
+
+def test_timer_at_rest_goes_on(tmp_path: Path) -> None:
+    """As CRIU writes a periodic timer that has expired and that nobody has read."""
+    one = kind(timerfd.Timerfd)
+    one.read(Images(tmp_path), [timer(ticks=1, isec=2)])
+    assert one._states[5].left == 2 * timerfd.SECOND
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+@pytest.mark.parametrize("clock", [0, 1])
+def test_absolute_expiry_counts_where_its_clock_still_does(tmp_path: Path, same_boot: bool, clock: int) -> None:
+    boot = timerfd.boot_id() if same_boot else bytes(16)
+    data = struct.pack("<I4xq16s", 5, 1 << 40, boot)
+    one = kind(timerfd.Timerfd)
+    one.read(Images(tmp_path, "pycriu-timerfd.img", data), [timer(clockid=clock, vsec=5, settime_flags=1)])
+    assert one._expiries == ({5: 1 << 40} if same_boot or clock == 0 else {})
+
+
+def test_expiry_of_no_timer(tmp_path: Path) -> None:
+    data = struct.pack("<I4xq16s", 6, 1 << 40, bytes(16))
+    with pytest.raises(ImageError, match="id 6"):
+        kind(timerfd.Timerfd).read(Images(tmp_path, "pycriu-timerfd.img", data), [timer()])
+
+
+def test_timers_are_set_with_their_ticks(tmp_path: Path) -> None:
+    """One that expires while it is being set gets the tick of that on top."""
+    one = kind(timerfd.Timerfd)
+    entries = [timer(ticks=3, vsec=1000), timer(ticks=3, vnsec=1), timer(ticks=3), timer(ticks=2, vnsec=1, isec=1000)]
+    expected = [3, 4, 3, 3]
+    for entry, ticks in zip(entries, expected, strict=True):
+        one.read(Images(tmp_path), [entry])
+        fd = one.open(entry, None)
+        timerfd._arm(fd, one._states[5], None)
+        assert int.from_bytes(os.read(fd, 8), "little") == ticks
+        os.close(fd)
+
+
+def test_eventfd_that_is_fuller_than_full(tmp_path: Path) -> None:
+    efd = m.eventfd_file_entry(id=1, flags=2, fown=no_owner(), counter=(1 << 64) - 1)
+    with pytest.raises(ImageError, match="more than one can have"):
+        kind(eventfd.Eventfd).read(Images(tmp_path), [m.file_entry(type=6, id=1, efd=efd)])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+@pytest.mark.parametrize("flags", [0, os.EFD_SEMAPHORE])
+def test_eventfd_is_asked_without_losing_a_count(count: int, flags: int) -> None:
+    fd = os.eventfd(count, flags | os.EFD_NONBLOCK)
+    assert eventfd.ask_semaphore(fd) is bool(flags)
+    left = 0
+    while True:
+        try:
+            left += os.eventfd_read(fd)
+        except BlockingIOError:
+            break
+    assert left == count
+    os.close(fd)
+
+
+def test_records_are_whole(tmp_path: Path) -> None:
+    layout = struct.Struct("<II")
+    assert records.read(Images(tmp_path), "absent.img", layout) == []  # type: ignore[arg-type]
+    images: Any = Images(tmp_path, "x.img", bytes(range(16)))
+    assert len(records.read(images, "x.img", layout)) == 2
+    images = Images(tmp_path, "x.img", bytes(15))
+    with pytest.raises(ImageError, match="15 bytes"):
+        records.read(images, "x.img", layout)
