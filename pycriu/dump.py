@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from pycriu import arch, entries, pagecopy, pstree
+from pycriu import arch, entries, pagecopy, pageimages, pstree
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
@@ -29,7 +29,7 @@ from pycriu.kernel import names
 from pycriu.log import DEBUG, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
-from pycriu.resources import files, limits
+from pycriu.resources import files, limits, memory
 from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, survey
 from pycriu.tracee import SIGSTOP
@@ -58,13 +58,13 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         new.reserve(size)
         preload(cpu)
         begin = time.monotonic()
-        with pstree.Freeze(options.pid, cpu, options.timeout) as tree, kinds:
+        with pstree.Freeze(options.pid, cpu, options.timeout) as tree, kinds, memory.Objects() as objects:
             frozen = time.monotonic()
             check_sessions(tree.root, shell_job=options.shell_job)
             snapshots = take_snapshots(tree, gadgets, kinds)
-            saving = take_files(tree.root, snapshots, kinds)
+            saving = take_files(tree.root, snapshots, kinds, objects)
             looked = time.monotonic()
-            copy_pages(new, snapshots, options)
+            copy_pages(new, snapshots, kinds, options)
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
@@ -106,20 +106,24 @@ def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[
     return snapshots
 
 
-def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds) -> Saving:
-    """Everything that the tree has open."""
+def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds, objects: memory.Objects) -> Saving:
+    """Everything that the tree has open or mapped."""
     saving = Saving(kinds, root)
     descriptors = [known for snapshot in snapshots for known in snapshot.files.descriptors]
+    descriptors += [known for snapshot in snapshots for known in objects.take(snapshot.mappings, kinds)]
     saving.take(descriptors, [place for snapshot in snapshots for place in snapshot.places()])
     return saving
 
 
-def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], options: DumpOptions) -> None:
-    """The pages of each task into an image of its own."""
+def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], kinds: Kinds, options: DumpOptions) -> None:
+    """The pages of each task, and of each object, into an image of its own."""
+    numbers = pageimages.Numbers()
     try:
-        for number, snapshot in enumerate(snapshots, 1):
-            out = new.create_raw(f"pages-{number}.img").fileno()
+        for snapshot in snapshots:
+            out = new.create_raw(f"pages-{numbers.pages()}.img").fileno()
             pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
+        for kind in kinds.all:
+            kind.copy(new, numbers)
     except OSError as error:
         raise store.refusal(error, options.images_dir) from None
 

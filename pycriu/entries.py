@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pycriu import pstree
+from pycriu import pageimages, pstree
 from pycriu.arch.description import Arch
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -74,7 +74,7 @@ def _write_process(
     new.write(f"mm-{pid}.img", [mm_entry(snapshot, saving)])
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
-    new.write(f"pagemap-{pid}.img", memory.pagemap_entries(pages_id, snapshot.runs))
+    new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
     for kind, raw in snapshot.extras.items():
         new.write_raw(f"pycriu-{kind}-{pid}.img", raw)
 
@@ -138,8 +138,7 @@ def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
     """The mm image; the files that are mapped go into the files image."""
     vmas = []
     for mapping in memory.merge_clock_pages(snapshot.mappings):
-        number = 0 if mapping.file is None else saving.place(mapping.file, memory.file_flags(mapping.line))
-        vmas.append(memory.vma_entry(mapping, number))
+        vmas.append(memory.vma_entry(mapping, memory.file_number(mapping, saving)))
     exe = saving.place(snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
     if snapshot.attributes.thp_disabled:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Pages of a stopped task into a file, as fast as the machine copies: the longest part of a large task's pause.
+"""Pages of a stopped task or of shared memory into a file, as fast as the machine copies: most of a large task's pause.
 
 Pieces go through a buffer that fits the CPU's cache, so that reading and writing cost one trip to memory each. Large
 tasks are copied by two threads, half each: both process_vm_readv(2) and pwrite(2) let go of the interpreter's lock.
@@ -17,6 +17,14 @@ from pycriu.kernel import libc
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.record import record
 from pycriu.tracee import Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Read = Callable[
+        [memoryview, int, "Batch"], bool
+    ]  # a buffer, its address, what to read into it; whether that worked
 
 # The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
 # whose copy leaves the CPU's caches (seen on ext4, Linux 6.18, AMD: 512 MiB in 0.09 s against 1.2 s).
@@ -41,17 +49,42 @@ def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
     `write_back` lets the disk begin with what is there while the rest is copied, which costs the task a longer stop.
     Unsupported where pages cannot be read; OSError where the file cannot be written.
     """
-    all_batches = batches(runs)
-    total = all_batches[-1].offset + all_batches[-1].size if all_batches else 0
-    if total < _WORTH_A_THREAD or (os.cpu_count() or 1) < 2:
-        left = _copy_batches(task.tid, all_batches, out, write_back=write_back)
-    else:
-        left = _copy_halves(task.tid, all_batches, out, write_back=write_back)
-    for batch in left:
+
+    def read(buffer: memoryview, address: int, batch: Batch) -> bool:
+        iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
+        try:
+            return libc.process_vm_readv(task.tid, address, iov, len(batch.pieces), batch.size) == batch.size
+        except KernelError:
+            return False
+
+    for batch in _copy(read, runs, out, write_back=write_back):
         _copy_as_debugger(task, batch, out)
 
 
-def _copy_halves(pid: int, all_batches: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
+def copy_file(fd: int, runs: list[Run], out: int, *, write_back: bool = False) -> None:
+    """The same for `runs` of pages of an open file; what lies behind its end, in its last page, is zero."""
+
+    def read(buffer: memoryview, address: int, batch: Batch) -> bool:
+        for offset, size in batch.pieces:
+            piece, buffer = buffer[:size], buffer[size:]
+            got = os.preadv(fd, [piece], offset)
+            if got < size:
+                piece[got:] = bytes(size - got)
+        return True
+
+    _copy(read, runs, out, write_back=write_back)
+
+
+def _copy(read: Read, runs: list[Run], out: int, *, write_back: bool) -> list[Batch]:
+    """Copy what `read` can read; what it cannot is returned."""
+    all_batches = batches(runs)
+    total = all_batches[-1].offset + all_batches[-1].size if all_batches else 0
+    if total < _WORTH_A_THREAD or (os.cpu_count() or 1) < 2:
+        return _copy_batches(read, all_batches, out, write_back=write_back)
+    return _copy_halves(read, all_batches, out, write_back=write_back)
+
+
+def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
     middle = len(all_batches) // 2
     left: list[Batch] = []
     failed: list[BaseException] = []
@@ -59,7 +92,7 @@ def _copy_halves(pid: int, all_batches: list[Batch], out: int, *, write_back: bo
 
     def second_half() -> None:
         try:
-            left.extend(_copy_batches(pid, all_batches[middle:], out, write_back=write_back))
+            left.extend(_copy_batches(read, all_batches[middle:], out, write_back=write_back))
         except BaseException as error:
             failed.append(error)  # raised again below, by the thread that can
         finally:
@@ -68,7 +101,7 @@ def _copy_halves(pid: int, all_batches: list[Batch], out: int, *, write_back: bo
     done.acquire()
     _thread.start_new_thread(second_half, ())
     try:
-        first = _copy_batches(pid, all_batches[:middle], out, write_back=write_back)
+        first = _copy_batches(read, all_batches[:middle], out, write_back=write_back)
     finally:
         done.acquire()  # nobody may go on before both are done with the file and the task
     if failed:
@@ -76,19 +109,13 @@ def _copy_halves(pid: int, all_batches: list[Batch], out: int, *, write_back: bo
     return first + left
 
 
-def _copy_batches(pid: int, some: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
-    """Copy what process_vm_readv(2) can read; what it cannot is returned."""
+def _copy_batches(read: Read, some: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
     buffer = mmap.mmap(-1, _AT_ONCE)
     view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     left: list[Batch] = []
     written = some[0].offset if some else 0
     for batch in some:
-        iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
-        try:
-            got = libc.process_vm_readv(pid, address, iov, len(batch.pieces), batch.size)
-        except KernelError:
-            got = 0
-        if got != batch.size:
+        if not read(view[: batch.size], address, batch):
             left.append(batch)
             continue
         _write_all(out, view[: batch.size], batch.offset)

@@ -73,6 +73,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu) as nursery:
+        mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
@@ -80,7 +81,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         mine = credentials.own()
         pages = 0
         for pid, image in checkpoint.tasks.items():
-            pages += rebuild(nursery.tasks[pid], image, opened, pages_fd[pid], mine)
+            pages += rebuild(nursery.tasks[pid], image, opened, mapped, pages_fd[pid], mine)
         for pid, image in checkpoint.tasks.items():
             finish(nursery.tasks[pid], image)
         opened.finish()
@@ -90,7 +91,9 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     return pages
 
 
-def rebuild(task: Tracee, image: TaskImage, opened: Opening, pages_fd: int, mine: Any) -> int:
+def rebuild(
+    task: Tracee, image: TaskImage, opened: Opening, mapped: dict[tuple[int, int], int], pages_fd: int, mine: Any
+) -> int:
     """Everything that a task has but its registers and its mask; the number of its pages."""
     core, plan = image.core, image.plan
     present = procfs.parse_smaps(procfs.text(task.tid, "maps"))
@@ -104,7 +107,7 @@ def rebuild(task: Tracee, image: TaskImage, opened: Opening, pages_fd: int, mine
             signals.forget_children_rows(remote)
             + memory.clear_rows(present)
             + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
-            + memory.map_rows(plan, opened.fd_of)
+            + memory.map_rows(plan, mapped)
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
         limits.restore(task.tid, core)

@@ -70,8 +70,7 @@ class Snapshot:
 
     def places(self) -> list[tuple[Place, int]]:
         """The files that it refers to by other things than descriptors, with the flags to open them."""
-        mapped = [(one.file, memory.file_flags(one.line)) for one in self.mappings if one.file is not None]
-        return files.places(self.files) + mapped
+        return files.places(self.files) + memory.places(self.mappings)
 
     def _home(self) -> Home | None:
         lines = [mapping.line for mapping in self.mappings]

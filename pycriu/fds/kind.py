@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
+    from pycriu.pageimages import Numbers
     from pycriu.tracee import Remote, Row
 
 
@@ -45,6 +46,9 @@ class Kind:
         `files` are descriptors, not yet seen, of the tree and of what `saving.adopt` has been given; called again when
         that adds some.
         """
+
+    def copy(self, new: NewCheckpoint, numbers: Numbers) -> None:
+        """Contents that go straight into pages images while everything stands still, because they may be large."""
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The file_entry of an open file that gets the id `number`. The tasks may run on by now."""

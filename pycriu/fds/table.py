@@ -9,6 +9,7 @@ import stat
 from pycriu.errors import ImageError, Unsupported
 from pycriu.fds.eventfd import Eventfd
 from pycriu.fds.kind import Kind
+from pycriu.fds.memfd import Memfd
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.pipe import Pipe
 from pycriu.fds.regular import Regular
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
 
-KINDS: tuple[type[Kind], ...] = (Regular, Pipe, Eventfd, Signalfd, Timerfd)
+KINDS: tuple[type[Kind], ...] = (Memfd, Regular, Pipe, Eventfd, Signalfd, Timerfd)
 
 _TTY_MAJORS = (4, 5, *range(136, 144), 204, 229)
 

@@ -91,9 +91,9 @@ def parse_status(content: str) -> dict[str, str]:
 
 
 class Mapping:
-    """One line of /proc/PID/maps with the VmFlags of smaps; addresses and offset in bytes."""
+    """One line of /proc/PID/maps with some fields of smaps; addresses, offset and page size in bytes."""
 
-    __slots__ = ("dev", "end", "flags", "inode", "name", "offset", "perms", "start")
+    __slots__ = ("dev", "end", "flags", "inode", "key", "name", "offset", "page_size", "perms", "start")
 
     def __init__(self, header: str) -> None:
         """`header` is the line as it stands in maps or smaps."""
@@ -106,6 +106,8 @@ class Mapping:
         self.inode = int(parts[4])
         self.name = parts[5] if len(parts) > 5 else ""
         self.flags: tuple[str, ...] = ()
+        self.page_size = 0  # 0 where smaps was not asked
+        self.key = 0  # protection key
 
     @property
     def prot(self) -> int:
@@ -131,6 +133,10 @@ def parse_smaps(content: str) -> list[Mapping]:
     for line in content.split("\n"):  # not splitlines(): names of files hold whatever else that takes for a line's end
         if line.startswith("VmFlags:"):
             found[-1].flags = tuple(line[8:].split())
+        elif line.startswith("KernelPageSize:"):
+            found[-1].page_size = int(line[15:-2]) << 10
+        elif line.startswith("ProtectionKey:"):
+            found[-1].key = int(line[14:])
         elif (
             line and not line[0].isupper()
         ):  # every other line of smaps begins with a capital; addresses are lower-case hex

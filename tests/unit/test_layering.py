@@ -17,7 +17,7 @@ FLOORS = (
     {"arch", "images", "log", "arguments"},
     {"home"},
     {"tracee", "sharing"},
-    {"pstree", "spawn", "pagecopy"},
+    {"pstree", "spawn", "pagecopy", "pageimages"},
     {"fds"},
     {"resources"},
     {"snapshot", "entries", "checkpoint", "survey"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pycriu import pageimages
 from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError, Unsupported
@@ -16,9 +17,11 @@ from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE as P
 from pycriu.resources import memory
+from pycriu.resources.memory import mappings
+from pycriu.resources.memory import pages as memory_pages
 
 
-def vma(start: int, pages: int, status: int = memory.REGULAR | memory.ANON_PRIVATE, **more: Any) -> Any:
+def vma(start: int, pages: int, status: int = mappings.REGULAR | mappings.ANON_PRIVATE, **more: Any) -> Any:
     fields = {"pgoff": 0, "shmid": 0, "prot": 3, "flags": 0x22, "fd": -1} | more
     return m.vma_entry(start=start, end=start + pages * P, status=status, **fields)
 
@@ -31,7 +34,7 @@ def mm(*vmas: Any) -> Any:
     return m.mm_entry(vmas=vmas, **zero)
 
 
-def pages(at: int, count: int, flags: int = memory.PRESENT) -> Any:
+def pages(at: int, count: int, flags: int = pageimages.PRESENT) -> Any:
     return m.pagemap_entry(vaddr=at, compat_nr_pages=count & 0xFFFFFFFF, flags=flags, nr_pages=count)
 
 
@@ -53,8 +56,8 @@ def test_plan(arch: Any) -> None:
         ([vma(A + 1, 4)], [], 0, "not aligned"),
         ([vma(A, 0)], [], 0, "out of bounds"),
         ([vma((1 << 64) - 4 * P, 3)], [], 0, "out of bounds"),
-        ([vma(A, 4, status=memory.REGULAR | 1 << 20)], [], 0, "kind"),
-        ([vma(A, 4, status=memory.ANON_PRIVATE)], [], 0, "kind"),
+        ([vma(A, 4, status=mappings.REGULAR | 1 << 20)], [], 0, "kind"),
+        ([vma(A, 4, status=mappings.ANON_PRIVATE)], [], 0, "kind"),
         ([vma(A, 4)], [pages(A, 5)], 5 * P, "where no mapping is"),
         ([vma(A, 4)], [pages(A - P, 1)], P, "where no mapping is"),
         ([vma(A, 4), vma(A + 8 * P, 4)], [pages(A + 2 * P, 8)], 8 * P, "where no mapping is"),
@@ -81,14 +84,14 @@ def test_contiguous_groups_follow_each_other_in_the_file() -> None:
         pieces.append((A + number * (1 << 24), length, offset))
         offset += length
     pieces.append((1 << 40, 5 << 30, offset))
-    groups = memory._contiguous(pieces)
+    groups = memory_pages._contiguous(pieces)
     for group in groups:
-        assert len(group) <= memory._IOV_MAX
-        assert sum(length for _, length, _ in group) <= memory._READ_AT_ONCE
+        assert len(group) <= memory_pages._IOV_MAX
+        assert sum(length for _, length, _ in group) <= memory_pages._READ_AT_ONCE
         assert all(a[2] + a[1] == b[2] for a, b in itertools.pairwise(group))
     assert sum(length for group in groups for _, length, _ in group) == sum(length for _, length, _ in pieces)
-    assert memory._contiguous([]) == []
-    assert memory._contiguous([(A, 0, 0)]) == []
+    assert memory_pages._contiguous([]) == []
+    assert memory_pages._contiguous([(A, 0, 0)]) == []
 
 
 @pytest.mark.parametrize(
@@ -114,23 +117,21 @@ def line(perms: str, name: str, flags: str, inode: int = 0) -> procfs.Mapping:
 @pytest.mark.parametrize(
     ("perms", "name", "flags", "words"),
     [
-        ("rw-p", "", "rd wr ht", "huge pages"),
         ("rw-p", "", "rd wr um", "userfaultfd"),
         ("rw-p", "", "rd sl", "sealed"),
         ("rw-p", "", "rd ss", "shadow stack"),
-        ("rw-p", "", "dp", "droppable"),
         ("rw-s", "", "rd sh", "cannot be saved"),
         ("rw-p", "anon_inode:[perf_event]", "rd", "cannot be saved"),
     ],
 )
 def test_mappings_that_cannot_be_kept(perms: str, name: str, flags: str, words: str) -> None:
     with pytest.raises(Unsupported, match=words):
-        memory.classify(4242, line(perms, name, flags))
+        mappings.classify(4242, line(perms, name, flags))
 
 
 def test_mappings_that_the_kernel_made() -> None:
-    assert memory.classify(1, line("r-xp", "[vdso]", "rd sl")).status & memory.VDSO
-    assert memory.classify(1, line("r--p", "[vvar]", "rd pf io")).status & memory.VVAR
-    assert memory.classify(1, line("--xp", "[vsyscall]", "ex")).status & memory.VSYSCALL
-    assert memory.classify(1, line("rw-p", "[heap]", "rd")).status & memory.HEAP
-    assert memory.classify(1, line("rw-p", "[anon:name]", "rd")).status & memory.ANON_PRIVATE
+    assert mappings.classify(1, line("r-xp", "[vdso]", "rd sl")).status & mappings.VDSO
+    assert mappings.classify(1, line("r--p", "[vvar]", "rd pf io")).status & mappings.VVAR
+    assert mappings.classify(1, line("--xp", "[vsyscall]", "ex")).status & mappings.VSYSCALL
+    assert mappings.classify(1, line("rw-p", "[heap]", "rd")).status & mappings.HEAP
+    assert mappings.classify(1, line("rw-p", "[anon:name]", "rd")).status & mappings.ANON_PRIVATE

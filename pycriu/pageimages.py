@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The images that hold pages: what is in pagemap images, and the contents of shared memory objects in pages images.
+
+A pages image has the pages back to back; its pagemap image names the address (of a task) or the offset (in an object)
+of each run. Only what has content is there: holes stay holes.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+from pycriu import pagecopy
+from pycriu.errors import ImageError
+from pycriu.images import messages as m
+from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+
+IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
+_AT_ONCE = 1 << 18  # as in `pagecopy`
+
+
+class Numbers:
+    """Gives out the numbers of pages images, and of shared memory objects, each once."""
+
+    def __init__(self) -> None:
+        self._pages = 0
+        self._objects: set[int] = set()
+
+    def pages(self) -> int:
+        """The number of one more pages image."""
+        self._pages += 1
+        return self._pages
+
+    def shmem(self, wanted: int) -> int:
+        """The number of one more object: `wanted`, which is its inode, unless another has that."""
+        number = wanted & 0xFFFFFFFF
+        while number in self._objects:
+            number = (number + 1) & 0xFFFFFFFF
+        self._objects.add(number)
+        return number
+
+
+@record
+class Saved:
+    """The content of one shared memory object, on its way into the images."""
+
+    shmid: int
+    pages_id: int
+    runs: tuple[Run, ...]
+
+    def write(self, new: NewCheckpoint) -> None:
+        """Its pagemap image; nobody need stand still for that."""
+        new.write(f"pagemap-shmem-{self.shmid}.img", entries(self.pages_id, list(self.runs)))
+
+
+def save(new: NewCheckpoint, numbers: Numbers, fd: int, shmid: int, page_size: int = PAGE_SIZE) -> Saved:
+    """Copy the content of an object, open for reading, into a pages image. Who can write to it must stand still."""
+    runs = data_runs(fd, os.fstat(fd).st_size, page_size)
+    pages_id = numbers.pages()
+    pagecopy.copy_file(fd, runs, new.create_raw(f"pages-{pages_id}.img").fileno())
+    return Saved(shmid, pages_id, tuple(runs))
+
+
+def data_runs(fd: int, size: int, page_size: int = PAGE_SIZE) -> list[Run]:
+    """Runs of the pages of a file that are no holes. Huge pages, where lseek(2) sees none, are looked at."""
+    if page_size > PAGE_SIZE:
+        return _huge_runs(fd, size, page_size)
+    runs: list[Run] = []
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA) // PAGE_SIZE
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        at = os.lseek(fd, start * PAGE_SIZE, os.SEEK_HOLE)
+        runs.append((start * PAGE_SIZE, -(-at // PAGE_SIZE) - start))
+    return runs
+
+
+def _huge_runs(fd: int, size: int, page_size: int) -> list[Run]:
+    buffer, zeros = bytearray(_AT_ONCE), bytes(_AT_ONCE)
+    runs: list[Run] = []
+    for page in range(0, size, page_size):
+        for at in range(page, page + page_size, _AT_ONCE):
+            if os.preadv(fd, [memoryview(buffer)[: page + page_size - at]], at) and buffer != zeros:
+                runs.append((page, page_size // PAGE_SIZE))
+                break
+    return runs
+
+
+def entries(pages_id: int, runs: list[Run]) -> list[Any]:
+    """A pagemap image: the head, then one entry per run."""
+    low = (1 << 32) - 1
+    return [m.pagemap_head(pages_id=pages_id)] + [
+        m.pagemap_entry(vaddr=start, compat_nr_pages=pages & low, flags=PRESENT, nr_pages=pages)
+        for start, pages in runs
+    ]
+
+
+def placed(pagemap: list[Any], pages_size: int, page_size: int = PAGE_SIZE) -> list[tuple[int, int, int]]:
+    """Address, number of pages, and offset in the pages image (`pages_size` bytes) of every run of a pagemap image."""
+    runs, offset = [], 0
+    for entry in pagemap:
+        pages = entry.nr_pages or entry.compat_nr_pages
+        if entry.HasField("flags") and entry.flags & (PRESENT | IN_PARENT) != PRESENT:
+            raise ImageError(
+                f"the pages at {entry.vaddr:#x} lie in a parent image or on another machine ({entry.flags})"
+            )
+        if entry.vaddr % page_size:
+            raise ImageError(f"the pagemap has pages at {entry.vaddr:#x}, which is not aligned")
+        runs.append((entry.vaddr, pages, offset))
+        offset += pages * page_size
+    if offset > pages_size:
+        raise ImageError(f"the pagemap promises {offset} bytes of pages, the pages image has {pages_size}")
+    return runs
+
+
+class Content:
+    """The content of a shared memory object, as the images have it. `size` is the object's, in bytes."""
+
+    def __init__(self, images: ImagesDir, shmid: int, size: int) -> None:
+        name = f"pagemap-shmem-{shmid}.img"
+        self._pages = -1
+        self.runs: list[tuple[int, int, int]] = []
+        if not images.exists(name):
+            return  # CRIU writes none for an object without pages
+        head, *pagemap = images.read(name)
+        file = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
+        with file:
+            self.runs = placed(pagemap, os.fstat(file.fileno()).st_size)
+            for at, pages, _ in self.runs:
+                if at + pages * PAGE_SIZE > -(-size // PAGE_SIZE) * PAGE_SIZE:
+                    raise ImageError(f"{name}: pages at {at:#x}, the object has {size} bytes")
+            self._pages = os.dup(file.fileno())
+
+    def fill(self, fd: int, size: int) -> None:
+        """Write it into an object that has just been made; its last page may be half outside."""
+        view = memoryview(mmap.mmap(-1, _AT_ONCE))
+        for at, pages, offset in self.runs:
+            for done in range(0, pages * PAGE_SIZE, _AT_ONCE):
+                take = min(_AT_ONCE, pages * PAGE_SIZE - done, size - at - done)
+                piece = view[: max(take, 0)]
+                if os.preadv(self._pages, [piece], offset + done) != len(piece):
+                    raise ImageError("the pages image ends before its last page")
+                while piece:
+                    written = os.pwrite(fd, piece, at + done + take - len(piece))
+                    piece = piece[written:]
+
+    def fill_mapped(self, area: mmap.mmap) -> None:
+        """The same for an object that cannot be written to but through a mapping of it."""
+        with memoryview(area) as view:
+            for at, pages, offset in self.runs:
+                piece = view[at : at + pages * PAGE_SIZE]
+                while piece:
+                    got = os.preadv(self._pages, [piece[: 1 << 30]], offset)
+                    if not got:
+                        raise ImageError("the pages image ends before its last page")
+                    piece, offset = piece[got:], offset + got
+                piece.release()
+
+    def close(self) -> None:
+        """Close the pages image."""
+        if self._pages >= 0:
+            os.close(self._pages)
+            self._pages = -1

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The list of mappings: what each is a mapping of, and the calls that make it again.
+
+Refused: devices, userfaultfd, shadow stacks.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pycriu.errors import PycriuError, TraceeGone, Unsupported
+from pycriu.fds import memfd
+from pycriu.fds.openfile import OpenFile, Place
+from pycriu.images import messages as m
+from pycriu.kernel import procfs
+from pycriu.tracee import Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.resources.memory.plan import Plan
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS = 1, 2, 8, 0x20
+MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, MAP_HUGETLB = 0x100, 0x2000, 0x4000, 0x40000
+MAP_HUGE_SHIFT = 26
+MAP_FIXED_NOREPLACE = 0x100000
+
+# vma_entry.status
+REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5
+FILE_PRIVATE, FILE_SHARED, ANON_PRIVATE, VVAR, MEMFD = 1 << 6, 1 << 7, 1 << 9, 1 << 12, 1 << 14
+KERNEL_MADE = VSYSCALL | VDSO | VVAR
+KNOWN_STATUS = REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD
+
+# VmFlags of smaps (Documentation/filesystems/proc.rst) → the madvise(2) advice that sets them.
+ADVICE = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
+# What cannot be made again, or not by mmap alone.
+REFUSED_FLAGS = {
+    "um": "a userfaultfd watch", "uw": "a userfaultfd watch", "ui": "a userfaultfd watch",
+    "sl": "a sealed mapping", "io": "device memory", "pf": "device memory", "ss": "a shadow stack",
+    "sf": "a synchronous mapping of a DAX file (MAP_SYNC)", "mt": "memory with tags (PROT_MTE)",
+}  # fmt: skip
+# The bits that CRIU gives them; [vsyscall] is at the same address in every task and is not counted as regular.
+SPECIAL = {
+    "[vdso]": REGULAR | VDSO | ANON_PRIVATE,
+    "[vvar]": REGULAR | VVAR | ANON_PRIVATE,
+    "[vvar_vclock]": REGULAR | VVAR | ANON_PRIVATE,
+    "[vsyscall]": VSYSCALL | ANON_PRIVATE,
+}
+_DEV_ZERO = os.makedev(1, 5)
+
+
+class Mapping:
+    """One mapping that goes into the image: /proc's line, its status bits, and its file.
+
+    `opened` is our descriptor for what has no path; `objects.Objects` fills it in.
+    """
+
+    __slots__ = ("file", "line", "opened", "status")
+
+    def __init__(self, line: procfs.Mapping, status: int, file: Place | None) -> None:
+        self.line, self.status, self.file = line, status, file
+        self.opened: OpenFile | None = None
+
+
+def look(pid: int) -> list[Mapping]:
+    """The mappings of a stopped task; Unsupported names the first that cannot be kept."""
+    found: list[Mapping] = []
+    for line in procfs.parse_smaps(procfs.text(pid, "smaps")):
+        # The mappings of one file follow each other: what was found out about the first holds for all.
+        last = found[-1] if found else None
+        known = last is not None and last.file is not None and last.line.same_file(line)
+        found.append(classify(pid, line, last.file if last is not None and known else None))
+    return found
+
+
+def classify(pid: int, line: procfs.Mapping, file: Place | None = None) -> Mapping:
+    """What kind of mapping this is, and of which file, if that is not known; Unsupported where it cannot be kept."""
+    if line.name in SPECIAL:
+        return Mapping(line, SPECIAL[line.name], None)
+    bad = next((flag for flag in line.flags if flag in REFUSED_FLAGS), None)
+    if bad is not None:
+        raise Unsupported(f"process {pid}: {REFUSED_FLAGS[bad]} at {line} cannot be saved")
+    if line.inode == 0:
+        if line.shared or line.name.startswith("anon_inode:") or line.name.startswith("/"):
+            raise Unsupported(f"process {pid}: the mapping {line} cannot be saved")
+        return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
+    if "ht" in line.flags and not line.shared and line.name == "/anon_hugepage (deleted)":
+        return Mapping(line, REGULAR | ANON_PRIVATE, None)
+    file = file or _file_of(pid, line)
+    status = REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE)
+    if memfd.is_one(file.path, file.status):
+        return Mapping(line, status | MEMFD, file)
+    _check_file(pid, line, file)
+    return Mapping(line, status, file)
+
+
+def _file_of(pid: int, line: procfs.Mapping) -> Place:
+    """What is mapped: where its link leads, and the status of the very file."""
+    link = f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}"
+    try:
+        path = procfs.link(pid, f"map_files/{line.start:x}-{line.end:x}")
+        status = os.stat(link)
+    except PermissionError:
+        raise PycriuError(
+            f"process {pid}: the mapped file {line.name} cannot be looked at", "CAP_CHECKPOINT_RESTORE is needed"
+        ) from None
+    except FileNotFoundError:
+        raise TraceeGone(f"process {pid}: the mapping {line} is gone") from None
+    return Place(path, status, link, f"process {pid}: the mapped file {path}")
+
+
+def _check_file(pid: int, line: procfs.Mapping, file: Place) -> None:
+    """Unsupported for a mapped file that cannot be opened again by its path."""
+    try:
+        there = os.stat(file.path)
+    except OSError:
+        there = None
+    if there is None or (there.st_dev, there.st_ino) != (file.status.st_dev, file.status.st_ino):
+        what = (
+            "shared memory without a file"
+            if file.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
+            else "a deleted file"
+        )
+        raise Unsupported(f"process {pid}: {what} is mapped at {line}", "it cannot be saved: its content has no name")
+    if not procfs.is_utf8(file.path):
+        raise Unsupported(f"process {pid}: the path of the mapped file {file.path!a} is not UTF-8", "rename the file")
+    if not stat.S_ISREG(there.st_mode) and there.st_rdev != _DEV_ZERO:
+        raise Unsupported(f"process {pid}: the device {file.path} is mapped at {line}", "devices cannot be saved")
+
+
+def places(mappings: list[Mapping]) -> list[tuple[Place, int]]:
+    """The files with a path that are mapped, with the flags to open them."""
+    return [
+        (one.file, file_flags(one.line)) for one in mappings if one.file is not None and not one.status & MEMFD
+    ]  # fmt: skip
+
+
+def vma_entry(mapping: Mapping, file_id: int) -> Any:
+    """The image of one mapping; `file_id` is 0 for one without a file."""
+    line = mapping.line
+    flags = MAP_SHARED if line.shared else MAP_DROPPABLE if "dp" in line.flags else MAP_PRIVATE
+    if not mapping.status & (FILE_PRIVATE | FILE_SHARED):
+        flags |= MAP_ANONYMOUS
+    flags |= (
+        MAP_GROWSDOWN * ("gd" in line.flags) | MAP_LOCKED * ("lo" in line.flags) | MAP_NORESERVE * ("nr" in line.flags)
+    )
+    if "ht" in line.flags:
+        flags |= MAP_HUGETLB | (line.page_size.bit_length() - 1) << MAP_HUGE_SHIFT
+    madv = sum(1 << advice for flag, advice in ADVICE.items() if flag in line.flags)
+    anonymous = mapping.status & ANON_PRIVATE and "ht" in line.flags
+    entry = m.vma_entry(
+        start=line.start, end=line.end, pgoff=0 if anonymous else line.offset, shmid=file_id, prot=line.prot,
+        flags=flags, status=mapping.status, fd=-1, fdflags=file_flags(line),
+    )  # fmt: skip
+    if madv:
+        entry.madv = madv
+    return entry
+
+
+def file_flags(line: procfs.Mapping) -> int:
+    """How a mapped file must be opened: for writing only where the task may write to the file through the mapping."""
+    return os.O_RDWR if line.shared and "mw" in line.flags else os.O_RDONLY
+
+
+# ---------------------------------------------------------------------------------------------------------- restore
+
+
+def clear_rows(present: list[procfs.Mapping]) -> list[Row]:
+    """Unmap everything that a new task was born with but the kernel's own mappings."""
+    return [Row("munmap", line.start, line.end - line.start) for line in present if line.name not in SPECIAL]
+
+
+def map_rows(plan: Plan, fd_of: dict[tuple[int, int], int]) -> list[Row]:
+    """One mmap per mapping; private ones with pages are writable until these are in.
+
+    Others keep their protection, because a large reservation (PROT_NONE) that is writable would need the memory.
+    `fd_of` is from `objects.open_mapped`.
+    """
+    rows = []
+    for vma in plan.vmas:
+        if vma.status & KERNEL_MADE:
+            continue
+        prot = vma.prot | PROT_WRITE if plan.is_filled(vma) else vma.prot
+        flags = vma.flags & ~MAP_LOCKED | MAP_FIXED_NOREPLACE
+        fd, offset = (fd_of[plan.file_key(vma)], vma.pgoff) if vma.status & (FILE_PRIVATE | FILE_SHARED) else (-1, 0)
+        what = f"the mapping {vma.start:x}-{vma.end:x}"
+        rows.append(Row("mmap", vma.start, vma.end - vma.start, prot, flags, fd, offset, what=what))
+    return rows
+
+
+def finish_rows(plan: Plan) -> list[Row]:
+    """Protection, locks and advice, once the pages are in."""
+    rows = []
+    for vma in plan.vmas:
+        if vma.status & KERNEL_MADE:
+            continue
+        size = vma.end - vma.start
+        what = f"the mapping {vma.start:x}-{vma.end:x}"
+        if plan.is_filled(vma) and not vma.prot & PROT_WRITE:
+            rows.append(Row("mprotect", vma.start, size, vma.prot, what=what))
+        if vma.flags & MAP_LOCKED:
+            rows.append(Row("mlock", vma.start, size, what=what))
+        rows += [Row("madvise", vma.start, size, n, what=what) for n in ADVICE.values() if vma.madv >> n & 1]
+    return rows

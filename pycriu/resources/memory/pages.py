@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Private pages with content: where they are, and how a task gets them back.
+
+Pages of shared memory are its object's, see `objects`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pycriu.errors import ImageError
+from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.resources.memory.mappings import KERNEL_MADE, VDSO, Mapping
+from pycriu.resources.memory.plan import Plan
+from pycriu.tracee import Remote, Row
+
+_IOV_MAX = 1024
+_READ_AT_ONCE = 1 << 30  # preadv(2) moves at most 2 GiB less a page in one call
+
+
+def spans(mappings: list[Mapping]) -> list[tuple[int, int]]:
+    """Where private pages can be: start and end of every private mapping that the kernel did not make."""
+    return [(x.line.start, x.line.end) for x in mappings if not x.line.shared and not x.status & KERNEL_MADE]
+
+
+def vdso_run(mappings: list[Mapping]) -> list[Run]:
+    """The vDSO's pages: in the image, they tell a restore whether its kernel has the same."""
+    return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & VDSO]
+
+
+def fill(remote: Remote, plan_: Plan, pages_fd: int, page_size: int) -> int:
+    """Let the task read its pages from the descriptor `pages_fd` of its own; returns how many."""
+    vdso = [(vma.start, vma.end) for vma in plan_.vmas if vma.status & KERNEL_MADE]
+    pieces = [
+        (address, pages * page_size, offset)
+        for address, pages, offset in plan_.runs
+        if not any(start <= address < end for start, end in vdso)
+    ]
+    rows: list[Row] = []
+    sizes: list[int] = []
+    for group in _contiguous(pieces):
+        iov = b"".join(struct.pack("<QQ", address, length) for address, length, _ in group)
+        if remote.space < len(iov):
+            _read_in(remote, rows, sizes)
+        rows.append(Row("preadv", pages_fd, remote.data(iov), len(group), group[0][2], 0, what="reading pages"))
+        sizes.append(sum(length for _, length, _ in group))
+    _read_in(remote, rows, sizes)
+    return sum(length for _, length, _ in pieces) // page_size
+
+
+def _contiguous(pieces: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Groups of pieces that follow each other in the file, none longer than one preadv(2) can take."""
+    groups: list[list[tuple[int, int, int]]] = []
+    size = end = 0
+    for address, length, offset in pieces:
+        while length:
+            take = min(length, _READ_AT_ONCE)
+            if not groups or offset != end or size + take > _READ_AT_ONCE or len(groups[-1]) == _IOV_MAX:
+                groups.append([])
+                size = 0
+            groups[-1].append((address, take, offset))
+            address, length, offset, size = address + take, length - take, offset + take, size + take
+            end = offset
+    return groups
+
+
+def _read_in(remote: Remote, rows: list[Row], sizes: list[int]) -> None:
+    if remote.calls(rows) != sizes:
+        raise ImageError("the pages image ends before its last page")
+    rows.clear()
+    sizes.clear()
+    remote.reset()

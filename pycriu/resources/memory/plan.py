@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an image says of a task's memory, checked."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu import pageimages
+from pycriu.errors import ImageError
+from pycriu.resources.memory.mappings import FILE_SHARED, KNOWN_STATUS, MAP_SHARED, PROT_WRITE, REGULAR, VSYSCALL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.arch.description import Arch
+
+
+class Plan:
+    """The memory of one task to be: its mappings and the runs of its pages with their place in the pages image."""
+
+    __slots__ = ("filled", "mm", "runs", "vmas")
+
+    def __init__(self, mm: Any, runs: list[tuple[int, int, int]]) -> None:
+        self.mm = mm
+        self.vmas = [vma for vma in mm.vmas if not vma.status & VSYSCALL]
+        self.runs = runs  # address, pages, offset in the pages image
+        self.filled: set[int] = set()  # where the mappings start that have pages
+
+    def is_filled(self, vma: Any) -> bool:
+        """Whether the task must write its pages into this mapping."""
+        return vma.start in self.filled and not vma.flags & MAP_SHARED
+
+    @staticmethod
+    def file_key(vma: Any) -> tuple[int, int]:
+        """The id of the file that is mapped, and how it must be open."""
+        flags = vma.fdflags & os.O_ACCMODE
+        if vma.status & FILE_SHARED and vma.prot & PROT_WRITE:
+            flags = os.O_RDWR
+        return vma.shmid, flags
+
+
+def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch) -> Plan:
+    """Check everything that an image says about memory; ImageError names what cannot be."""
+    end = 0
+    for vma in mm.vmas:
+        if vma.status & VSYSCALL:
+            continue
+        if vma.start % page_size or vma.end % page_size or not end <= vma.start < vma.end <= arch.task_size << 9:
+            raise ImageError(
+                f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
+            )
+        end = vma.end
+        if vma.status & ~KNOWN_STATUS or not vma.status & (REGULAR | VSYSCALL):
+            raise ImageError(
+                f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
+                "restore these images with criu",
+            )
+    result = Plan(mm, pageimages.placed(entries, pages_size, page_size))
+    _check_inside(result, page_size)
+    return result
+
+
+def _check_inside(plan_: Plan, page_size: int) -> None:
+    ends = iter(plan_.vmas)
+    vma = next(ends, None)
+    for start, pages, _ in plan_.runs:
+        at, end = start, start + pages * page_size
+        while at < end:
+            while vma is not None and vma.end <= at:
+                vma = next(ends, None)
+            if vma is None or at < vma.start:
+                raise ImageError(f"the pagemap has a page at {at:#x}, where no mapping is")
+            plan_.filled.add(vma.start)
+            at = min(end, vma.end)
