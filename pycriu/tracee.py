@@ -268,6 +268,10 @@ class Remote:
         """Zeroed room for `size` bytes of result."""
         return self.data(bytes(size))
 
+    def unused_page(self) -> int:
+        """The address of a page of the scratch that nobody has touched, unless there is very much data."""
+        return (self.scratch + _FRAME_AT - _FRAME_ROOM) & ~0xFFF
+
     def reset(self) -> None:
         """Forget the data put so far."""
         self._data.clear()

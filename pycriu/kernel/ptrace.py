@@ -18,7 +18,7 @@ from pycriu.kernel import names
 CONT, SINGLESTEP, DETACH, SYSCALL = 7, 9, 17, 24
 SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
 SEIZE, INTERRUPT, LISTEN, PEEKSIGINFO, GETSIGMASK, SETSIGMASK = 0x4206, 0x4207, 0x4208, 0x4209, 0x420A, 0x420B
-GET_RSEQ_CONFIGURATION = 0x420F
+GET_RSEQ_CONFIGURATION, GET_SYSCALL_USER_DISPATCH_CONFIG = 0x420F, 0x4211
 
 O_TRACESYSGOOD = 1
 O_TRACEFORK, O_TRACECLONE, O_TRACEEXEC, O_EXITKILL = 1 << 1, 1 << 3, 1 << 4, 1 << 20
@@ -140,6 +140,21 @@ def get_rseq(tid: int) -> tuple[int, int, int] | None:
     _request("PTRACE_GET_RSEQ_CONFIGURATION", GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
     address, size, signature = struct.unpack("QII", buffer.raw[:16])
     return (address, size, signature) if address else None
+
+
+def get_user_dispatch(tid: int) -> bool:
+    """PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG (6.4): whether it is on; False where the kernel cannot say."""
+    buffer = ctypes.create_string_buffer(32)
+    try:
+        _request(
+            "PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG", GET_SYSCALL_USER_DISPATCH_CONFIG, tid, 32,
+            ctypes.addressof(buffer),
+        )  # fmt: skip
+    except KernelError as error:
+        if error.errno not in (errno.EIO, errno.EINVAL):
+            raise
+        return False
+    return buffer.raw[0] != 0
 
 
 def get_siginfo(tid: int) -> bytes:
