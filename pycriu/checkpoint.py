@@ -9,10 +9,10 @@ from pycriu import spawn
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, UserError
 from pycriu.fds.table import Kinds
-from pycriu.images import store
+from pycriu.images import facts, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory, posix_timers
+from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ALIVE, _DEAD = 1, 2  # task_core_entry.task_state
+_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES
 
 
 class TaskImage:
@@ -40,6 +41,11 @@ class TaskImage:
             for kind in ("xstate", "sve")
             if images.exists(name := f"pycriu-{kind}-{pid}.img")
         }
+        name = f"pycriu-task-{pid}.img"
+        said = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
+        self.facts = facts.decode(said, name, _FACTS)
+        if strangers := set(self.facts) - {pid}:
+            raise ImageError(f"{name}: {strangers.pop()} is no thread of process {pid}")
 
     @property
     def places(self) -> list[int]:
@@ -71,10 +77,12 @@ class Checkpoint:
         kinds.read(images, self.files)
         self.first_free_descriptor = files.base_number(tables)
 
-    def check_here(self) -> None:
-        """Refuse what this machine, now, cannot give: PIDs, limits, the vDSO."""
+    def check_here(self) -> list[str]:
+        """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
         spawn.refuse_taken([member.pid for member in self.root.walk()])
-        limits.check([task.core for task in self.tasks.values()])
+        cores = [task.core for task in self.tasks.values()]
+        limits.check(cores)
+        procfiles.check(cores)
         own = own_vdso()
         for task in self.tasks.values():
             files.refuse_other_root(task.fs, self.files)
@@ -83,6 +91,7 @@ class Checkpoint:
                     f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",
                     "restore it on the kernel on which it was dumped",
                 )
+        return [remark for task in self.tasks.values() for remark in scheduling.check(task.facts)]
 
     def close(self) -> None:
         """Close the files of pages."""

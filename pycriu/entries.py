@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pycriu import pageimages, pstree
 from pycriu.arch.description import Arch
+from pycriu.images import facts, store
 from pycriu.images import messages as m
-from pycriu.images import store
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
 from pycriu.snapshot import Snapshot
 
@@ -77,6 +77,8 @@ def _write_process(
     new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
     for kind, raw in snapshot.extras.items():
         new.write_raw(f"pycriu-{kind}-{pid}.img", raw)
+    if said := facts.encode(snapshot.facts):
+        new.write_raw(f"pycriu-task-{pid}.img", said)
 
 
 def core_entry(snapshot: Snapshot, cpu: Arch) -> Any:
@@ -106,6 +108,8 @@ def task_entry(snapshot: Snapshot) -> Any:
         oom_score_adj=snapshot.oom_score_adj,
         sigactions=signals.action_entries(snapshot.handlers),
     )
+    if snapshot.login_uid is not None:
+        task.loginuid = snapshot.login_uid
     if snapshot.attributes.child_subreaper:
         task.child_subreaper = True
     return task

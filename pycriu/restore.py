@@ -27,7 +27,19 @@ from pycriu.kernel import procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.options import RestoreOptions
 from pycriu.record import record
-from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
+from pycriu.resources import (
+    attributes,
+    credentials,
+    files,
+    limits,
+    memory,
+    posix_timers,
+    prctl,
+    procfiles,
+    scheduling,
+    signals,
+    timers,
+)
 from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Tracee, find_syscall
 
 TYPE_CHECKING = False
@@ -57,7 +69,8 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         kinds = Kinds(options, log)
         checkpoint = Checkpoint(images, cpu, kinds)
         try:
-            checkpoint.check_here()
+            for remark in checkpoint.check_here():
+                log.warn("%s", remark)
             pages = restore_tree(checkpoint, kinds, cpu, options, log)
         finally:
             checkpoint.close()
@@ -95,7 +108,7 @@ def rebuild(
     task: Tracee, image: TaskImage, opened: Opening, mapped: dict[tuple[int, int], int], pages_fd: int, mine: Any
 ) -> int:
     """Everything that a task has but its registers and its mask; the number of its pages."""
-    core, plan = image.core, image.plan
+    core, plan, facts = image.core, image.plan, image.facts.get(image.pid, {})
     present = procfs.parse_smaps(procfs.text(task.tid, "maps"))
     parking = memory.parking_size(present)
     busy = [(line.start, line.end) for line in present] + [(vma.start, vma.end) for vma in plan.vmas]
@@ -105,12 +118,15 @@ def rebuild(
     with Remote(task, at=scratch) as remote:
         remote.calls(
             signals.forget_children_rows(remote)
+            + scheduling.thread_rows(facts, remote)
             + memory.clear_rows(present)
             + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
             + memory.map_rows(plan, mapped)
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
         limits.restore(task.tid, core)
+        procfiles.restore(task.tid, facts)
+        procfiles.restore_login_uid(remote, core)
         posix_timers.make(remote, core.tc.timers.posix)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
@@ -121,6 +137,8 @@ def rebuild(
             + opened.task_rows(image.descriptors, task.tid, remote)
             + signals.rows(core, task.tid, remote)
             + attributes.rows(core, image.mm, tid_address, remote)
+            + prctl.rows(facts)
+            + prctl.thread_rows(facts)
             + credentials.rows(core.thread_core.creds, mine, remote)
             + attributes.last_rows(core, image.mm)
             + timers.rows(core, remote)
@@ -146,6 +164,7 @@ def finish(task: Tracee, image: TaskImage) -> None:
     task.arch.restore_others(task.tid, image.core, image.extras)
     task.set_registers(gpr)
     ptrace.set_sigmask(task.tid, signals.mask(image.core))
+    scheduling.apply(task.tid, image.core.thread_core, image.facts.get(image.pid, {}))
 
 
 def write_pidfile(path: str, pid: int) -> None:

@@ -9,7 +9,19 @@ from __future__ import annotations
 from pycriu import home, pstree
 from pycriu.home import Home
 from pycriu.kernel import pagemap, procfs, ptrace
-from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
+from pycriu.resources import (
+    attributes,
+    credentials,
+    files,
+    limits,
+    memory,
+    posix_timers,
+    prctl,
+    procfiles,
+    scheduling,
+    signals,
+    timers,
+)
 from pycriu.survey import refuse
 from pycriu.tracee import Remote, Tracee
 
@@ -41,7 +53,9 @@ class Snapshot:
         self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
         self.limits = limits.look(pid)
         self.oom_score_adj = limits.oom_score_adj(pid)
+        self.login_uid = procfiles.login_uid(pid)
         self.posix_timers = posix_timers.look(pid)
+        self.facts = {pid: procfiles.look(pid) | scheduling.look_thread(pid) | prctl.look_thread(pid, self.stat.flags)}
         self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
         runs = pagemap.private_pages(pid, memory.spans(self.mappings))
@@ -52,17 +66,21 @@ class Snapshot:
         self._leave_critical_section()
         with Remote(self.task, home=self._home()) as remote:
             self.gpr = remote.gpr
-            asked = [part.ask(remote) for part in (signals, timers, credentials, attributes, memory)]
+            asked: list[Any] = [part.ask(remote) for part in (signals, timers, credentials, attributes, memory, prctl)]
+            asked += [part.ask_thread(remote) for part in (prctl, scheduling)]
             results = remote.calls([row for rows, _ in asked for row in rows])
             answers: list[Any] = []
             for rows, answer in asked:
                 answers.append(answer(results[: len(rows)]))
                 results = results[len(rows) :]
+            self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
             self.timers_left = posix_timers.read(remote, self.posix_timers)
         for note in self.task.arch.calls_destroy:
             if note in self.register_sets:
                 ptrace.set_regset(self.task.tid, note, self.register_sets[note])
-        self.handlers, self.itimers, self.securebits, self.attributes, self.brk = answers
+        self.handlers, self.itimers, self.securebits, self.attributes, self.brk, *facts = answers
+        for more in facts:
+            self.facts[self.pid] |= more
         cpu = self.task.arch
         self.interrupted_call = cpu.interrupted_call(self.gpr)
         self.gpr = cpu.after_interruption(self.gpr)

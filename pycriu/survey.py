@@ -68,13 +68,13 @@ def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -
     pid, name = process.pid, f"process {process.pid} ({stat.comm})"
     if not procfs.is_utf8(stat.comm):
         raise Unsupported(f"process {pid} has a name that is not UTF-8 ({stat.comm!r}), which no image can hold")
+    posix_timers.look(pid)
     if stat.num_threads > 1:
         raise Unsupported(f"{name} has {stat.num_threads} threads, which cannot be saved")
     if stat.state == "T":
         raise Unsupported(f"{name} is stopped, which cannot be saved", f"let it go on with kill -CONT {pid}")
     if status.get("Seccomp", "0") != "0":
         raise Unsupported(f"{name} runs under seccomp, which cannot be saved")
-    posix_timers.look(pid)
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
     if process.parent is not None:

@@ -19,12 +19,16 @@ from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
 from pycriu.errors import KernelError, PycriuError, Unsupported
 from pycriu.home import Home
 from pycriu.kernel import names, procfs, ptrace
+from pycriu.kernel.pagemap import PAGE_SIZE
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
 _INTERRUPTS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 ALL_SIGNALS = MASK64
 
-PROT_RWX, MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 7, 0x22, 0x100000
+EACCES = 13
+PROT_RW, PROT_RX, PROT_RWX = 3, 5, 7
+MAP_PRIVATE_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE = 0x22, 0x10, 0x100000
+_NO_FD = -1
 
 SCRATCH_SIZE = 1 << 17  # a multiple of every page size (64 KiB on some aarch64 kernels)
 _CODE_ROOM, _TABLE_ROOM = 4096, 1 << 16
@@ -201,13 +205,30 @@ class Remote:
 
     def _map(self) -> None:
         flags = MAP_PRIVATE_ANONYMOUS | (MAP_FIXED_NOREPLACE if self._at else 0)
-        no_fd = -1
-        arguments = (self._at, SCRATCH_SIZE, PROT_RWX, flags, no_fd, 0)
-        self.scratch = self._step("mmap", *arguments, what=f"scratch pages in task {self.task.tid}")
+        what = f"scratch pages in task {self.task.tid}"
+        try:
+            self.scratch = self._step("mmap", self._at, SCRATCH_SIZE, PROT_RWX, flags, _NO_FD, 0, what=what)
+        except KernelError as error:
+            if error.errno != EACCES:
+                raise
+            self._map_apart(flags, what)
         arch = self.task.arch
         self.task.write(self.scratch, arch.table_loop + (arch.trap if self._home is None else arch.way_home))
         if self._home is not None and not self._frame:
             self._put_frame(self._home, self.scratch + _FRAME_AT)
+
+    def _map_apart(self, flags: int, what: str) -> None:
+        """Where nothing may be both written and executed (PR_SET_MDWE, SELinux): code in a page that only we write."""
+        if PAGE_SIZE > _CODE_ROOM:
+            raise Unsupported(
+                f"task {self.task.tid} may not have memory that is both written and executed",
+                "prctl(PR_SET_MDWE) or a security module forbids it; with pages larger than 4 KiB it cannot be saved",
+            )
+        self.scratch = self._step("mmap", self._at, SCRATCH_SIZE, PROT_RW, flags, _NO_FD, 0, what=what)
+        if self._home is not None and not self._frame:
+            self._put_frame(self._home, self.scratch + _FRAME_AT)
+        fixed = MAP_PRIVATE_ANONYMOUS | MAP_FIXED
+        self._step("mmap", self.scratch, _CODE_ROOM, PROT_RX, fixed, _NO_FD, 0, what=what)
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:

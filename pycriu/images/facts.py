@@ -7,9 +7,9 @@ whole numbers in decimal, divided by single blanks:
     affinity 1234 0 1
     timer_slack 1235 1000
 
-A fact that is as it is for any fresh task is left out; so is the image where nothing is left. Reading is strict: unknown
-names, other counts of numbers than a name has, numbers beyond 64 bits, anything said twice is an ImageError, because a
-reader that skips what it does not understand would lose something without a word.
+A fact that is as it is for any fresh task is left out; so is the image where nothing is left. Reading is strict:
+unknown names, other counts of numbers than a name has, numbers beyond 64 bits, anything said twice is an ImageError,
+because a reader that skips what it does not understand would lose something without a word.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Numbers = tuple[int, ...]
 Facts = dict[int, dict[str, Numbers]]
 """Thread id → name → numbers."""
 
-_MAX_SIZE = 1 << 24
+MAX_SIZE = 1 << 24  # bytes
 _MAX_DIGITS = 20
 
 
@@ -49,7 +49,7 @@ def encode(facts: Mapping[int, Mapping[str, Numbers]]) -> bytes:
 
 def decode(data: bytes, label: str, shapes: Mapping[str, Shape]) -> Facts:
     """The facts of an image; `label` names it in errors, `shapes` has every name that is known."""
-    if len(data) > _MAX_SIZE or not data.isascii() or (data and not data.endswith(b"\n")):
+    if len(data) > MAX_SIZE or not data.isascii() or (data and not data.endswith(b"\n")):
         raise ImageError(f"{label}: not a list of facts")
     facts: Facts = {}
     for number, line in enumerate(data.decode("ascii").split("\n")[:-1], 1):

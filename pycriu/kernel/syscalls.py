@@ -89,8 +89,8 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "timerfd_settime": (286, 86),
     "umask": (95, 166),
     "userfaultfd": (323, 282),
-    "write": (1, 64),
     "wait4": (61, 260),
+    "write": (1, 64),
 }
 
 NUMBERINGS = ("x86_64", "generic")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel grants: resource limits, scheduling policy and priority, nice value, the OOM killer's adjustment.
+"""What the kernel grants: resource limits, the OOM killer's adjustment.
 
 All of it is read from outside. Raising a hard limit or lowering the OOM adjustment needs CAP_SYS_RESOURCE; a
 restore that would need it and does not have it is refused before any task exists.
@@ -26,8 +26,6 @@ _NAMES = (
     "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
     "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
 )  # fmt: skip
-SCHED_OTHER, SCHED_BATCH, SCHED_IDLE = 0, 3, 5
-PRIO_PROCESS = 0
 
 
 def look(pid: int) -> tuple[tuple[int, int], ...]:
@@ -90,7 +88,6 @@ def restore(pid: int, core: Any) -> None:
     """Set on the stopped task `pid`, from outside, what differs from what it was born with; limits: see `rows`."""
     if core.tc.HasField("oom_score_adj") and core.tc.oom_score_adj != oom_score_adj(pid):
         _set_oom_score_adj(pid, core.tc.oom_score_adj)
-    _schedule(pid, core.thread_core)
 
 
 def rows(core: Any, pid: int, remote: Remote) -> list[Row]:
@@ -111,12 +108,3 @@ def _set_oom_score_adj(pid: int, value: int) -> None:
         raise UserError(
             f"task {pid} had oom_score_adj {value}, which may not be granted here", "lowering it needs CAP_SYS_RESOURCE"
         ) from None
-
-
-def _schedule(pid: int, thread: Any) -> None:
-    policy, nice = thread.sched_policy, thread.sched_nice
-    if policy != os.sched_getscheduler(pid):
-        priority = 0 if policy in (SCHED_OTHER, SCHED_BATCH, SCHED_IDLE) else thread.sched_prio
-        os.sched_setscheduler(pid, policy, os.sched_param(priority))
-    if nice != os.getpriority(PRIO_PROCESS, pid):
-        os.setpriority(PRIO_PROCESS, pid, nice)

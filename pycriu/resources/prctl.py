@@ -65,7 +65,7 @@ SETTINGS = (
 LOCK_FUTURE, IO_FLUSHER = "lock_future", "io_flusher"
 SHAPES = {setting.name: Shape(1, 1) for setting in SETTINGS} | {LOCK_FUTURE: Shape(1, 1), IO_FLUSHER: Shape(1, 1)}
 
-# /proc/PID/stat, flags: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE are what PR_SET_IO_FLUSHER sets together. Its getter wants
+# /proc/PID/stat, flags: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which PR_SET_IO_FLUSHER sets together. Its getter wants
 # CAP_SYS_RESOURCE.
 _PF_IO_FLUSHER = 0x0008_0000 | 0x0010_0000
 MCL_FUTURE, MCL_ONFAULT = 2, 4
@@ -125,7 +125,7 @@ def _ask(remote: Remote, settings: list[Setting]) -> tuple[list[Row], Callable[[
 
     def answer(results: list[int]) -> dict[str, Numbers]:
         written = int.from_bytes(remote.task.read(room, 4), "little")
-        facts = {}
+        facts: dict[str, Numbers] = {}
         for (setting, ours), result in zip(mine, results, strict=True):
             value = written if setting.room else result
             if _is_set(setting, value, ours):

@@ -25,7 +25,7 @@ _DEFAULT_FILTER = 0x33  # MMF_DUMP_FILTER_DEFAULT with CONFIG_CORE_DUMP_DEFAULT_
 SHAPES = {"coredump_filter": Shape(1, 1)}
 
 
-def login_uid(pid: int | str) -> int | None:
+def login_uid(pid: int) -> int | None:
     """/proc/PID/loginuid; None where the kernel has none (CONFIG_AUDIT)."""
     try:
         return int(procfs.text(pid, "loginuid"))

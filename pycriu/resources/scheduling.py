@@ -238,13 +238,13 @@ def _set_policy(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:
     priority = thread.sched_prio if policy in REAL_TIME else 0
     flags = facts.get("sched_flags", (0,))[0]
     runtime, deadline, period = facts.get("deadline", (*facts.get("slice", (0,)), 0, 0))
-    clamps = facts.get("clamps")
-    if clamps is not None:
+    low, high = facts.get("clamps", (0, 0))
+    if "clamps" in facts:
         flags |= FLAG_CLAMP_MIN | FLAG_CLAMP_MAX
     if policy == SCHED_DEADLINE and "deadline" not in facts:
         raise ImageError(f"task {tid} was under SCHED_DEADLINE, and the image has no parameters of that")
     fair = policy not in REAL_TIME and policy != SCHED_DEADLINE
-    wanted = Attr(policy, flags, nice if fair else 0, priority, runtime, deadline, period, clamps or (0, 0))
+    wanted = Attr(policy, flags, nice if fair else 0, priority, runtime, deadline, period, (low, high))
     if nice != os.getpriority(PRIO_PROCESS, tid):
         os.setpriority(PRIO_PROCESS, tid, nice)
     same = (now.policy, now.flags & _FLAGS_KEPT, now.priority) == (policy, flags, priority)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a task has that cannot be kept, or not be given here, is refused by name, and whoever is refused goes on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.conftest import reap
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+# name: what the subject does, words of the message
+UNSUPPORTED = {
+    "Syscall User Dispatch": (
+        "allow = ctypes.create_string_buffer(1)\n"
+        "if libc.prctl(59, 1, 0, 0, ctypes.byref(allow)): say('kernel lacks it')",
+        ("dispatched",),
+    ),
+    "a timer on the clock of a thread": (
+        "import threading\nthreading.Thread(target=wait_for_go).start()\n"
+        "t = ctypes.c_int()\nassert libc.syscall(222, 3, 0, ctypes.byref(t)) == 0",
+        ("timer 0", "CPU time"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_unsupported_is_named(host: Host, kind: str) -> None:
+    body, needles = UNSUPPORTED[kind]
+    subject = host.python(body + "\npause_for_dump()\nsay('ok')")
+    if subject.said()[0] == "kernel lacks it":
+        pytest.skip(f"this kernel has no {kind}")
+    outcome = host.refused(subject, *needles)
+    assert str(subject.pid) in outcome.errors(), outcome.errors()
+    assert subject.go() == ["ok"]
+
+
+def test_cpus_that_are_not_here(host: Host) -> None:
+    subject = host.python("os.sched_setaffinity(0, {0})\npause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    reap(subject.pid)
+    image = host.images / f"pycriu-task-{subject.pid}.img"
+    image.write_text(f"affinity {subject.pid} 5000\n")
+    outcome = host.restore()
+    assert not outcome.ok
+    assert "bound to the CPUs 5000" in outcome.errors()
+    assert not os.path.exists(f"/proc/{subject.pid}")
+    image.write_text(f"affinity {subject.pid} 0 5000\n")
+    outcome = host.restore()
+    assert outcome.ok
+    assert "lacks: 5000" in outcome.log
+    assert subject.go() == ["ok"]
+
+
+def test_a_fact_of_another_process(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    reap(subject.pid)
+    (host.images / f"pycriu-task-{subject.pid}.img").write_text("timer_slack 1 5\n")
+    outcome = host.restore()
+    assert not outcome.ok
+    assert "1 is no thread" in outcome.errors()
