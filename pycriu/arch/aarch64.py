@@ -183,6 +183,7 @@ AARCH64 = Arch(
     go_home=go_home,
     sigreturn_sp=0,
     task_size=1 << 39,
+    epoll_event=struct.Struct("<I4xQ"),
     messages=("thread_info_aarch64", "user_aarch64_regs_entry", "user_aarch64_fpsimd_context_entry"),
     interrupted_call=lambda _gpr: -1,  # forgotten by the kernel before the tracer sees the stop
     prepare_call=prepare_call,

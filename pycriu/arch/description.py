@@ -56,6 +56,7 @@ class Arch:
     go_home: Callable[[Registers, int, int], None]  # gpr, restorer, frame: a return leads to the restorer
     sigreturn_sp: int  # where the stack pointer stands, counted from the frame, when rt_sigreturn is called
     task_size: int  # end of the user half of the address space at its smallest
+    epoll_event: struct.Struct  # struct epoll_event: events, data
     messages: tuple[str, ...]  # classes of the image format that `save` makes, to be loaded before anybody is stopped
     interrupted_call: Callable[[Registers], int]  # number of the call that a stopped task is in, -1 where none is known
     prepare_call: Callable[[Registers], None]  # make the kernel forget the interrupted call

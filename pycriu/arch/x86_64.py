@@ -265,6 +265,7 @@ X86_64 = Arch(
     go_home=go_home,
     sigreturn_sp=8,
     task_size=0x7FFF_FFFF_F000,
+    epoll_event=struct.Struct("<IQ"),  # packed, include/uapi/linux/eventpoll.h
     messages=("thread_info_x86", "user_x86_regs_entry", "user_x86_fpregs_entry", "user_x86_xsave_entry", "user_desc_t"),
     interrupted_call=lambda gpr: signed(gpr[ORIG_AX]),
     prepare_call=prepare_call,

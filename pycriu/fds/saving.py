@@ -48,6 +48,10 @@ class Saving:
         """The id of the open file behind a descriptor; None where the tree has no such descriptor."""
         return self._numbers.get((pid, fd))
 
+    def descriptors_of(self, number: int) -> list[tuple[int, int]]:
+        """Every (PID, descriptor) that leads to the file of an id."""
+        return [at for at, found in self._numbers.items() if found == number]
+
     def adopt(self, file: OpenFile) -> int:
         """The id of a file that a kind has come across while it gathered, which may be in nobody's table.
 

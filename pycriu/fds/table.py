@@ -7,6 +7,7 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
+from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
 from pycriu.fds.kind import Kind
 from pycriu.fds.memfd import Memfd
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
 
-KINDS: tuple[type[Kind], ...] = (Memfd, Regular, Pipe, Eventfd, Signalfd, Timerfd)
+KINDS: tuple[type[Kind], ...] = (
+    Memfd,
+    Regular,
+    Pipe,
+    Eventfd,
+    Signalfd,
+    Timerfd,
+    Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
+)
 
 _TTY_MAJORS = (4, 5, *range(136, 144), 204, 229)
 

@@ -14,6 +14,7 @@ from pycriu.errors import KernelError
 from pycriu.kernel import syscalls
 
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
+KCMP_EPOLL_TFD = 7
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -36,6 +37,16 @@ def call(name: str, *args: int, what: str = "") -> int:
 def kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> int:
     """kcmp(2): 0 equal, 1 less, 2 greater, 3 unordered."""
     return call("kcmp", pid1, pid2, kind, fd1, fd2, what=f"{pid1}, {pid2}")
+
+
+def kcmp_epoll(pid1: int, fd1: int, pid2: int, epoll: int, watched: int, which: int) -> bool:
+    """kcmp(2), KCMP_EPOLL_TFD (Linux 4.13): whether descriptor `fd1` leads to a file that descriptor `epoll` watches.
+
+    It is the one registered as descriptor `watched`, and among those of the same number the `which`th.
+    """
+    slot = (ctypes.c_uint32 * 3)(epoll, watched, which)
+    what = f"descriptor {watched} of epoll descriptor {epoll} of process {pid2}"
+    return call("kcmp", pid1, pid2, KCMP_EPOLL_TFD, fd1, ctypes.addressof(slot), what=what) == 0
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

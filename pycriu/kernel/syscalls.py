@@ -16,6 +16,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "close": (3, 57),
     "close_range": (436, 436),
     "dup3": (292, 24),
+    "epoll_create1": (291, 20),
     "epoll_ctl": (233, 21),
     "epoll_pwait": (281, 22),
     "execveat": (322, 281),

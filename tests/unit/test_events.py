@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
+import select
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from pycriu.errors import ImageError
-from pycriu.fds import eventfd, timerfd
+from pycriu.fds import epoll, eventfd, timerfd
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
 from pycriu.images import records
@@ -137,3 +138,79 @@ def test_records_are_whole(tmp_path: Path) -> None:
     images = Images(tmp_path, "x.img", bytes(15))
     with pytest.raises(ImageError, match="15 bytes"):
         records.read(images, "x.img", layout)
+
+
+EPOLL = """pos:\t0
+flags:\t02000002
+mnt_id:\t17
+ino:\t26
+tfd:        3 events: 80000019 data:                3  pos:0 ino:1a sdev:10
+tfd:       16 events:       1c data:     7f2200000010  pos:0 ino:182b5 sdev:f
+tfd:       14 events: 40000000 data: fedcba9876543210  pos:12 ino:182b5 sdev:fe00000
+"""
+
+
+def test_epoll_of_a_recorded_fdinfo() -> None:
+    assert epoll.parse(EPOLL) == [
+        epoll.Watch(3, 0x80000019, 3, 0, 0x1A, 0x10),
+        epoll.Watch(16, 0x1C, 0x7F2200000010, 0, 0x182B5, 0xF),
+        epoll.Watch(14, 0x40000000, 0xFEDCBA9876543210, 12, 0x182B5, 0xFE00000),
+    ]
+    assert epoll.parse(TIMERFD) == []
+
+
+def watching(*numbers: int) -> Any:
+    tfd = [m.eventpoll_tfd_entry(id=5, tfd=number, events=1, data=0) for number in numbers]
+    return m.file_entry(type=7, id=5, epfd=m.eventpoll_file_entry(id=5, flags=2, fown=no_owner(), tfd=tfd))
+
+
+@pytest.mark.parametrize(
+    ("slot", "words"),
+    [((5, 1, 3, 1), "no watch 1"), ((6, 0, 3, 1), "epoll 6"), ((5, 0, 1 << 20, 1), "out of bounds")],
+)
+def test_watches_that_cannot_be(tmp_path: Path, slot: tuple[int, ...], words: str) -> None:
+    images = Images(tmp_path, "pycriu-epoll.img", struct.pack("<IIII", *slot))
+    with pytest.raises(ImageError, match=words):
+        kind(epoll.Epoll).read(images, [watching(3)])
+
+
+def test_watch_for_which_criu_has_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="out of bounds"):
+        kind(epoll.Epoll).read(Images(tmp_path), [watching(epoll.NOWHERE)])
+
+
+def test_watch_of_what_nobody_has(tmp_path: Path) -> None:
+    class Opening:
+        tables: ClassVar = {1: {0: 5}, 2: {3: 5}}
+
+    one = kind(epoll.Epoll)
+    one.read(Images(tmp_path), [watching(3)])
+    with pytest.raises(ImageError, match="descriptor 3"):
+        epoll._known(5, 3, [(1, 0)], Opening)  # type: ignore[arg-type]
+    assert epoll._known(5, 3, [(1, 0), (2, 3)], Opening) == 5  # type: ignore[arg-type]
+
+
+def test_a_number_is_lent_and_given_back() -> None:
+    """A watch under a number that is ours for something else, and under one that is free."""
+    set_ = select.epoll()
+    counter, mine, free = os.eventfd(1), os.eventfd(7), os.dup(0)
+    os.close(free)
+    for number in (mine, free):
+        epoll._add(set_.fileno(), counter, number, select.EPOLLIN, number)
+    assert sorted(set_.poll(0)) == [(number, select.EPOLLIN) for number in sorted((mine, free))]
+    assert os.eventfd_read(mine) == 7
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(free)
+    for fd in (counter, mine):
+        os.close(fd)
+    set_.close()
+
+
+def test_one_shot_watches_stay_disarmed() -> None:
+    set_ = select.epoll()
+    counter = os.eventfd(1)
+    epoll._add(set_.fileno(), counter, counter, epoll.EPOLLONESHOT, 1)
+    assert set_.poll(0) == []
+    assert epoll.parse(procfs.text("self", f"fdinfo/{set_.fileno()}"))[0].events == epoll.EPOLLONESHOT
+    os.close(counter)
+    set_.close()

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""epoll(7): what is watched, for which events, with which data; watches that are disarmed; busy polling.
+
+A watch is known to the kernel by the open file and by the number that it had when it was added. The number may be
+closed by now, or lead to another file: as long as the file is open anywhere the watch lives. CRIU's message has room
+for one number and no file, so such watches are in an image of ours.
+
+A restore adds the watches from here: for as long as that takes, a file gets the number that it was added under. Only a
+signalfd must be watched by the task itself, since it wakes up whoever's signals are handled where it was added.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+from pycriu import arch
+from pycriu.errors import ImageError, KernelError, Unsupported
+from pycriu.fds.kind import Kind
+from pycriu.fds.openfile import OpenFile, no_owner
+from pycriu.images import messages as m
+from pycriu.images import records
+from pycriu.kernel import libc, procfs
+from pycriu.record import record
+from pycriu.tracee import Remote, Row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.fds.opening import Opening
+    from pycriu.fds.saving import Saving
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
+
+EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
+EPOLLONESHOT = 1 << 30
+PRIVATE_BITS = 0xF << 28  # EXCLUSIVE, WAKEUP, ONESHOT, ET: what a disarmed watch still has, fs/eventpoll.c
+ANYTHING = 0x27FF  # every event that a file can have
+EPIOCSPARAMS, EPIOCGPARAMS = 0x40088A01, 0x80088A02
+SIGNALFD = 9  # fd_types.SIGNALFD
+MAX_NUMBER = 1 << 20
+NOWHERE = (1 << 31) - 1  # for CRIU, which must fail rather than watch another file
+_SLOTS = struct.Struct("<IIII")  # pycriu-epoll.img: id of the epoll file, index of the watch, number, id of the target
+_PARAMS = struct.Struct("<I8s")  # pycriu-epoll-params.img: id of the epoll file, struct epoll_params
+_SLOTS_IMAGE, _PARAMS_IMAGE = "pycriu-epoll.img", "pycriu-epoll-params.img"
+
+
+@record
+class Watch:
+    """One watch, as fdinfo has it."""
+
+    number: int  # the descriptor when it was added
+    events: int
+    data: int
+    position: int
+    inode: int
+    device: int
+
+
+def parse(fdinfo: str) -> list[Watch]:
+    """The `tfd:` lines, in the kernel's order: fs/eventpoll.c, ep_show_fdinfo. Descriptor and position are decimal."""
+    watches = []
+    for line in fdinfo.splitlines():
+        if line.startswith("tfd:"):
+            # "tfd:        3 events: 80000019 data:                3  pos:0 ino:1a sdev:10"
+            f = line.replace(":", " ").split()
+            watches.append(Watch(int(f[1]), int(f[3], 16), int(f[5], 16), int(f[7]), int(f[9], 16), int(f[11], 16)))
+    return watches
+
+
+class Epoll(Kind):
+    """A set of watches."""
+
+    TYPE = 7  # fd_types.EVENTPOLL
+    NAME = "epoll"
+
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._found: dict[int, list[tuple[Watch, int, int]]] = {}  # id → watches, ids of targets, numbers for CRIU
+        self._slots: dict[tuple[int, int], tuple[int, int]] = {}  # (id, index of the watch) → number, id of the target
+        self._params: dict[int, bytes] = {}
+        self._epolls: list[Any] = []
+        self._added = False
+        self._by_task: dict[
+            tuple[int, int], list[tuple[int, int, int]]
+        ] = {}  # (PID, descriptor) → number, events, data
+
+    # ------------------------------------------------------------------------------------------------------------ dump
+
+    def matches(self, file: OpenFile) -> bool:
+        """By the name of its anonymous inode."""
+        return file.link == "anon_inode:[eventpoll]"
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """The watches; Unsupported for one whose file no task of the tree has."""
+        for file in files:
+            number = saving.number_of(file.pid, file.fd)
+            if number is None or number in self._found:
+                continue
+            self._found[number] = []
+            seen: dict[int, int] = {}
+            for index, watch in enumerate(parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))):
+                which = seen[watch.number] = seen.get(watch.number, -1) + 1
+                target = _target(file, watch, which, saving)
+                at = self._place(number, index, watch, target, file, saving)
+                self._found[number].append((watch, target, at))
+            if params := _params(file):
+                self._params[number] = params
+
+    def _place(self, number: int, index: int, watch: Watch, target: int, file: OpenFile, saving: Saving) -> int:
+        """The number for CRIU's message; where that does not say it all, `_slots` does."""
+        holders = saving.descriptors_of(number)
+        there = {saving.number_of(pid, watch.number) for pid, _ in holders} - {None}
+        together = [
+            (pid, fd) for pid, fd in holders if saving.number_of(pid, watch.number) == target and pid != os.getpid()
+        ]
+        if saving.files[target][1].TYPE == SIGNALFD and not together:
+            raise Unsupported(
+                f"{file.name} watches a signalfd as descriptor {watch.number}, which is closed by now",
+                "only the task that has both can be given them back; let it watch the signalfd under a number it has",
+            )
+        if there == {target}:
+            return watch.number
+        self._slots[number, index] = watch.number, target
+        if saving.number_of(file.pid, watch.number) == target:
+            return watch.number
+        return next((fd for pid, fd in saving.descriptors_of(target) if pid == file.pid), NOWHERE)
+
+    def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
+        """Its message."""
+        watches = [
+            m.eventpoll_tfd_entry(
+                id=number, tfd=at, events=watch.events, data=watch.data, dev=watch.device & 0xFFFFFFFF,
+                inode=watch.inode, pos=watch.position,
+            )
+            for watch, _, at in self._found[number]
+        ]  # fmt: skip
+        entry = m.eventpoll_file_entry(id=number, flags=file.flags, fown=no_owner(), tfd=watches)
+        return m.file_entry(type=self.TYPE, id=number, epfd=entry)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """The watches that CRIU's message cannot tell, and busy polling."""
+        slots = [(*place, *slot) for place, slot in sorted(self._slots.items())]
+        records.write(new, _SLOTS_IMAGE, _SLOTS, slots)
+        records.write(new, _PARAMS_IMAGE, _PARAMS, sorted(self._params.items()))
+
+    # --------------------------------------------------------------------------------------------------------- restore
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """The same; ImageError for what belongs to no epoll, or has a number that no descriptor can have."""
+        self._epolls = entries
+        counts = {entry.id: len(entry.epfd.tfd) for entry in entries}
+        for number, index, at, target in records.read(images, _SLOTS_IMAGE, _SLOTS):
+            if index >= counts.get(number, 0):
+                raise ImageError(f"{_SLOTS_IMAGE}: epoll {number} has no watch {index}")
+            self._slots[number, index] = at, target
+        self._params = dict(records.read(images, _PARAMS_IMAGE, _PARAMS))
+        for entry in entries:
+            for index, watch in enumerate(entry.epfd.tfd):
+                at, _ = self._slots.get((entry.id, index), (watch.tfd, 0))
+                if at >= MAX_NUMBER:
+                    raise ImageError(f"epoll {entry.id} watches descriptor {at}, which is out of bounds")
+
+    def open(self, entry: Any, opening: Opening) -> int:
+        """A new one, empty: the files that it watches need not be there yet."""
+        fd = libc.call("epoll_create1", os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFL, entry.epfd.flags & os.O_NONBLOCK)
+            if entry.id in self._params:
+                _set_params(fd, self._params[entry.id])
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def task_rows(self, entry: Any, descriptor: Any, pid: int, remote: Remote, opening: Opening) -> list[Row]:
+        """The signalfds among the targets; everything else is watched when the first task comes here."""
+        self._add_all(opening)
+        rows = []
+        for number, events, data in self._by_task.get((pid, descriptor.fd), []):
+            event = remote.data(remote.task.arch.epoll_event.pack(events, data))
+            what = f"watch of descriptor {number} by descriptor {descriptor.fd}"
+            rows.append(Row("epoll_ctl", descriptor.fd, EPOLL_CTL_ADD, number, event, what=what))
+        return rows
+
+    def finish(self, opening: Opening) -> None:
+        """Those that no task has a descriptor for: they are in flight."""
+        self._add_all(opening)
+
+    def _add_all(self, opening: Opening) -> None:
+        if self._added:
+            return
+        self._added = True
+        for entry in self._epolls:
+            holders = [
+                (pid, fd) for pid, table in opening.tables.items() for fd, number in table.items() if number == entry.id
+            ]
+            ours = []
+            for index, watch in enumerate(entry.epfd.tfd):
+                slot = self._slots.get((entry.id, index))
+                at, target = slot or (watch.tfd, _known(entry.id, watch.tfd, holders, opening))
+                fd = opening.fd(target)
+                place = next((one for one in holders if opening.tables[one[0]].get(at) == target), None)
+                if opening.entries[target].type == SIGNALFD and place is not None:
+                    self._by_task.setdefault(place, []).append((at, watch.events, watch.data))
+                else:
+                    ours.append((bool(watch.events & ~PRIVATE_BITS), fd, at, watch.events, watch.data))
+            for _, *watch in sorted(ours):  # the disarmed ones first: see _add_disarmed
+                _add(opening.fd(entry.id), *watch)
+
+
+def _known(epoll: int, number: int, holders: list[tuple[int, int]], opening: Opening) -> int:
+    """The id of what a task that has the epoll file has open at this number."""
+    for pid, _ in holders:
+        if number in opening.tables[pid]:
+            target: int = opening.tables[pid][number]
+            return target
+    raise ImageError(f"epoll {epoll} watches descriptor {number}, which no task that has it has open")
+
+
+def _target(file: OpenFile, watch: Watch, which: int, saving: Saving) -> int:
+    """The id of the file that is watched."""
+    here = saving.number_of(file.pid, watch.number)
+    if here is not None and libc.kcmp_epoll(file.pid, watch.number, file.pid, file.fd, watch.number, which):
+        return here
+    for number, (other, _) in saving.files.items():
+        same = other.status.st_ino == watch.inode
+        if same and libc.kcmp_epoll(other.pid, other.fd, file.pid, file.fd, watch.number, which):
+            return number
+    raise Unsupported(
+        f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
+        "let the task end that watch, or close that file everywhere",
+    )
+
+
+def _params(file: OpenFile) -> bytes:
+    """struct epoll_params (Linux 6.9), empty where nothing is set or the kernel lacks it."""
+    fd = file.borrow()
+    try:
+        params = fcntl.ioctl(fd, EPIOCGPARAMS, bytes(8))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        return b""
+    finally:
+        os.close(fd)
+    return params if any(params) else b""
+
+
+def _set_params(fd: int, params: bytes) -> None:
+    try:
+        fcntl.ioctl(fd, EPIOCSPARAMS, params)
+    except OSError as error:
+        hint = "busy polling by epoll needs Linux 6.9 and CONFIG_NET_RX_BUSY_POLL"
+        raise KernelError("ioctl", error.errno or 0, "EPIOCSPARAMS", hint) from None
+
+
+def _add(epoll: int, fd: int, number: int, events: int, data: int) -> None:
+    """Watch our `fd` as if it were descriptor `number`, which is ours for something else, or free."""
+    try:
+        kept, inheritable = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3), os.get_inheritable(number)
+    except OSError:
+        kept, inheritable = -1, False
+    try:
+        if fd != number:
+            os.dup2(fd, number, inheritable=False)
+        if events & ~PRIVATE_BITS:
+            _control(kept if epoll == number else epoll, EPOLL_CTL_ADD, number, events, data)
+        else:
+            _add_disarmed(kept if epoll == number else epoll, number, events, data)
+    finally:
+        if kept >= 0:
+            os.dup2(kept, number, inheritable=inheritable)
+            os.close(kept)
+        else:
+            os.close(number)
+
+
+def _add_disarmed(epoll: int, number: int, events: int, data: int) -> None:
+    """A watch with EPOLLONESHOT that has told once and waits for its task to arm it again.
+
+    Adding it arms it. It is disarmed again by an event that we take: most files have one, if only that they can be
+    written. No armed watch is there yet, so we take nobody else's. For a file without any, what remains armed are
+    EPOLLERR and EPOLLHUP, which no call can leave out.
+    """
+    _control(epoll, EPOLL_CTL_ADD, number, events | ANYTHING, data)
+    room = ctypes.create_string_buffer(16)
+    if libc.call("epoll_pwait", epoll, ctypes.addressof(room), 1, 0, 0, 8) == 0:
+        _control(epoll, EPOLL_CTL_MOD, number, events, data)
+
+
+def _control(epoll: int, action: int, number: int, events: int, data: int) -> None:
+    event = ctypes.create_string_buffer(arch.native().epoll_event.pack(events, data))
+    libc.call("epoll_ctl", epoll, action, number, ctypes.addressof(event), what=f"descriptor {number}")
