@@ -23,11 +23,35 @@ _ALIVE, _DEAD = 1, 2  # task_core_entry.task_state
 _FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES
 
 
-class TaskImage:
-    """Everything that the images say of one live process."""
+class ThreadImage:
+    """Everything that the images say of one thread."""
 
-    def __init__(self, images: store.ImagesDir, pid: int, core: Any, cpu: Arch) -> None:
+    def __init__(self, images: store.ImagesDir, tid: int, core: Any, cpu: Arch) -> None:
+        if not core.HasField(cpu.thread_info):
+            raise ImageError(f"core-{tid}.img has no registers")
+        if not core.HasField("thread_core") or not core.thread_core.HasField("creds"):
+            raise ImageError(f"core-{tid}.img has no credentials")
+        self.tid, self.core = tid, core
+        self.comm: str = core.tc.comm if core.HasField("tc") else core.thread_core.comm
+        self.gpr, self.tid_address = cpu.load(core)
+        self.extras = {
+            kind: images.raw(name).readall()
+            for kind in ("xstate", "sve")
+            if images.exists(name := f"pycriu-{kind}-{tid}.img")
+        }
+
+
+class TaskImage:
+    """Everything that the images say of one live process; `threads` begins with the one whose id is the PID."""
+
+    def __init__(self, images: store.ImagesDir, member: spawn.Member, core: Any, cpu: Arch) -> None:
+        pid = member.pid
         self.pid, self.core = pid, core
+        self.threads = [ThreadImage(images, pid, core, cpu)]
+        for tid in member.other_threads:
+            core_of_thread = images.read_one(f"core-{tid}.img")
+            _check_cpu(core_of_thread, cpu)
+            self.threads.append(ThreadImage(images, tid, core_of_thread, cpu))
         self.mm: Any = images.read_one(f"mm-{pid}.img")
         self.fs: Any = images.read_one(f"fs-{pid}.img")
         ids: Any = core.ids if core.HasField("ids") else images.read_one(f"ids-{pid}.img")
@@ -36,15 +60,10 @@ class TaskImage:
         self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
         size = os.fstat(self.pages.fileno()).st_size
         self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu)
-        self.extras = {
-            kind: images.raw(name).readall()
-            for kind in ("xstate", "sve")
-            if images.exists(name := f"pycriu-{kind}-{pid}.img")
-        }
         name = f"pycriu-task-{pid}.img"
         said = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
         self.facts = facts.decode(said, name, _FACTS)
-        if strangers := set(self.facts) - {pid}:
+        if strangers := set(self.facts) - {thread.tid for thread in self.threads}:
             raise ImageError(f"{name}: {strangers.pop()} is no thread of process {pid}")
 
     @property
@@ -65,12 +84,12 @@ class Checkpoint:
             _check_core(pid, core, cpu)
         self.root = spawn.tree(entries, cores)
         self.tasks = {
-            member.pid: TaskImage(images, member.pid, cores[member.pid], cpu)
+            member.pid: TaskImage(images, member, cores[member.pid], cpu)
             for member in self.root.walk()
             if member.exit_status is None
         }
         for pid, task in self.tasks.items():
-            posix_timers.check(pid, task.core.tc.timers.posix, {pid})
+            posix_timers.check(pid, task.core.tc.timers.posix, {thread.tid for thread in task.threads})
         self.files: list[Any] = images.read("files.img")
         tables = [task.descriptors for task in self.tasks.values()]
         files.check_ids(tables, [number for task in self.tasks.values() for number in task.places], self.files)
@@ -79,7 +98,7 @@ class Checkpoint:
 
     def check_here(self) -> list[str]:
         """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
-        spawn.refuse_taken([member.pid for member in self.root.walk()])
+        spawn.refuse_taken([tid for member in self.root.walk() for tid in (member.pid, *member.other_threads)])
         cores = [task.core for task in self.tasks.values()]
         limits.check(cores)
         procfiles.check(cores)
@@ -99,13 +118,15 @@ class Checkpoint:
             task.pages.close()
 
 
-def _check_core(pid: int, core: Any, cpu: Arch) -> None:
+def _check_cpu(core: Any, cpu: Arch) -> None:
     if core.mtype != cpu.mtype:
         raise ImageError(f"the images are of another CPU architecture (mtype {core.mtype}), this machine is {cpu.name}")
+
+
+def _check_core(pid: int, core: Any, cpu: Arch) -> None:
+    _check_cpu(core, cpu)
     if core.tc.task_state not in (_ALIVE, _DEAD):
         raise ImageError(f"process {pid} is in state {core.tc.task_state}", "restore these images with criu")
-    if core.tc.task_state == _ALIVE and not core.HasField(cpu.thread_info):
-        raise ImageError(f"core-{pid}.img has no registers")
 
 
 def own_vdso() -> bytes:

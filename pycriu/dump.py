@@ -75,7 +75,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             finish(tree, options)
     pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)
     seconds = (frozen - begin, copied - frozen, copied - looked)
-    result = DumpResult(len(snapshots), pages, *(round(span * 1e6) for span in seconds))
+    threads = sum(len(snapshot.threads) for snapshot in snapshots)
+    result = DumpResult(threads, pages, *(round(span * 1e6) for span in seconds))
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
@@ -83,10 +84,14 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
 
 
 def tell(snapshots: list[Snapshot], log: Log) -> None:
-    """What each process was found doing, for the debug log."""
+    """What each thread was found doing, for the debug log."""
+    if log.level < DEBUG:
+        return
     for one in snapshots:
-        doing = names.syscall(one.interrupted_call) if one.interrupted_call >= 0 and log.level >= DEBUG else "running"
-        log.debug("process %d (%s) was in %s, has %d mappings", one.pid, one.stat.comm, doing, len(one.mappings))
+        log.debug("process %d (%s) has %d mappings", one.pid, one.stat.comm, len(one.mappings))
+        for thread in one.threads:
+            doing = names.syscall(thread.interrupted_call) if thread.interrupted_call >= 0 else "running"
+            log.debug("thread %d (%s) was in %s", thread.tid, thread.stat.comm, doing)
 
 
 def preload(cpu: arch.Arch) -> None:
@@ -98,7 +103,7 @@ def preload(cpu: arch.Arch) -> None:
 def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snapshot]:
     """Everything of everybody, parents first: what can be refused, then what makes the tasks work for us."""
     live = [process for process in tree.root.walk() if not process.zombie]
-    snapshots = [Snapshot(process, tree.tasks[process.pid], gadgets, kinds) for process in live]
+    snapshots = [Snapshot(process, tree.threads(process), gadgets, kinds) for process in live]
     for snapshot in snapshots:
         snapshot.look()
     for snapshot in snapshots:
@@ -143,8 +148,8 @@ def finish(tree: pstree.Freeze, options: DumpOptions) -> None:
     if options.leave_running:
         return
     if options.leave_stopped:
-        for pid in tree.tasks:
-            tree.stop_signals[pid] = SIGSTOP
+        for process in tree.root.walk():
+            tree.stop_signals[process.pid] = SIGSTOP
         tree.thaw()
         return
     tree.kill()

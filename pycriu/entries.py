@@ -8,7 +8,7 @@ from pycriu.arch.description import Arch
 from pycriu.images import facts, store
 from pycriu.images import messages as m
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
-from pycriu.snapshot import Snapshot
+from pycriu.snapshot import Snapshot, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def write(
         if process.zombie:
             new.write(f"core-{process.pid}.img", [zombie_entry(process, cpu)])
             new.write(f"ids-{process.pid}.img", [ids.task()])
-    new.write("pstree.img", [pstree_entry(process) for process in root.walk()])
+    threads = {snapshot.pid: [thread.tid for thread in snapshot.threads] for snapshot in snapshots}
+    new.write("pstree.img", [pstree_entry(process, threads.get(process.pid, [])) for process in root.walk()])
     saving.write(new)
     new.write("seccomp.img", [m.seccomp_entry()])
     new.write("inventory.img", [inventory_entry(ids)])
@@ -69,26 +70,25 @@ def _write_process(
     new: store.NewCheckpoint, snapshot: Snapshot, pages_id: int, saving: Saving, ids: Any, cpu: Arch
 ) -> None:
     pid = snapshot.pid
-    new.write(f"core-{pid}.img", [core_entry(snapshot, cpu)])
+    for thread in snapshot.threads:
+        new.write(f"core-{thread.tid}.img", [core_entry(snapshot, thread, cpu)])
+        for kind, raw in thread.extras.items():
+            new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
     new.write(f"ids-{pid}.img", [ids])
     new.write(f"mm-{pid}.img", [mm_entry(snapshot, saving)])
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
-    for kind, raw in snapshot.extras.items():
-        new.write_raw(f"pycriu-{kind}-{pid}.img", raw)
     if said := facts.encode(snapshot.facts):
         new.write_raw(f"pycriu-task-{pid}.img", said)
 
 
-def core_entry(snapshot: Snapshot, cpu: Arch) -> Any:
-    """The core image of a live single-threaded process."""
-    core = m.core_entry(
-        mtype=cpu.mtype,
-        tc=task_entry(snapshot),
-        thread_core=thread_entry(snapshot),
-    )
-    getattr(core, cpu.thread_info).CopyFrom(snapshot.thread_info)
+def core_entry(snapshot: Snapshot, thread: Thread, cpu: Arch) -> Any:
+    """The core image of a thread; the first one's holds what belongs to the process, too."""
+    core = m.core_entry(mtype=cpu.mtype, thread_core=thread_entry(thread))
+    if thread.tid == snapshot.pid:
+        core.tc.CopyFrom(task_entry(snapshot))
+    getattr(core, cpu.thread_info).CopyFrom(thread.thread_info)
     return core
 
 
@@ -97,16 +97,16 @@ def task_entry(snapshot: Snapshot) -> Any:
     task = m.task_core_entry(
         task_state=ALIVE,
         exit_code=0,
-        personality=snapshot.registered.personality,
+        personality=snapshot.personality,
         flags=snapshot.stat.flags,
-        blk_sigset=snapshot.signals.mask,
+        blk_sigset=snapshot.threads[0].signals.mask,
         comm=snapshot.stat.comm,
         timers=timers.entry(snapshot.itimers, posix_timers.entries(snapshot.timers_left)),
         rlimits=limits.limit_entries(snapshot.limits),
         cg_set=NO_CGROUPS,
-        signals_s=signals.queue_entry(snapshot.signals.shared),
+        signals_s=signals.queue_entry(snapshot.queue),
         oom_score_adj=snapshot.oom_score_adj,
-        sigactions=signals.action_entries(snapshot.handlers),
+        sigactions=signals.action_entries(snapshot.actions),
     )
     if snapshot.login_uid is not None:
         task.loginuid = snapshot.login_uid
@@ -115,27 +115,27 @@ def task_entry(snapshot: Snapshot) -> Any:
     return task
 
 
-def thread_entry(snapshot: Snapshot) -> Any:
-    """What belongs to its only thread."""
-    head, length = snapshot.registered.robust_list
-    stat = snapshot.stat
-    thread = m.thread_core_entry(
+def thread_entry(thread: Thread) -> Any:
+    """What belongs to one thread."""
+    head, length = thread.registered.robust_list
+    stat = thread.stat
+    entry = m.thread_core_entry(
         futex_rla=head,
         futex_rla_len=length,
         sched_nice=stat.nice,
         sched_policy=stat.policy,
         sched_prio=stat.rt_priority,
-        blk_sigset=snapshot.signals.mask,
-        sas=signals.stack_entry(snapshot.handlers),
-        pdeath_sig=snapshot.attributes.pdeath_signal,
-        signals_p=signals.queue_entry(snapshot.signals.private),
-        creds=credentials.entry(snapshot.status, snapshot.securebits),
+        blk_sigset=thread.signals.mask,
+        sas=signals.stack_entry(thread.stack),
+        pdeath_sig=thread.attributes.pdeath_signal,
+        signals_p=signals.queue_entry(thread.signals.queue),
+        creds=credentials.entry(thread.status, thread.securebits),
         comm=stat.comm,
         cg_set=NO_CGROUPS,
     )
-    if snapshot.registered.rseq is not None:
-        thread.rseq_entry.CopyFrom(attributes.rseq_entry(snapshot.registered.rseq))
-    return thread
+    if thread.registered.rseq is not None:
+        entry.rseq_entry.CopyFrom(attributes.rseq_entry(thread.registered.rseq))
+    return entry
 
 
 def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
@@ -158,15 +158,15 @@ def zombie_entry(process: pstree.Process, cpu: Arch) -> Any:
     return m.core_entry(mtype=cpu.mtype, tc=task)
 
 
-def pstree_entry(process: pstree.Process) -> Any:
-    """One process of the tree; the root's parent is 0."""
+def pstree_entry(process: pstree.Process, tids: list[int]) -> Any:
+    """One process of the tree and its threads; the root's parent is 0."""
     stat = process.stat
     return m.pstree_entry(
         pid=process.pid,
         ppid=0 if process.parent is None else process.parent.pid,
         pgid=stat.pgrp,
         sid=stat.session,
-        threads=[process.pid],
+        threads=tids or [process.pid],
     )
 
 

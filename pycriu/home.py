@@ -46,9 +46,10 @@ def find(
     mappings: list[procfs.Mapping],
     gadgets: tuple[int, int] | None,
 ) -> Home | None:
-    """The way home of a stopped task, or None where it has none; then nothing must happen to us while it works.
+    """The way home of a stopped thread, or None where it has none; then nothing must happen to us while it works.
 
-    `gadgets` are the addresses of gate and restorer, see `Gadgets`.
+    `status` is the thread's. Without `mappings` the frame goes into the scratch pages. `gadgets` are the addresses of
+    gate and restorer, see `Gadgets`.
     """
     taken = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
     quiet = [signal for signal in QUIET if not taken >> (signal - 1) & 1]
@@ -61,15 +62,15 @@ def find(
     def make_frame(at: int) -> bytes:
         return arch.sigframe(registers, mask, sets, restorer, at)
 
-    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], len(make_frame(0)), mappings), make_frame)
+    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], make_frame, mappings), make_frame)
 
 
-def _place(stack_pointer: int, size: int, mappings: list[procfs.Mapping]) -> int:
+def _place(stack_pointer: int, make_frame: Callable[[int], bytes], mappings: list[procfs.Mapping]) -> int:
     """Where on the process's stack the frame fits, or 0."""
-    at = (stack_pointer - _RED_ZONE - size) // _ALIGN * _ALIGN
     for mapping in mappings:
-        if mapping.name == "[stack]" and mapping.start <= at and stack_pointer <= mapping.end:
-            return at
+        if mapping.name == "[stack]" and mapping.start < stack_pointer <= mapping.end:
+            at = (stack_pointer - _RED_ZONE - len(make_frame(0))) // _ALIGN * _ALIGN
+            return at if mapping.start <= at else 0
     return 0
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The tree of processes: found in /proc, and frozen as a whole.
 
-`scan` only looks; `Freeze` is the scope in which every task of the tree is stopped. A scan before the freeze is a
+`scan` only looks; `Freeze` is the scope in which every thread of the tree is stopped. A scan before the freeze is a
 snapshot of something that moves: `Freeze` scans again after each round of stops until nothing new appears, because a
-stopped task cannot fork, so once everybody known is stopped and nobody unknown exists, nobody unknown can come.
+stopped thread cannot clone, so once everybody known is stopped and nobody unknown exists, nobody unknown can come.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ _PAUSE_BETWEEN_ROUNDS = 0.005
 
 
 class Process:
-    """One process of the tree as /proc shows it. `state` is proc(5)'s letter; Z is a zombie, which has no memory."""
+    """One process of the tree as /proc shows it; `threads` are the ids of its threads, the PID first."""
 
-    __slots__ = ("children", "parent", "stat")
+    __slots__ = ("children", "parent", "stat", "threads")
 
     def __init__(self, stat: procfs.Stat, parent: Process | None) -> None:
         self.stat = stat
         self.parent = parent
         self.children: list[Process] = []
+        self.threads: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -61,7 +62,8 @@ def scan(pid: int) -> Process:
 def _scan(pid: int, parent: Process | None) -> Process:
     process = Process(procfs.stat(pid), parent)
     if not process.zombie:
-        for child in procfs.children(pid):
+        process.threads = procfs.threads(pid)
+        for child in procfs.children(pid, process.threads):
             try:
                 process.children.append(_scan(child, process))
             except TraceeGone:
@@ -72,8 +74,8 @@ def _scan(pid: int, parent: Process | None) -> Process:
 class Freeze:
     """The scope in which a tree is stopped.
 
-    `root` is the tree, `tasks` its live members, each a Tracee, parents first. On leaving, whoever is still held is let
-    go, unless `kill` or `detach` has been called.
+    `root` is the tree, `tasks` the threads of its live members, by tid. On leaving, whoever is still held is let go,
+    unless `kill` has been called.
     """
 
     def __init__(self, pid: int, arch: Arch, timeout: float) -> None:
@@ -112,55 +114,62 @@ class Freeze:
     def _round(self, deadline: float) -> bool:
         while True:
             self.root = scan(self.pid)
-            live = [process.pid for process in self.root.walk() if not process.zombie]
-            if not live or live[0] != self.pid:
+            live = [process for process in self.root.walk() if not process.zombie]
+            if not live or live[0] is not self.root:
                 raise UserError(f"process {self.pid} is a zombie: it has ended", "its parent has not read its status")
-            new = [pid for pid in live if pid not in self._stopped]
+            new = [(tid, process) for process in live for tid in process.threads if tid not in self._stopped]
             if not new:
                 return True
             # One that is traced already did not stop in the round before.
-            if not self._await([pid for pid in new if pid in self.tasks or self._seize(pid)], deadline):
+            asked = [tid for tid, process in new if tid in self.tasks or self._seize(tid, process)]
+            if not self._await(asked, deadline) or time.monotonic() > deadline:
                 return False
 
-    def _seize(self, pid: int) -> bool:
-        """Ask for the stop of one task; False when it has ended since it was seen."""
+    def _seize(self, tid: int, process: Process) -> bool:
+        """Ask for the stop of one thread; False when it has ended since it was seen."""
         try:
-            ptrace.seize(pid, ptrace.O_TRACESYSGOOD)  # see tracee.Remote
+            ptrace.seize(tid, ptrace.O_TRACESYSGOOD)  # see tracee.Remote
         except TraceeGone:
             return False
         except KernelError as error:
             if error.errno != EPERM:
                 raise
-            if _has_ended(pid):
+            if _has_ended(tid):
+                if tid == process.pid and len(process.threads) > 1 and procfs.exists(tid):
+                    raise leaderless(process) from None
                 return False
-            raise _not_traceable(pid) from None
-        self.tasks[pid] = Tracee(pid, self.arch)
+            raise _not_traceable(tid) from None
+        self.tasks[tid] = Tracee(tid, self.arch, self.tasks.get(process.pid))
         try:
-            ptrace.interrupt(pid)
+            ptrace.interrupt(tid)
         except TraceeGone:
             return True  # the wait for its stop will tell
         return True
 
-    def _await(self, pids: list[int], deadline: float) -> bool:
+    def _await(self, tids: list[int], deadline: float) -> bool:
         """Wait for the stop of each; False when the deadline passes first."""
-        for pid in pids:
-            while not (status := _poll(pid)):
+        for tid in tids:
+            while not (status := _poll(tid)):
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(0.00005)
             while os.WIFSTOPPED(status) and status >> 16 != ptrace.EVENT_STOP:
                 # A signal came in before our interrupt, and was to be delivered: it is, and then the task stops.
-                ptrace.interrupt(pid)
-                ptrace.cont(pid, os.WSTOPSIG(status))
-                _, status = os.waitpid(pid, ptrace.WALL)
+                ptrace.interrupt(tid)
+                ptrace.cont(tid, os.WSTOPSIG(status))
+                _, status = os.waitpid(tid, ptrace.WALL)
             if os.WIFSTOPPED(status):
-                self._stopped.add(pid)
+                self._stopped.add(tid)
                 continue
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
-            self.tasks.pop(pid).close()
-            if pid == self.pid:
-                raise TraceeGone(f"process {pid} ended before it could be stopped")
+            self.tasks.pop(tid).close()
+            if tid == self.pid:
+                raise TraceeGone(f"process {tid} ended before it could be stopped")
         return True
+
+    def threads(self, process: Process) -> list[Tracee]:
+        """The stopped threads of a process, the first one first."""
+        return [self.tasks[tid] for tid in process.threads]
 
     def thaw(self) -> None:
         """Let every task go on as if nothing had happened. Safe to call twice.
@@ -187,10 +196,11 @@ class Freeze:
         keeps its PID until PID 1 reads it, and in many containers PID 1 never does. The root is left to its own parent.
         """
         for process in reversed(self.root.walk()):
-            task = self.tasks.pop(process.pid, None)
-            if task is not None:
+            tasks = [self.tasks.pop(tid) for tid in process.threads if tid in self.tasks]
+            if tasks:
                 os.kill(process.pid, SIGKILL)
-                self._reap(process.pid)
+            for task in reversed(tasks):  # the first thread has ended only when all others have been waited for
+                self._reap(task.tid)
                 task.close()
             if process.parent is not None and process.parent.pid in self.tasks:
                 read_status(self.tasks[process.parent.pid], process.pid)
@@ -222,6 +232,14 @@ def _poll(pid: int) -> int:
         return os.waitpid(pid, ptrace.WALL | os.WNOHANG)[1]
     except ChildProcessError:
         return 0
+
+
+def leaderless(process: Process) -> Unsupported:
+    """A process whose first thread has ended, alone."""
+    return Unsupported(
+        f"process {process.pid} ({process.stat.comm}) has lost its first thread ({len(process.threads) - 1} live on), "
+        "which cannot be saved"
+    )
 
 
 def _has_ended(pid: int) -> bool:

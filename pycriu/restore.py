@@ -17,7 +17,7 @@ import os
 import time
 
 from pycriu import arch, spawn
-from pycriu.checkpoint import Checkpoint, TaskImage
+from pycriu.checkpoint import Checkpoint, TaskImage, ThreadImage
 from pycriu.errors import UserError
 from pycriu.fds.opening import Opening
 from pycriu.fds.table import Kinds
@@ -40,13 +40,14 @@ from pycriu.resources import (
     signals,
     timers,
 )
-from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Tracee, find_syscall
+from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Row, Tracee, find_syscall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pycriu.images.facts import Numbers
     from pycriu.log import Log
 
 _LOWEST_SCRATCH = 1 << 20
@@ -93,10 +94,12 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         opened.open_late()
         mine = credentials.own()
         pages = 0
+        threads: list[tuple[Tracee, ThreadImage]] = []
+        facts = {tid: one for image in checkpoint.tasks.values() for tid, one in image.facts.items()}
         for pid, image in checkpoint.tasks.items():
-            pages += rebuild(nursery.tasks[pid], image, opened, mapped, pages_fd[pid], mine)
-        for pid, image in checkpoint.tasks.items():
-            finish(nursery.tasks[pid], image)
+            pages += rebuild(nursery, image, opened, mapped, pages_fd[pid], mine, threads)
+        for thread, of_thread in threads:
+            finish(thread, of_thread, facts.get(thread.tid, {}))
         opened.finish()
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
@@ -105,16 +108,22 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
 
 
 def rebuild(
-    task: Tracee, image: TaskImage, opened: Opening, mapped: dict[tuple[int, int], int], pages_fd: int, mine: Any
+    nursery: spawn.Nursery,
+    image: TaskImage,
+    opened: Opening,
+    mapped: dict[tuple[int, int], int],
+    pages_fd: int,
+    mine: Any,
+    threads: list[tuple[Tracee, ThreadImage]],
 ) -> int:
-    """Everything that a task has but its registers and its mask; the number of its pages."""
-    core, plan, facts = image.core, image.plan, image.facts.get(image.pid, {})
+    """Everything that a process has but registers and masks; the number of its pages. `threads` gets its threads."""
+    task, core, plan = nursery.tasks[image.pid], image.core, image.plan
+    facts = image.facts.get(image.pid, {})
     present = procfs.parse_smaps(procfs.text(task.tid, "maps"))
     parking = memory.parking_size(present)
     busy = [(line.start, line.end) for line in present] + [(vma.start, vma.end) for vma in plan.vmas]
     scratch = memory.free_span(busy, SCRATCH_SIZE + parking, _LOWEST_SCRATCH, task.arch.task_size)
     descriptors = procfs.descriptors(task.tid)
-    _, tid_address = task.arch.load(core)
     with Remote(task, at=scratch) as remote:
         remote.calls(
             signals.forget_children_rows(remote)
@@ -127,7 +136,6 @@ def rebuild(
         limits.restore(task.tid, core)
         procfiles.restore(task.tid, facts)
         procfiles.restore_login_uid(remote, core)
-        posix_timers.make(remote, core.tc.timers.posix)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
             memory.finish_rows(plan)
@@ -136,17 +144,38 @@ def rebuild(
             + files.descriptor_rows(image.descriptors, fd_of, [*descriptors, *fd_of.values()])
             + opened.task_rows(image.descriptors, task.tid, remote)
             + signals.rows(core, task.tid, remote)
-            + attributes.rows(core, image.mm, tid_address, remote)
+            + attributes.rows(core, image.mm)
             + prctl.rows(facts)
-            + prctl.thread_rows(facts)
-            + credentials.rows(core.thread_core.creds, mine, remote)
-            + attributes.last_rows(core, image.mm)
+        )
+        others = nursery.make_threads(remote, [thread.tid for thread in image.threads[1:]])
+        for thread, of_thread in zip(others, image.threads[1:], strict=True):
+            with Remote(thread, inside=remote) as guest:
+                own = image.facts.get(thread.tid, {})
+                rows = scheduling.thread_rows(own, guest, facts)
+                guest.calls(rows + thread_rows(image, of_thread, mine, guest))
+        posix_timers.make(remote, core.tc.timers.posix)  # some notify a thread
+        remote.calls(
+            thread_rows(image, image.threads[0], mine, remote)
+            + attributes.last_rows(image.mm)
             + timers.rows(core, remote)
             + limits.rows(core, task.tid, remote)
         )
         posix_timers.arm(remote, core.tc.timers.posix)
         task.gate = find_gate(task, image)
+    threads += zip((task, *others), image.threads, strict=True)
     return pages
+
+
+def thread_rows(image: TaskImage, of_thread: ThreadImage, mine: Any, remote: Remote) -> list[Row]:
+    """What each thread sets for itself. Once its credentials are changed little else is allowed to it."""
+    thread, persona = of_thread.core.thread_core, image.core.tc.personality
+    return (
+        signals.thread_rows(thread, image.pid, of_thread.tid, remote)
+        + attributes.thread_rows(thread, of_thread.comm, persona, of_thread.tid_address, remote)
+        + prctl.thread_rows(image.facts.get(of_thread.tid, {}))
+        + credentials.rows(thread.creds, mine, remote)
+        + attributes.last_thread_rows(thread)
+    )
 
 
 def find_gate(task: Tracee, image: TaskImage) -> int:
@@ -158,13 +187,12 @@ def find_gate(task: Tracee, image: TaskImage) -> int:
     raise UserError(f"process {task.tid} had no vDSO", "such processes cannot be restored")
 
 
-def finish(task: Tracee, image: TaskImage) -> None:
-    """Registers and mask: with these the task is what it was."""
-    gpr, _ = task.arch.load(image.core)
+def finish(task: Tracee, image: ThreadImage, facts: dict[str, Numbers]) -> None:
+    """Registers and mask: with these the thread is what it was."""
     task.arch.restore_others(task.tid, image.core, image.extras)
-    task.set_registers(gpr)
+    task.set_registers(image.gpr)
     ptrace.set_sigmask(task.tid, signals.mask(image.core))
-    scheduling.apply(task.tid, image.core.thread_core, image.facts.get(image.pid, {}))
+    scheduling.apply(task.tid, image.core.thread_core, facts)
 
 
 def write_pidfile(path: str, pid: int) -> None:

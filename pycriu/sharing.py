@@ -50,6 +50,18 @@ def _kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> bool:
         raise
 
 
+def refuse_own_parts(pid: int, tid: int) -> None:
+    """Unsupported where a thread does not share with its process what threads share by default."""
+    for kind, name, flag in (
+        (libc.KCMP_FILES, "descriptor table", "CLONE_FILES"),
+        (libc.KCMP_FS, "working directory", "CLONE_FS"),
+    ):
+        if not _kcmp(pid, tid, kind):
+            raise Unsupported(
+                f"thread {tid} of process {pid} has a {name} of its own (unshare(2) with {flag}), which cannot be saved"
+            )
+
+
 _PARTS = (
     (libc.KCMP_VM, "address space (CLONE_VM)"),
     (libc.KCMP_FILES, "descriptor table (CLONE_FILES)"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One live process, as read while it was stopped: raw values, not yet images.
+"""One live process and its threads, as read while they were stopped: raw values, not yet images.
 
 Nothing here is computed that can be computed later; whoever reads this code counts milliseconds of somebody's pause.
 """
@@ -22,83 +22,140 @@ from pycriu.resources import (
     signals,
     timers,
 )
-from pycriu.survey import refuse
+from pycriu.survey import refuse, refuse_thread
 from pycriu.tracee import Remote, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.arch.description import Registers
     from pycriu.fds.openfile import Place
     from pycriu.fds.table import Kinds
 
 
-class Snapshot:
-    """What a process has. `look` first, for all processes of the tree; then `ask`, which makes them work for us."""
+class Thread:
+    """What one thread of a process has itself. `look`, then `ask`."""
 
-    def __init__(self, process: pstree.Process, task: Tracee, gadgets: home.Gadgets, kinds: Kinds) -> None:
-        self.process, self.task, self._gadgets = process, task, gadgets
+    # Each has ask_thread(remote) → the rows for a table, and a function that makes an answer of their results.
+    PARTS = (signals, credentials, attributes, prctl, scheduling)
+
+    def __init__(self, task: Tracee) -> None:
+        self.task, self.tid = task, task.tid
+
+    def look(self, process: pstree.Process) -> None:
+        """Everything that can be seen from outside; Unsupported for what cannot be kept."""
+        tid = self.tid
+        self.stat = procfs.stat(tid)
+        self.status = procfs.parse_status(procfs.text(tid, "status"))
+        refuse_thread(process, tid, self.stat, self.status)
+        self.register_sets = self.task.arch.look(tid)
+        self.registered = attributes.look_thread(tid)
+        self.signals = signals.look_thread(tid)
+        self.facts = scheduling.look_thread(tid) | prctl.look_thread(tid, self.stat.flags)
+
+    def leave_critical_section(self) -> None:
+        """See attributes.leave_critical_section."""
+        gpr, pc = self.task.registers(), self.task.arch.pc
+        there = attributes.leave_critical_section(self.task, self.registered.rseq, gpr[pc])
+        if there != gpr[pc]:
+            gpr[pc] = there
+            self.task.set_registers(gpr)
+
+    def home(self, gadgets: tuple[int, int] | None, mappings: list[procfs.Mapping]) -> Home | None:
+        """Its way home."""
+        task = self.task
+        return home.find(
+            task.arch, task.registers(), self.signals.mask, self.register_sets, self.status, mappings, gadgets
+        )
+
+    def hear(self, answers: list[Any], gpr: Registers) -> None:
+        """Keep what it said, and the state of its CPU; `gpr` are its own registers."""
+        self.stack, self.securebits, self.attributes, *facts = answers
+        for more in facts:
+            self.facts |= more
+        for note in self.task.arch.calls_destroy:
+            if note in self.register_sets:
+                ptrace.set_regset(self.tid, note, self.register_sets[note])
+        cpu = self.task.arch
+        self.interrupted_call = cpu.interrupted_call(gpr)
+        gpr = cpu.after_interruption(gpr)
+        self.thread_info, self.extras = cpu.save(gpr, self.register_sets, self.attributes.tid_address)
+
+
+class Snapshot:
+    """What a process has. `look` first, for all processes of the tree; then `ask`, which makes them work for us.
+
+    `threads` begins with the one whose id is the PID.
+    """
+
+    PARTS = (signals, timers, attributes, memory, prctl)
+
+    def __init__(self, process: pstree.Process, tasks: list[Tracee], gadgets: home.Gadgets, kinds: Kinds) -> None:
+        self.process, self.task, self._gadgets = process, tasks[0], gadgets
         self._kinds = kinds
         self.pid = process.pid
+        self.threads = [Thread(task) for task in tasks]
 
     def look(self) -> None:
         """Everything that can be seen from outside; Unsupported for what cannot be kept."""
-        pid, task = self.pid, self.task
-        self.stat = procfs.stat(pid)
-        self.status = procfs.parse_status(procfs.text(pid, "status"))
-        refuse(self.process, self.stat, self.status)
-        self.register_sets = task.arch.look(task.tid)
+        pid = self.pid
+        for thread in self.threads:
+            thread.look(self.process)
+        self.stat, self.status = self.threads[0].stat, self.threads[0].status
+        refuse(self.process, self.stat)
         self.auxv = procfs.parse_auxv(procfs.read(pid, "auxv"))
-        self.registered = attributes.look(task)
-        self.signals = signals.look(task, ptrace.get_sigmask(task.tid))
+        self.personality = attributes.personality(pid)
+        self.queue = signals.look(pid)
         self.limits = limits.look(pid)
         self.oom_score_adj = limits.oom_score_adj(pid)
         self.login_uid = procfiles.login_uid(pid)
         self.posix_timers = posix_timers.look(pid)
-        self.facts = {pid: procfiles.look(pid) | scheduling.look_thread(pid) | prctl.look_thread(pid, self.stat.flags)}
+        self.facts = {thread.tid: thread.facts for thread in self.threads}
+        self.facts[pid] |= procfiles.look(pid)
         self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
         runs = pagemap.private_pages(pid, memory.spans(self.mappings))
         self.runs = sorted(runs + memory.vdso_run(self.mappings))
 
     def ask(self) -> None:
-        """Everything that only the process itself can say, and the state of its CPU."""
-        self._leave_critical_section()
-        with Remote(self.task, home=self._home()) as remote:
-            self.gpr = remote.gpr
-            asked: list[Any] = [part.ask(remote) for part in (signals, timers, credentials, attributes, memory, prctl)]
-            asked += [part.ask_thread(remote) for part in (prctl, scheduling)]
-            results = remote.calls([row for rows, _ in asked for row in rows])
-            answers: list[Any] = []
-            for rows, answer in asked:
-                answers.append(answer(results[: len(rows)]))
-                results = results[len(rows) :]
+        """Everything that only the process and its threads themselves can say, and the state of their CPUs."""
+        for thread in self.threads:
+            thread.leave_critical_section()
+        first, *others = self.threads
+        homes = self._homes()
+        with Remote(self.task, home=homes[0]) as remote:
+            asked = [part.ask(remote) for part in self.PARTS]
+            own = [part.ask_thread(remote) for part in first.PARTS]
+            answers = _answers(remote, asked + own)
             self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
             self.timers_left = posix_timers.read(remote, self.posix_timers)
-        for note in self.task.arch.calls_destroy:
-            if note in self.register_sets:
-                ptrace.set_regset(self.task.tid, note, self.register_sets[note])
-        self.handlers, self.itimers, self.securebits, self.attributes, self.brk, *facts = answers
-        for more in facts:
-            self.facts[self.pid] |= more
-        cpu = self.task.arch
-        self.interrupted_call = cpu.interrupted_call(self.gpr)
-        self.gpr = cpu.after_interruption(self.gpr)
-        self.thread_info, self.extras = cpu.save(self.gpr, self.register_sets, self.attributes.tid_address)
+            for thread, way in zip(others, homes[1:], strict=True):
+                with Remote(thread.task, home=way, inside=remote) as guest:
+                    said = _answers(guest, [part.ask_thread(guest) for part in thread.PARTS])
+                thread.hear(said, guest.gpr)
+        self.actions, self.itimers, self.attributes, self.brk, facts = answers[: len(asked)]
+        self.facts[self.pid] |= facts
+        first.hear(answers[len(asked) :], remote.gpr)
 
     def places(self) -> list[tuple[Place, int]]:
         """The files that it refers to by other things than descriptors, with the flags to open them."""
         return files.places(self.files) + memory.places(self.mappings)
 
-    def _home(self) -> Home | None:
+    def _homes(self) -> list[Home | None]:
+        """The way home of every thread; if one has none, none has: they work in the same pages."""
         lines = [mapping.line for mapping in self.mappings]
-        gpr, mask = self.task.registers(), self.signals.mask
         gadgets = self._gadgets.find(lines, self.task.read)
-        return home.find(self.task.arch, gpr, mask, self.register_sets, self.status, lines, gadgets)
+        first, *others = self.threads
+        homes = [first.home(gadgets, lines), *(thread.home(gadgets, []) for thread in others)]
+        return homes if None not in homes else [None] * len(homes)
 
-    def _leave_critical_section(self) -> None:
-        gpr, pc = self.task.registers(), self.task.arch.pc
-        there = attributes.leave_critical_section(self.task, self.registered.rseq, gpr[pc])
-        if there != gpr[pc]:
-            gpr[pc] = there
-            self.task.set_registers(gpr)
+
+def _answers(remote: Remote, asked: list[Any]) -> list[Any]:
+    """Run the rows of several parts in one table; what each part makes of the results."""
+    results = remote.calls([row for rows, _ in asked for row in rows])
+    answers = []
+    for rows, answer in asked:
+        answers.append(answer(results[: len(rows)]))
+        results = results[len(rows) :]
+    return answers

@@ -15,7 +15,7 @@ import struct
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
-from pycriu.tracee import ALL_SIGNALS, SIGKILL, Tracee, check
+from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +29,25 @@ _ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
 _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
 _DEAD = 2
 
+# include/uapi/linux/sched.h
+CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM = (
+    0x100, 0x200, 0x400, 0x800, 0x10000, 0x40000,
+)  # fmt: skip
+_OF_THREADS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+_THREADS_AT_ONCE = 256
+
 
 class Member:
     """One process to be: its pstree_entry, whether it is a zombie, its parent and children."""
 
-    __slots__ = ("children", "entry", "exit_status", "parent")
+    __slots__ = ("children", "entry", "exit_status", "other_threads", "parent")
 
     def __init__(self, entry: Any, exit_status: int | None) -> None:
         self.entry = entry
         self.exit_status = exit_status  # a wait status for a zombie, None for a live one
         self.parent: Member | None = None
         self.children: list[Member] = []
+        self.other_threads: list[int] = [tid for tid in entry.threads if tid != entry.pid]
 
     @property
     def pid(self) -> int:
@@ -54,14 +62,9 @@ class Member:
 def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
     """The root of the tree that a pstree image describes; ImageError where it is none."""
     members: dict[int, Member] = {}
+    _check_ids(entries)
     root = None
     for entry in entries:
-        if entry.pid in members or not 0 < entry.pid < 1 << 22:
-            raise ImageError(f"pstree.img: PID {entry.pid} is out of bounds or there twice")
-        if len(entry.threads) > 1:
-            raise ImageError(
-                f"pstree.img: process {entry.pid} has {len(entry.threads)} threads", "restore it with criu"
-            )
         core = cores[entry.pid]
         member = Member(entry, core.tc.exit_code if core.tc.task_state == _DEAD else None)
         members[entry.pid] = member
@@ -76,6 +79,17 @@ def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
     if root is None:
         raise ImageError("pstree.img has no processes")
     return root
+
+
+def _check_ids(entries: list[Any]) -> None:
+    seen: set[int] = set()
+    for entry in entries:
+        if entry.threads and entry.pid not in entry.threads:
+            raise ImageError(f"pstree.img: process {entry.pid} has no thread of that id")
+        for tid in entry.threads or [entry.pid]:
+            if tid in seen or not 0 < tid < 1 << 22:
+                raise ImageError(f"pstree.img: PID {tid} is out of bounds or there twice")
+            seen.add(tid)
 
 
 def refuse_taken(pids: list[int]) -> None:
@@ -170,6 +184,7 @@ class Nursery:
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
         self.tasks: dict[int, Tracee] = {}
+        self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
         self._zombies: list[int] = []
         self._was_subreaper = _is_subreaper()
 
@@ -185,6 +200,8 @@ class Nursery:
             except ProcessLookupError:
                 continue  # it was killed by somebody else
         for pid in (*self.tasks, *self._zombies):
+            for tid in self._threads.get(pid, []):
+                _reap(tid)  # before the first thread, which ends when all others have been waited for
             _reap(pid)  # parents first: their end makes us the parent of the others
         self.tasks, self._zombies = {}, []
         libc.call("prctl", PR_SET_CHILD_SUBREAPER, self._was_subreaper)
@@ -193,13 +210,16 @@ class Nursery:
         """Let all tasks go, with `signal` if not 0: from here on they live without us.
 
         Tasks can only be let go one after the other; `AllOrNone` sees to it that no part of a tree is left of that.
+        A single process needs no guard: as long as one of its threads has PTRACE_O_EXITKILL, all end with us.
         """
         with AllOrNone(list(self.tasks)):
-            for pid, task in self.tasks.items():
+            tids = [tid for pid in self.tasks for tid in (pid, *self._threads.get(pid, []))]
+            for task in self.tasks.values():
                 task.close()
-                ptrace.set_options(pid, 0)
-            for pid in self.tasks:
-                ptrace.detach(pid, signal)
+            for tid in tids:
+                ptrace.set_options(tid, 0)
+            for tid in tids:
+                ptrace.detach(tid, signal)
         self.tasks, self._zombies = {}, []
 
     def make(self, root: Member) -> None:
@@ -302,6 +322,28 @@ class Nursery:
             raise _explain(error, child.pid) from None
         task.set_registers(gpr)
         self._enter_session(child)
+
+    def make_threads(self, remote: Remote, tids: list[int]) -> list[Tracee]:
+        """The threads of a process but the first, which makes them: stopped, all signals blocked, without a stack."""
+        task, pid = remote.task, remote.task.tid
+        self._threads[pid] = tids
+        for start in range(0, len(tids), _THREADS_AT_ONCE):
+            remote.reset()
+            rows = []
+            for tid in tids[start : start + _THREADS_AT_ONCE]:
+                wanted = remote.data(struct.pack("<i", tid))
+                args = libc.clone_args(flags=_OF_THREADS, exit_signal=0, set_tid_address=wanted)
+                rows.append(Row("clone3", remote.data(args), len(args), what=f"thread {tid}"))
+            try:
+                remote.calls(rows)
+            except KernelError as error:
+                ours = procfs.threads(pid)
+                raise _explain(error, next(tid for tid in tids if tid not in ours)) from None
+        threads = [Tracee(tid, self.arch, task) for tid in tids]
+        for tid in tids:
+            self._await(tid, ptrace.EVENT_STOP)
+        remote.reset()
+        return threads
 
     def _end(self, pid: int, status: int) -> None:
         """Make a zombie that ended as `status` says. Its parent may read that; we take note as its tracer."""

@@ -16,10 +16,11 @@ from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
 from pycriu.resources import files, memory, posix_timers
-from pycriu.sharing import refuse_shared_parts
+from pycriu.sharing import refuse_own_parts, refuse_shared_parts
 
 _LOOKS = 10
 NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
+OF_THREADS = ("pid_for_children", "net", "ipc", "uts", "cgroup")  # a thread can enter one of these alone
 
 
 def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree.Process, int]:
@@ -55,7 +56,9 @@ def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
 
 def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
     status = procfs.parse_status(procfs.text(process.pid, "status"))
-    refuse(process, process.stat, status)
+    refuse(process, process.stat)
+    for tid in procfs.threads(process.pid):
+        refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
     files.look(process.pid, status, kinds)
     gadgets.find(
         [mapping.line for mapping in memory.look(process.pid)], lambda at, size: procfs.memory(process.pid, at, size)
@@ -63,22 +66,33 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
     return sum(int(status.get(key, "0 kB").split()[0]) << 10 for key in ("RssAnon", "VmSwap"))
 
 
-def refuse(process: pstree.Process, stat: procfs.Stat, status: dict[str, str]) -> None:
+def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
     """Unsupported for a process that is of a kind that cannot be kept."""
     pid, name = process.pid, f"process {process.pid} ({stat.comm})"
-    if not procfs.is_utf8(stat.comm):
-        raise Unsupported(f"process {pid} has a name that is not UTF-8 ({stat.comm!r}), which no image can hold")
     posix_timers.look(pid)
-    if stat.num_threads > 1:
-        raise Unsupported(f"{name} has {stat.num_threads} threads, which cannot be saved")
+    if stat.state in "ZX":
+        raise pstree.leaderless(process)
     if stat.state == "T":
         raise Unsupported(f"{name} is stopped, which cannot be saved", f"let it go on with kill -CONT {pid}")
-    if status.get("Seccomp", "0") != "0":
-        raise Unsupported(f"{name} runs under seccomp, which cannot be saved")
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
     if process.parent is not None:
         refuse_shared_parts(process.parent.pid, pid)
+
+
+def refuse_thread(process: pstree.Process, tid: int, stat: procfs.Stat, status: dict[str, str]) -> None:
+    """Unsupported for a thread that is of a kind that cannot be kept."""
+    pid = process.pid
+    what = f"thread {tid} of process {pid}" if tid != pid else f"process {pid}"
+    if not procfs.is_utf8(stat.comm):
+        raise Unsupported(f"{what} has a name that is not UTF-8 ({stat.comm!r}), which no image can hold")
+    if status.get("Seccomp", "0") != "0":
+        raise Unsupported(f"{what} ({stat.comm}) runs under seccomp, which cannot be saved")
+    if tid == pid:
+        return
+    refuse_own_parts(pid, tid)
+    for space in OF_THREADS:
+        _refuse_other_namespace(f"{what} ({stat.comm})", tid, space)
 
 
 def _refuse_other_namespace(name: str, pid: int, space: str) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One stopped task: its registers, its memory, and system calls made by it on our behalf.
 
-`Tracee` is the handle. `Remote` is the scope in which the task runs calls for us: it blocks the task's signals, puts a
-few pages of scratch into its address space, and takes all of it back at the end. Calls go in tables: a small loop in
-the scratch pages runs row after row and stops at the first that fails, so that sixty calls cost one stop. Where no
-scratch exists (the first and the last call of a scope) a single call is stepped at a system call instruction that the
-task has anyway, in its vDSO.
+`Tracee` is the handle of a thread. `Remote` is the scope in which the thread runs calls for us: it blocks the thread's
+signals, puts a few pages of scratch into its address space, and takes all of it back at the end. Calls go in tables: a
+small loop in the scratch pages runs row after row and stops at the first that fails, so that sixty calls cost one stop.
+Where no scratch exists (the first and the last call of a scope) a single call is stepped at a system call instruction
+that the task has anyway, in its vDSO. The threads of a process work one after the other in the scratch pages of one.
 
 A task that outlives us while it works for us must find back by itself: see `home`.
 """
@@ -30,10 +30,11 @@ PROT_RW, PROT_RX, PROT_RWX = 3, 5, 7
 MAP_PRIVATE_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE = 0x22, 0x10, 0x100000
 _NO_FD = -1
 
-SCRATCH_SIZE = 1 << 17  # a multiple of every page size (64 KiB on some aarch64 kernels)
+SCRATCH_SIZE = 1 << 18  # a multiple of every page size (64 KiB on some aarch64 kernels)
 _CODE_ROOM, _TABLE_ROOM = 4096, 1 << 16
 _FRAME_ROOM = 1 << 14  # AMX makes the largest frames: 11 KiB
-_DATA_ROOM = SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - _FRAME_ROOM
+_HANDLER_ROOM = 1 << 16  # where we are killed before a thread's signals are blocked, its handlers run below the frame
+_DATA_ROOM = SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - _HANDLER_ROOM - _FRAME_ROOM
 _FRAME_AT = SCRATCH_SIZE - _FRAME_ROOM
 _ROW = 64  # nr, six arguments, result
 _ROWS_MAX = _TABLE_ROOM // _ROW
@@ -50,17 +51,23 @@ class Row:
 
 
 class Tracee:
-    """A task that this process traces and that is stopped. Closing it closes /proc/TID/mem, nothing else."""
+    """A thread that this process traces and that is stopped. Closing it closes /proc/TID/mem, nothing else.
 
-    def __init__(self, tid: int, arch: Arch) -> None:
+    `leader` is the first thread of its process, where it is another: they have one memory.
+    """
+
+    def __init__(self, tid: int, arch: Arch, leader: Tracee | None = None) -> None:
         self.tid = tid
         self.arch = arch
+        self._leader = leader
         self._mem = -1
         self._gate = 0
 
     @property
     def mem(self) -> int:
         """/proc/TID/mem, open for reading and writing, opened at the first use."""
+        if self._leader is not None:
+            return self._leader.mem
         if self._mem < 0:
             self._mem = os.open(f"/proc/{self.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         return self._mem
@@ -133,11 +140,17 @@ class Tracee:
 
     def await_trap(self) -> None:
         """Wait for the trap that ends a step or a table."""
-        self.await_stop(SIGTRAP, 0)
+        status = ptrace.wait(self.tid)
+        while status >> 16 == ptrace.EVENT_CLONE:  # it has made a thread, as it was told
+            ptrace.cont(self.tid)
+            status = ptrace.wait(self.tid)
+        self._insist(status, SIGTRAP, 0)
 
     def await_stop(self, signal: int, event: int) -> None:
         """Wait for the stop that shows `signal` and ptrace event `event` (0: none); any other is an error."""
-        status = ptrace.wait(self.tid)
+        self._insist(ptrace.wait(self.tid), signal, event)
+
+    def _insist(self, status: int, signal: int, event: int) -> None:
         if (os.WSTOPSIG(status), status >> 16) != (signal, event):
             raise PycriuError(
                 f"task {self.tid} stopped with {names.signal(os.WSTOPSIG(status))}, event {status >> 16}, "
@@ -168,12 +181,16 @@ class Remote:
     `at` asks for the scratch pages at that address. `home` makes the task find back by itself if we are killed; without
     it, it must not outlive us (PTRACE_O_EXITKILL). Data that calls need is put beside the table with `data`, room for
     what they return with `room`; both live until `reset` or the end of the scope.
+
+    A thread works `inside` the scratch pages of another one of its process, whose scope lasts, and which has been
+    `reset`: its data is gone.
     """
 
-    def __init__(self, task: Tracee, at: int = 0, home: Home | None = None) -> None:
+    def __init__(self, task: Tracee, at: int = 0, home: Home | None = None, inside: Remote | None = None) -> None:
         self.task = task
         self._at = at
         self._home = home
+        self._inside = inside
         self._frame = 0
         self.scratch = 0
         self._data = bytearray()
@@ -193,7 +210,10 @@ class Remote:
         if self._home is not None and self._home.at:
             self._put_frame(self._home, self._home.at)
         try:
-            self._map()
+            if self._inside is None:
+                self._map()
+            else:
+                self._move_in(self._inside)
         except BaseException:
             self._restore()
             raise
@@ -230,9 +250,19 @@ class Remote:
         fixed = MAP_PRIVATE_ANONYMOUS | MAP_FIXED
         self._step("mmap", self.scratch, _CODE_ROOM, PROT_RX, fixed, _NO_FD, 0, what=what)
 
+    def _move_in(self, host: Remote) -> None:
+        if (host._home is None) != (self._home is None):
+            raise PycriuError(f"task {self.task.tid} has no way home where task {host.task.tid} has one, or vice versa")
+        self.scratch = host.scratch
+        if self._home is None:
+            ptrace.set_sigmask(self.task.tid, ALL_SIGNALS)
+        elif not self._frame:
+            self._put_frame(self._home, self.scratch + _FRAME_AT)
+
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
-            self._step("munmap", self.scratch, SCRATCH_SIZE)
+            if self._inside is None:
+                self._step("munmap", self.scratch, SCRATCH_SIZE)
         except PycriuError:
             if error is None:  # a second error, which follows from the first, must not take its place
                 raise

@@ -174,8 +174,8 @@ AARCH64 = Arch(
     ),
     table_registers=(X19, X20),
     trap=bytes.fromhex("000020d4"),  # brk #0
-    # mov x8,#131; mov x0,x21; mov x1,x21; mov x2,x22; svc #0; mov x8,#139; svc #0
-    way_home=bytes.fromhex("681080d2e00315aae10315aae20316aa010000d4681180d2010000d4"),
+    # mov x8,#130; mov x0,x21; mov x1,x22; svc #0; mov x8,#139; svc #0
+    way_home=bytes.fromhex("481080d2e00315aae10316aa010000d4681180d2010000d4"),
     home_registers=(X21, X22),
     call_and_return=bytes.fromhex("010000d4c0035fd6"),
     restorers=(bytes.fromhex("681180d2010000d4"),),

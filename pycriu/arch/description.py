@@ -48,8 +48,8 @@ class Arch:
     table_loop: bytes  # runs a table of calls up to the first that fails; one of the next two follows it
     table_registers: tuple[int, int]  # address of the table, number of rows
     trap: bytes
-    way_home: bytes  # sends the task a signal, then calls rt_sigreturn: see home
-    home_registers: tuple[int, int]  # the task's id, the signal
+    way_home: bytes  # tkill(2)s the thread itself, then calls rt_sigreturn: see home
+    home_registers: tuple[int, int]  # the thread's id, the signal
     call_and_return: bytes  # a system call instruction followed by a return
     restorers: tuple[bytes, ...]  # ways to write a call of rt_sigreturn
     sigframe: Callable[[Registers, int, dict[int, bytes], int, int], bytes]  # gpr, mask, sets, restorer, address

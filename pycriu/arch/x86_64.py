@@ -256,8 +256,8 @@ X86_64 = Arch(
     ),
     table_registers=(R12, R13),
     trap=b"\xcc",
-    # mov $234,%eax; mov %r14,%rdi; mov %r14,%rsi; mov %r15,%rdx; syscall; mov $15,%eax; syscall
-    way_home=bytes.fromhex("b8ea0000004c89f74c89f64c89fa0f05b80f0000000f05"),
+    # mov $200,%eax; mov %r14,%rdi; mov %r15,%rsi; syscall; mov $15,%eax; syscall
+    way_home=bytes.fromhex("b8c80000004c89f74c89fe0f05b80f0000000f05"),
     home_registers=(R14, R15),
     call_and_return=b"\x0f\x05\xc3",
     restorers=(bytes.fromhex("48c7c00f0000000f05"), bytes.fromhex("b80f0000000f05")),

@@ -162,15 +162,22 @@ def parse_auxv(data: bytes) -> list[int]:
     return words
 
 
-def children(pid: int) -> list[int]:
-    """PIDs of the children of every thread of `pid`, in order of birth. Needs CONFIG_PROC_CHILDREN."""
-    return [int(child) for tid in threads(pid) for child in read(pid, f"task/{tid}/children").split()]
+def children(pid: int, tids: list[int]) -> list[int]:
+    """PIDs of the children of the threads `tids` of `pid`, in order of birth. Needs CONFIG_PROC_CHILDREN."""
+    found = []
+    for tid in tids:
+        try:
+            found += [int(child) for child in read(pid, f"task/{tid}/children").split()]
+        except TraceeGone:
+            if tid == pid:
+                raise
+    return found
 
 
 def threads(pid: int) -> list[int]:
-    """Thread ids of `pid`, ascending; the leader is first."""
+    """Thread ids of `pid`: the leader's, which is the PID, then the others, ascending."""
     try:
-        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+        return sorted((int(name) for name in os.listdir(f"/proc/{pid}/task")), key=lambda tid: (tid != pid, tid))
     except (FileNotFoundError, ProcessLookupError):
         raise TraceeGone(f"task {pid} is gone") from None
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The small things that a task keeps in the kernel: names, prctl(2) settings, and the addresses that it registered.
 
-Registered addresses: where its thread id is cleared at exit, its robust futex list, its rseq area.
+A process has settings; each of its threads has settings of its own, and addresses that it registered: where its thread
+id is cleared at exit, its robust futex list, its rseq area.
 """
 
 from __future__ import annotations
@@ -27,34 +28,43 @@ _TASK_COMM_LEN = 16
 
 @record
 class Attributes:
-    """What the task said of itself."""
+    """What the process said of itself."""
 
-    tid_address: int
-    pdeath_signal: int
     child_subreaper: int
     dumpable: int
     thp_disabled: int
 
 
 @record
+class Own:
+    """What one thread said of itself."""
+
+    tid_address: int
+    pdeath_signal: int
+
+
+@record
 class Registered:
-    """What can be asked from outside."""
+    """What of a thread can be asked from outside."""
 
     robust_list: tuple[int, int]  # address, length in bytes
     rseq: tuple[int, int, int] | None  # address, size in bytes, signature
-    personality: int
 
 
-def look(task: Tracee) -> Registered:
-    """Robust list, rseq, personality of a stopped task."""
+def personality(pid: int) -> int:
+    """personality(2), which the image has once per process."""
+    return int(procfs.text(pid, "personality"), 16)
+
+
+def look_thread(tid: int) -> Registered:
+    """Robust list and rseq of a stopped thread."""
     try:
-        rseq = ptrace.get_rseq(task.tid)
+        rseq = ptrace.get_rseq(tid)
     except KernelError as error:
         if error.errno != EIO:
             raise
         rseq = None  # kernels before 5.13, or without CONFIG_RSEQ, where no task can have one
-    personality = int(procfs.text(task.tid, "personality"), 16)
-    return Registered(libc.get_robust_list(task.tid), rseq, personality)
+    return Registered(libc.get_robust_list(tid), rseq)
 
 
 def leave_critical_section(task: Tracee, rseq: tuple[int, int, int] | None, pc: int) -> int:
@@ -73,22 +83,30 @@ def leave_critical_section(task: Tracee, rseq: tuple[int, int, int] | None, pc: 
 
 
 def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Attributes]]:
-    """The prctl(2) getters."""
-    room = remote.room(48)
-    what = "PR_GET_TID_ADDRESS; needs CONFIG_CHECKPOINT_RESTORE"
+    """The prctl(2) getters of what all threads share."""
+    room = remote.room(4)
     rows = [
-        Row("prctl", PR_GET_TID_ADDRESS, room, what=what),
-        Row("prctl", PR_GET_PDEATHSIG, room + 16),
-        Row("prctl", PR_GET_CHILD_SUBREAPER, room + 32),
+        Row("prctl", PR_GET_CHILD_SUBREAPER, room),
         Row("prctl", PR_GET_DUMPABLE),
         Row("prctl", PR_GET_THP_DISABLE),
     ]
 
     def answer(results: list[int]) -> Attributes:
-        raw = remote.task.read(room, 48)
-        tid_address = int.from_bytes(raw[:8], "little")
-        pdeath, subreaper = (int.from_bytes(raw[at : at + 4], "little") for at in (16, 32))
-        return Attributes(tid_address, pdeath, subreaper, results[3], results[4])
+        subreaper = int.from_bytes(remote.task.read(room, 4), "little")
+        return Attributes(subreaper, results[1], results[2])
+
+    return rows, answer
+
+
+def ask_thread(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Own]]:
+    """The prctl(2) getters of what each thread has of its own."""
+    room = remote.room(16)
+    what = "PR_GET_TID_ADDRESS; needs CONFIG_CHECKPOINT_RESTORE"
+    rows = [Row("prctl", PR_GET_TID_ADDRESS, room, what=what), Row("prctl", PR_GET_PDEATHSIG, room + 8)]
+
+    def answer(_results: list[int]) -> Own:
+        raw = remote.task.read(room, 16)
+        return Own(int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:12], "little"))
 
     return rows, answer
 
@@ -101,20 +119,22 @@ def rseq_entry(rseq: tuple[int, int, int]) -> Any:
 # ---------------------------------------------------------------------------------------------------------- restore
 
 
-def rows(core: Any, mm: Any, tid_address: int, remote: Remote) -> list[Row]:
-    """Everything but what `last_rows` sets."""
-    thread = core.thread_core
-    name = core.tc.comm.encode("utf-8", "surrogateescape")[: _TASK_COMM_LEN - 1] + b"\0"
-    out = [
-        Row("prctl", PR_SET_NAME, remote.data(name)),
-        Row("personality", core.tc.personality),
-    ]
-    if thread.futex_rla_len:
-        out.append(Row("set_robust_list", thread.futex_rla, thread.futex_rla_len))
+def rows(core: Any, mm: Any) -> list[Row]:
+    """What belongs to the process, but for what `last_rows` sets."""
+    out = []
     if core.tc.child_subreaper:
         out.append(Row("prctl", PR_SET_CHILD_SUBREAPER, 1))
     if mm.thp_disabled:
         out.append(Row("prctl", PR_SET_THP_DISABLE, 1))
+    return out
+
+
+def thread_rows(thread: Any, comm: str, persona: int, tid_address: int, remote: Remote) -> list[Row]:
+    """What belongs to one thread, but for what `last_thread_rows` sets."""
+    name = comm.encode("utf-8", "surrogateescape")[: _TASK_COMM_LEN - 1] + b"\0"
+    out = [Row("prctl", PR_SET_NAME, remote.data(name)), Row("personality", persona)]
+    if thread.futex_rla_len:
+        out.append(Row("set_robust_list", thread.futex_rla, thread.futex_rla_len))
     if tid_address:
         out.append(Row("set_tid_address", tid_address))
     if thread.HasField("rseq_entry"):
@@ -124,11 +144,14 @@ def rows(core: Any, mm: Any, tid_address: int, remote: Remote) -> list[Row]:
     return out
 
 
-def last_rows(core: Any, mm: Any) -> list[Row]:
-    """What a change of credentials resets: the signal of the parent's death, and dumpable."""
+def last_thread_rows(thread: Any) -> list[Row]:
+    """What a change of the thread's credentials resets: the signal of the parent's death."""
+    return [Row("prctl", PR_SET_PDEATHSIG, thread.pdeath_sig)] if thread.pdeath_sig else []
+
+
+def last_rows(mm: Any) -> list[Row]:
+    """What a change of any thread's credentials resets: dumpable."""
     out = []
-    if core.thread_core.pdeath_sig:
-        out.append(Row("prctl", PR_SET_PDEATHSIG, core.thread_core.pdeath_sig))
     # Values other than 0 and 1 cannot be set; 2 is what the kernel gives by itself after a change of credentials.
     if mm.HasField("dumpable") and mm.dumpable in (0, 1):
         out.append(Row("prctl", PR_SET_DUMPABLE, mm.dumpable))

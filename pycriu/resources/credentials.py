@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Credentials: user and group ids, groups, capability sets, securebits, no_new_privs. See credentials(7)."""
+"""Credentials of a thread: user and group ids, groups, capability sets, securebits, no_new_privs. credentials(7)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _FIELDS = (
 _NGROUPS_MAX = 65536
 
 
-def ask(_remote: Remote) -> tuple[list[Row], Callable[[list[int]], int]]:
+def ask_thread(_remote: Remote) -> tuple[list[Row], Callable[[list[int]], int]]:
     """prctl(PR_GET_SECUREBITS)."""
     return [Row("prctl", PR_GET_SECUREBITS)], lambda results: results[0]
 
 
 def entry(status: dict[str, str], securebits: int) -> Any:
-    """creds_entry out of /proc/PID/status."""
+    """creds_entry out of /proc/TID/status."""
     uid, euid, suid, fsuid = (int(x) for x in status["Uid"].split())
     gid, egid, sgid, fsgid = (int(x) for x in status["Gid"].split())
     creds = m.creds_entry(

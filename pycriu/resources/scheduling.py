@@ -197,12 +197,12 @@ def _show(cpus: set[int]) -> str:
     return ",".join(map(str, sorted(cpus)[:20])) + ("…" if len(cpus) > 20 else "")
 
 
-def thread_rows(facts: dict[str, Numbers], remote: Remote) -> list[Row]:
-    """The memory policy, before there is memory."""
+def thread_rows(facts: dict[str, Numbers], remote: Remote, first: dict[str, Numbers] | None = None) -> list[Row]:
+    """The memory policy, before there is memory; a thread was born with that of the first, whose facts are `first`."""
     mine = own_memory_policy()
     default = (MPOL_DEFAULT, *(0,) * (_NODES // 64))
     wanted = facts.get("memory_policy", default)
-    if wanted == (mine or default):
+    if wanted == (mine or default if first is None else first.get("memory_policy", default)):
         return []
     mask = remote.data(struct.pack(f"<{_NODES // 64}Q", *wanted[1:])) if any(wanted[1:]) else 0
     return [Row("set_mempolicy", wanted[0], mask, _NODES if mask else 0, what="the memory policy; needs CONFIG_NUMA")]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Signals: actions, blocked mask, pending queues (shared and private, in order, with their siginfo), stack."""
+"""Signals: a process has actions and a shared queue; each thread has a mask, a queue and an alternate stack of its own.
+
+Queues are kept in order, with their siginfo.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import struct
 from pycriu.images import messages as m
 from pycriu.kernel import ptrace
 from pycriu.record import record
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,50 +27,60 @@ SS_ONSTACK, SS_DISABLE = 1, 2
 SIGNALS = tuple(n for n in range(1, NSIG + 1) if n not in (SIGKILL, SIGSTOP))
 
 
+Actions = tuple[tuple[int, int, int, int], ...]
+"""One per signal of SIGNALS: handler, flags, restorer, mask."""
+
+Stack = tuple[int, int, int]
+"""The alternate stack: address, size in bytes, flags."""
+
+
 @record
-class Signals:
-    """What one single-threaded process has of signals."""
+class Own:
+    """What one thread has of its own."""
 
     mask: int
-    shared: tuple[bytes, ...]
-    private: tuple[bytes, ...]
+    queue: tuple[bytes, ...]
 
 
-@record
-class Handlers:
-    """What the process itself had to say: action per signal of SIGNALS, and the stack."""
-
-    actions: tuple[tuple[int, int, int, int], ...]  # handler, flags, restorer, mask
-    stack: tuple[int, int, int]  # address, size in bytes, flags
+def look(pid: int) -> tuple[bytes, ...]:
+    """The shared queue of a stopped process."""
+    return ptrace.peek_siginfo(pid, shared=True)
 
 
-def look(task: Tracee, mask: int) -> Signals:
-    """Queues of a stopped task; `mask` is what it had before anybody blocked its signals."""
-    return Signals(mask, ptrace.peek_siginfo(task.tid, shared=True), ptrace.peek_siginfo(task.tid, shared=False))
+def look_thread(tid: int) -> Own:
+    """Mask and queue of a stopped thread whose signals nobody has blocked yet."""
+    return Own(ptrace.get_sigmask(tid), ptrace.peek_siginfo(tid, shared=False))
 
 
-def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Handlers]]:
-    """rt_sigaction(2) of every signal, and sigaltstack(2)."""
+def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Actions]]:
+    """rt_sigaction(2) of every signal."""
     size = _KERNEL_SIGACTION.size
     actions = remote.room(size * len(SIGNALS))
-    stack = remote.room(_STACK_T.size)
     rows = [Row("rt_sigaction", n, 0, actions + i * size, SIGSET_SIZE) for i, n in enumerate(SIGNALS)]
-    rows.append(Row("sigaltstack", 0, stack))
 
-    def answer(_results: list[int]) -> Handlers:
+    def answer(_results: list[int]) -> Actions:
         raw = remote.task.read(actions, size * len(SIGNALS))
-        sp, flags, _, length = _STACK_T.unpack(remote.task.read(stack, _STACK_T.size))
-        unpacked = tuple(_KERNEL_SIGACTION.unpack_from(raw, i * size) for i in range(len(SIGNALS)))
-        return Handlers(unpacked, (sp, length, flags))
+        return tuple(_KERNEL_SIGACTION.unpack_from(raw, i * size) for i in range(len(SIGNALS)))
 
     return rows, answer
 
 
-def action_entries(handlers: Handlers) -> list[Any]:
+def ask_thread(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Stack]]:
+    """sigaltstack(2)."""
+    stack = remote.room(_STACK_T.size)
+
+    def answer(_results: list[int]) -> Stack:
+        sp, flags, _, length = _STACK_T.unpack(remote.task.read(stack, _STACK_T.size))
+        return sp, length, flags
+
+    return [Row("sigaltstack", 0, stack)], answer
+
+
+def action_entries(actions: Actions) -> list[Any]:
     """The 62 sa_entry of a core image, SIGKILL and SIGSTOP left out."""
     return [
         m.sa_entry(sigaction=handler, flags=flags, restorer=restorer, mask=mask)
-        for handler, flags, restorer, mask in handlers.actions
+        for handler, flags, restorer, mask in actions
     ]
 
 
@@ -76,9 +89,9 @@ def queue_entry(queue: tuple[bytes, ...]) -> Any:
     return m.signal_queue_entry(signals=[m.siginfo_entry(siginfo=info) for info in queue])
 
 
-def stack_entry(handlers: Handlers) -> Any:
+def stack_entry(stack: Stack) -> Any:
     """The alternate stack. SS_ONSTACK is not a setting: it follows from the stack pointer."""
-    sp, size, flags = handlers.stack
+    sp, size, flags = stack
     return m.thread_sas_entry(ss_sp=sp, ss_size=size, ss_flags=flags & ~SS_ONSTACK)
 
 
@@ -94,20 +107,26 @@ def forget_children_rows(remote: Remote) -> list[Row]:
 
 
 def rows(core: Any, pid: int, remote: Remote) -> list[Row]:
-    """Actions, alternate stack, then the queues; every signal is blocked while this runs."""
+    """Actions, then the shared queue; every signal is blocked while this runs."""
     out = []
     for number, entry in zip(SIGNALS, core.tc.sigactions, strict=True):
         raw = _KERNEL_SIGACTION.pack(entry.sigaction, entry.flags, entry.restorer, entry.mask)
         if any(raw) or number == SIGCHLD:
             out.append(Row("rt_sigaction", number, remote.data(raw), 0, SIGSET_SIZE, what=f"signal {number}"))
-    sas = core.thread_core.sas
-    if core.thread_core.HasField("sas") and not sas.ss_flags & SS_DISABLE:
-        out.append(Row("sigaltstack", remote.data(_STACK_T.pack(sas.ss_sp, sas.ss_flags, 0, sas.ss_size)), 0))
     for entry in core.tc.signals_s.signals:
         out.append(Row("rt_sigqueueinfo", pid, _number(entry), remote.data(entry.siginfo), what="a pending signal"))
-    for entry in core.thread_core.signals_p.signals:
+    return out
+
+
+def thread_rows(thread: Any, pid: int, tid: int, remote: Remote) -> list[Row]:
+    """Alternate stack and queue of one thread, once the actions are in place: a signal that is ignored is lost."""
+    out = []
+    sas = thread.sas
+    if thread.HasField("sas") and not sas.ss_flags & SS_DISABLE:
+        out.append(Row("sigaltstack", remote.data(_STACK_T.pack(sas.ss_sp, sas.ss_flags, 0, sas.ss_size)), 0))
+    for entry in thread.signals_p.signals:
         number, info = _number(entry), remote.data(entry.siginfo)
-        out.append(Row("rt_tgsigqueueinfo", pid, pid, number, info, what="a pending signal"))
+        out.append(Row("rt_tgsigqueueinfo", pid, tid, number, info, what="a pending signal"))
     return out
 
 
@@ -117,7 +136,7 @@ def _number(entry: Any) -> int:
 
 
 def mask(core: Any) -> int:
-    """The mask of the task's only thread."""
+    """The mask of a thread."""
     thread = core.thread_core
     found: int = thread.blk_sigset if thread.HasField("blk_sigset") else core.tc.blk_sigset
     return found

@@ -42,7 +42,16 @@ UNSUPPORTED = {
     "posix lock": ("x = open('l', 'w')\nfcntl.lockf(x, fcntl.LOCK_EX)", ("/l", "lock")),
     "lease": ("x = open('l', 'w')\nfcntl.fcntl(x, fcntl.F_SETLEASE, fcntl.F_WRLCK)", ("/l",)),
     "pipe to the outside": ("", ("pipe", "outside")),
-    "threads": ("import threading\nthreading.Thread(target=wait_for_go).start()", ("2 threads",)),
+    "thread with a descriptor table of its own": (
+        "import threading\ndef alone():\n    libc.unshare(0x400)\n    wait_for_go()\n"
+        "threading.Thread(target=alone).start()\ntime.sleep(0.1)",
+        ("thread ", "descriptor table of its own"),
+    ),
+    "thread with a directory of its own": (
+        "import threading\ndef alone():\n    libc.unshare(0x200)\n    wait_for_go()\n"
+        "threading.Thread(target=alone).start()\ntime.sleep(0.1)",
+        ("thread ", "working directory of its own"),
+    ),
     "strict seccomp": (
         "assert libc.prctl(38, 1, 0, 0, 0) == 0\n"
         "prog = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))\n"

@@ -161,7 +161,7 @@ say(os.waitpid(pid, 0)[1])
 
 def test_a_process_whose_first_thread_ended_is_no_zombie(host: Host) -> None:
     parent = host.python(LEADER_THREAD_GONE)
-    host.refused(parent, "threads", str(below(parent.pid)[0]))
+    host.refused(parent, "has lost its first thread (1 live on)", str(below(parent.pid)[0]))
     assert parent.go() == ["0"]
 
 

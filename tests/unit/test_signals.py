@@ -19,16 +19,15 @@ def remote() -> Remote:
 
 
 def core(stack: tuple[int, int, int], **more: object) -> m.core_entry:
-    handlers = signals.Handlers(ACTIONS, stack)
     zero = m.creds_entry(uid=0, gid=0, euid=0, egid=0, suid=0, sgid=0, fsuid=0, fsgid=0)
     return m.core_entry(
         mtype=1,
         tc=m.task_core_entry(
             task_state=1, exit_code=0, personality=0, flags=0, blk_sigset=5, comm="x",
-            sigactions=signals.action_entries(handlers), signals_s=signals.queue_entry((bytes([34]) + bytes(127),)),
+            sigactions=signals.action_entries(ACTIONS), signals_s=signals.queue_entry((bytes([34]) + bytes(127),)),
         ),
         thread_core=m.thread_core_entry(
-            futex_rla=0, futex_rla_len=0, creds=zero, sas=signals.stack_entry(handlers),
+            futex_rla=0, futex_rla_len=0, creds=zero, sas=signals.stack_entry(stack),
             signals_p=signals.queue_entry((bytes([12]) + bytes(127),)), **more,
         ),
     )  # fmt: skip
@@ -40,18 +39,20 @@ def test_there_are_62_actions() -> None:
 
 
 def test_rows_set_every_action_and_keep_the_queues_apart() -> None:
-    rows = signals.rows(core((0x1000, 8192, 0)), 77, remote())
+    image = core((0x1000, 8192, 0))
+    rows = signals.rows(image, 77, remote())
     assert [row.args[0] for row in rows if row.name == "rt_sigaction"] == list(signals.SIGNALS)
     assert [row.args[:2] for row in rows if row.name == "rt_sigqueueinfo"] == [(77, 34)]
-    assert [row.args[:3] for row in rows if row.name == "rt_tgsigqueueinfo"] == [(77, 77, 12)]
-    assert sum(row.name == "sigaltstack" for row in rows) == 1
+    own = signals.thread_rows(image.thread_core, 77, 78, remote())
+    assert [row.name for row in own] == ["sigaltstack", "rt_tgsigqueueinfo"]
+    assert own[1].args[:3] == (77, 78, 12)
 
 
 def test_stack_flags() -> None:
     autodisarm = 1 << 31
-    entry = signals.stack_entry(signals.Handlers(ACTIONS, (0x1000, 8192, autodisarm | signals.SS_ONSTACK)))
+    entry = signals.stack_entry((0x1000, 8192, autodisarm | signals.SS_ONSTACK))
     assert entry.ss_flags & 0xFFFFFFFF == autodisarm
-    rows = signals.rows(core((0, 0, signals.SS_DISABLE)), 77, remote())
+    rows = signals.thread_rows(core((0, 0, signals.SS_DISABLE)).thread_core, 77, 77, remote())
     assert not [row for row in rows if row.name == "sigaltstack"]
 
 

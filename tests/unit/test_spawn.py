@@ -17,8 +17,8 @@ from pycriu.errors import ImageError, UserError
 from pycriu.images import messages as m
 
 
-def entry(pid: int, ppid: int = 0, threads: int = 1) -> Any:
-    return m.pstree_entry(pid=pid, ppid=ppid, pgid=pid, sid=pid, threads=[pid] * threads)
+def entry(pid: int, ppid: int = 0, threads: tuple[int, ...] | None = None) -> Any:
+    return m.pstree_entry(pid=pid, ppid=ppid, pgid=pid, sid=pid, threads=(pid,) if threads is None else threads)
 
 
 def cores(*pids: int, dead: tuple[int, ...] = ()) -> dict[int, Any]:
@@ -35,6 +35,12 @@ def test_tree() -> None:
     assert [child.pid for child in root.children] == [7, 9]
 
 
+def test_threads() -> None:
+    root = spawn.tree([entry(5, threads=(4, 5, 9)), entry(7, 5, threads=())], cores(5, 7))
+    assert root.other_threads == [4, 9]
+    assert root.children[0].other_threads == []
+
+
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
@@ -46,7 +52,12 @@ def test_tree() -> None:
         ([entry(5), entry(6, 6)], "not above"),
         ([entry(5), entry(6, 7), entry(7, 6)], "not above"),
         ([entry(5), entry(6, 4)], "not above"),
-        ([entry(5, threads=2)], "2 threads"),
+        ([entry(5, threads=(5, 5))], "twice"),
+        ([entry(5, threads=(5, 6)), entry(6, 5)], "twice"),
+        ([entry(5), entry(6, 5, threads=(6, 5))], "twice"),
+        ([entry(5, threads=(5, 0))], "out of bounds"),
+        ([entry(5, threads=(5, 1 << 22))], "out of bounds"),
+        ([entry(5, threads=(6, 7))], "no thread of that id"),
     ],
 )
 def test_tree_that_is_none(entries: list[Any], words: str) -> None:
