@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 UNSUPPORTED = {
     "socket": ("import socket\nx = socket.socket()", ("socket",)),
     "socketpair": ("import socket\nx = socket.socketpair()", ("socket",)),
-    "eventfd": ("x = os.eventfd(1)", ("eventfd",)),
     "epoll": ("x = select.epoll()", ("eventpoll",)),
-    "signalfd": ("x = libc.signalfd(-1, struct.pack('Q', 1), 0)", ("signalfd",)),
-    "timerfd": ("x = libc.timerfd_create(1, 0)", ("timerfd",)),
     "inotify": ("x = libc.inotify_init()", ("inotify",)),
     "pidfd": ("x = os.pidfd_open(os.getpid())", ("pidfd",)),
     "terminal": ("import pty\nx = pty.openpty()", ("terminal",)),
@@ -92,10 +89,6 @@ UNSUPPORTED = {
     "a mapped file whose name is no UTF-8": (
         "open(b'\\xff\\xfe', 'wb').write(bytes(5))\nlibc.mmap(None, 4096, 1, 2, os.open(b'\\xff\\xfe', 0), 0)\nos.close(3)",
         ("UTF-8",),
-    ),
-    "huge pages": (
-        "libc.mmap.restype = ctypes.c_void_p\n"
-        "if libc.mmap(None, 2 << 20, 3, 0x40022, -1, 0) == 2**64 - 1: say('kernel lacks it')", ("huge pages",)
     ),
     "userfaultfd": ("x = libc.syscall(323, 0x80001)\nif x < 0: say('kernel lacks it')", ("userfaultfd",)),
     "io_uring": (
