@@ -86,7 +86,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     """From open files to running tasks; the number of pages that were put back."""
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
-    with opened, spawn.Nursery(cpu) as nursery:
+    with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
         mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)

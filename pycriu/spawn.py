@@ -15,6 +15,7 @@ import struct
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
+from pycriu.kernel.terminal import TIOCSCTTY, TIOCSPGRP
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
@@ -179,10 +180,12 @@ class Nursery:
     """The scope in which new tasks live. Those not released by its end are killed and reaped.
 
     Meanwhile orphans come to us: in many containers PID 1 would never reap them, and their PIDs would stay taken.
+    `terminals` has, by session, the inherited descriptor of its controlling terminal and the foreground group.
     """
 
-    def __init__(self, arch: Arch) -> None:
+    def __init__(self, arch: Arch, terminals: dict[int, tuple[int, int]] | None = None) -> None:
         self.arch = arch
+        self._terminals = terminals or {}
         self.tasks: dict[int, Tracee] = {}
         self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
         self._zombies: list[int] = []
@@ -232,6 +235,10 @@ class Nursery:
         for member in sorted(members, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
             if member.entry.pgid in inside:
                 self._enter_group(member)
+        groups = {member.entry.pgid for member in members}
+        for session, (descriptor, group) in self._terminals.items():
+            if session in self.tasks and group in groups:
+                self._bring_to_foreground(session, descriptor, group)
         for member in members:
             if member.exit_status is not None:
                 self._end(member.pid, member.exit_status)
@@ -294,10 +301,18 @@ class Nursery:
             if child.entry.sid not in (child.pid, member.pid):
                 self._make_child(member, child)
         self._call(member.pid, "setsid")
+        if member.pid in self._terminals:  # whoever is born from here on inherits it
+            self._call(member.pid, "ioctl", self._terminals[member.pid][0], TIOCSCTTY, 0)
 
     def _enter_group(self, member: Member) -> None:
         if member.entry.sid != member.pid:  # a session leader leads its group, and cannot leave it
             self._call(member.pid, "setpgid", 0, member.entry.pgid)
+
+    def _bring_to_foreground(self, leader: int, descriptor: int, group: int) -> None:
+        task = self.tasks[leader]
+        at = (task.registers()[self.arch.sp] & ~0xFFF) - 256
+        task.write(at, struct.pack("<i", group))
+        self._call(leader, "ioctl", descriptor, TIOCSPGRP, at)
 
     def _make_child(self, parent: Member, child: Member) -> None:
         task = self.tasks[parent.pid]

@@ -113,10 +113,25 @@ def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
             _check_outer_session(name, stat, root.stat.session, shell_job=shell_job)
         elif not _can_be_born_into(process, stat.session):
             raise Unsupported(f"{name} is in session {stat.session}, which its parent has left or never was in")
-        elif stat.session == process.pid and stat.tty_nr:
-            raise Unsupported(f"{name} leads a session that has a controlling terminal, which cannot be saved")
+        elif stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
+            raise Unsupported(
+                f"{name} leads a session whose controlling terminal nobody in the tree has open, which cannot be saved"
+            )
         if stat.pgrp not in members and stat.pgrp != root.stat.pgrp:
             raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} has ended")
+
+
+def _is_open(device: int, pids: set[int]) -> bool:
+    """Whether a process has this terminal open: by its device, or as /dev/tty or /dev/console."""
+    aliases = (device, os.makedev(5, 0), os.makedev(5, 1))
+    for pid in pids:
+        try:
+            for fd in procfs.descriptors(pid):
+                if os.stat(f"/proc/{pid}/fd/{fd}").st_rdev in aliases:
+                    return True
+        except (TraceeGone, FileNotFoundError, ProcessLookupError):
+            continue
+    return False
 
 
 def _check_outer_session(name: str, stat: procfs.Stat, session: int, *, shell_job: bool) -> None:

@@ -30,6 +30,7 @@ class Kind:
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
         self.options: Any = options
         self.log = log  # for what the user should know though it is no error
+        self.lent: set[int] = set()  # restore: entries of the files image that only lend this kind their path
 
     # ------------------------------------------------------------------------------------------------------------ dump
 

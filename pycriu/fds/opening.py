@@ -54,8 +54,9 @@ class Opening:
 
     def _open(self, *, late: bool) -> None:
         self._late = late
+        lent = {number for kind in self.kinds.all for number in kind.lent}
         for number, entry in self.entries.items():
-            if self.kinds.by_type(entry).LATE is late:
+            if number not in lent and self.kinds.by_type(entry).LATE is late:
                 self.fd(number)
 
     def fd(self, number: int) -> int:

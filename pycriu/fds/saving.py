@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 
 from pycriu.fds.kind import Kind
-from pycriu.fds.openfile import OpenFile, Place
+from pycriu.fds.openfile import OpenFile, Place, no_owner
 from pycriu.fds.table import Kinds
+from pycriu.images import messages as m
 from pycriu.sharing import FileIds
 
 TYPE_CHECKING = False
@@ -31,6 +32,7 @@ class Saving:
         self._numbers: dict[tuple[int, int], int] = {}
         self._places: dict[tuple[str, int], tuple[int, Place]] = {}
         self._waiting: list[Known] = []
+        self._lent: list[Any] = []
 
     def take(self, descriptors: list[Known], places: list[tuple[Place, int]]) -> None:
         """Everything that the tree has open: `descriptors` of all tasks, and `places` with the flags to open them."""
@@ -79,6 +81,13 @@ class Saving:
             self._places[key] = self.fresh(), place
         return self._places[key][0]
 
+    def lend(self, path: str, flags: int, status: os.stat_result) -> int:
+        """The id of an entry that is in the image for its path alone: its kind opens that itself."""
+        number = self.fresh()
+        reg = m.reg_file_entry(id=number, flags=flags, pos=0, fown=no_owner(), name=path, mode=status.st_mode)
+        self._lent.append(m.file_entry(type=self.kinds.regular.TYPE, id=number, reg=reg))
+        return number
+
     def write(self, new: NewCheckpoint) -> None:
         """The files image, and those that the kinds have beside it."""
         new.write("files.img", self.entries())
@@ -89,4 +98,8 @@ class Saving:
         """One file_entry per open file and place."""
         found = [kind.dump(file, number, self) for number, (file, kind) in self.files.items()]
         regular = self.kinds.regular
-        return found + [regular.place_entry(number, place, key[1]) for key, (number, place) in self._places.items()]
+        return (
+            found
+            + self._lent
+            + [regular.place_entry(number, place, key[1]) for key, (number, place) in self._places.items()]
+        )

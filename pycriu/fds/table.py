@@ -16,6 +16,7 @@ from pycriu.fds.pipe import Pipe
 from pycriu.fds.regular import Regular
 from pycriu.fds.signalfd import Signalfd
 from pycriu.fds.timerfd import Timerfd
+from pycriu.fds.tty import Tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ KINDS: tuple[type[Kind], ...] = (
     Eventfd,
     Signalfd,
     Timerfd,
+    Tty,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
 
@@ -44,6 +46,7 @@ class Kinds:
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
         self.all: list[Kind] = [kind(options, log) for kind in KINDS]
         self.regular = next(kind for kind in self.all if isinstance(kind, Regular))
+        self.tty = next(kind for kind in self.all if isinstance(kind, Tty))
         self._by_type = {kind.TYPE: kind for kind in self.all}
 
     def of(self, file: OpenFile) -> Kind:

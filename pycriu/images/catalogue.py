@@ -112,7 +112,8 @@ KINDS = (
     Kind("tmpfs-dev", 0, framing=RAW),
     Kind("autofs", 0x49353943, "autofs_entry", many=True),
     Kind("binfmt-misc", 0x67343323, "binfmt_misc_entry", many=True),
-    # pycriu's own, which CRIU ignores: register sets that CRIU's messages have no fields for
+    # pycriu's own, which CRIU ignores: what CRIU's messages have no fields for
+    Kind("pycriu-tty", 0x50544559, "pycriu_tty_entry", many=True),
     Kind("pycriu-xstate", 0, framing=RAW),
     Kind("pycriu-sve", 0, framing=RAW),
     # and fixed-size records (`records`) of what event descriptors have beyond CRIU's messages

@@ -974,6 +974,17 @@ class pstree_entry(Message):
     @property
     def threads(self) -> Scalars[int]: ...
     def __init__(self, *, pid: int | None = ..., ppid: int | None = ..., pgid: int | None = ..., sid: int | None = ..., threads: Iterable[int] | None = ...) -> None: ...
+class pycriu_tty_entry(Message):
+    index: int
+    mode: int
+    closed: bool
+    @property
+    def line(self) -> Scalars[bytes]: ...
+    typed: bytes
+    behind: bytes
+    stopped: int
+    status: int
+    def __init__(self, *, index: int | None = ..., mode: int | None = ..., closed: bool | None = ..., line: Iterable[bytes] | None = ..., typed: bytes | None = ..., behind: bytes | None = ..., stopped: int | None = ..., status: int | None = ...) -> None: ...
 class reg_file_entry(Message):
     id: int
     flags: int

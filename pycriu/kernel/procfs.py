@@ -44,7 +44,7 @@ class Stat:
     __slots__ = (
         "arg_end", "arg_start", "comm", "end_data", "endcode", "env_end", "env_start", "exit_code", "flags", "nice",
         "num_threads", "pgrp", "pid", "policy", "ppid", "rt_priority", "session", "start_brk", "start_data",
-        "startcode", "startstack", "starttime", "state", "tty_nr",
+        "startcode", "startstack", "starttime", "state", "tpgid", "tty_nr",
     )  # fmt: skip
 
     def __init__(self, line: str) -> None:
@@ -54,7 +54,7 @@ class Stat:
         self.pid = int(pid)
         f = tail.split()  # f[0] is field 3 of the manual page
         self.state = f[0]
-        self.ppid, self.pgrp, self.session, self.tty_nr = (int(x) for x in f[1:5])
+        self.ppid, self.pgrp, self.session, self.tty_nr, self.tpgid = (int(x) for x in f[1:6])
         self.flags, self.nice, self.num_threads, self.starttime = int(f[6]), int(f[16]), int(f[17]), int(f[19])
         self.startcode, self.endcode, self.startstack = (int(x) for x in f[23:26])
         self.rt_priority, self.policy = int(f[37]), int(f[38])

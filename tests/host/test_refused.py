@@ -26,7 +26,6 @@ UNSUPPORTED = {
     "epoll": ("x = select.epoll()", ("eventpoll",)),
     "inotify": ("x = libc.inotify_init()", ("inotify",)),
     "pidfd": ("x = os.pidfd_open(os.getpid())", ("pidfd",)),
-    "terminal": ("import pty\nx = pty.openpty()", ("terminal",)),
     "fifo": ("os.mkfifo('f')\nx = os.open('f', os.O_RDWR)", ("named pipe", "/f")),
     "deleted file": ("x = open('gone', 'w')\nos.unlink('gone')", ("gone", "deleted")),
     "replaced file": ("x = open('old', 'w')\nopen('new', 'w').close()\nos.rename('new', 'old')", ("old", "replaced")),
