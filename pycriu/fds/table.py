@@ -7,6 +7,7 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
+from pycriu.fds import sockets
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
 from pycriu.fds.kind import Kind
@@ -92,7 +93,8 @@ def _describe(file: OpenFile) -> str:
         major = os.major(file.status.st_rdev)
         return "a terminal" if major in _TTY_MAJORS else f"a character device ({major}:{os.minor(file.status.st_rdev)})"
     if stat.S_ISSOCK(mode):
-        return "a socket"
+        found = sockets.about(file)
+        return f"a {found.words}" if found else "a socket"
     if stat.S_ISFIFO(mode):
         return "a named pipe"
     if stat.S_ISBLK(mode):
