@@ -87,7 +87,9 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
-        mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
+        plans = [task.plan for task in checkpoint.tasks.values()]
+        mapped = memory.open_mapped(plans, opened)
+        memory.check_huge_pages(plans)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
@@ -130,6 +132,7 @@ def rebuild(
             + scheduling.thread_rows(facts, remote)
             + memory.clear_rows(present)
             + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
+            + memory.key_rows(plan)
             + memory.map_rows(plan, mapped)
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
@@ -138,7 +141,7 @@ def rebuild(
         procfiles.restore_login_uid(remote, core)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
-            memory.finish_rows(plan)
+            memory.finish_rows(plan, remote)
             + memory.mm_rows(image.mm, remote, fd_of[image.mm.exe_file_id])
             + files.place_rows(image.fs, fd_of)
             + files.descriptor_rows(image.descriptors, fd_of, [*descriptors, *fd_of.values()])
