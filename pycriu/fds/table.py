@@ -10,6 +10,8 @@ from pycriu.errors import ImageError, Unsupported
 from pycriu.fds import sockets
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
+from pycriu.fds.fanotify import Fanotify
+from pycriu.fds.inotify import Inotify
 from pycriu.fds.kind import Kind
 from pycriu.fds.memfd import Memfd
 from pycriu.fds.openfile import OpenFile
@@ -34,6 +36,8 @@ KINDS: tuple[type[Kind], ...] = (
     Eventfd,
     Signalfd,
     Timerfd,
+    Inotify,
+    Fanotify,
     Tty,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
