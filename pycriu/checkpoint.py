@@ -12,7 +12,7 @@ from pycriu.fds.table import Kinds
 from pycriu.images import facts, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling
+from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES
 class ThreadImage:
     """Everything that the images say of one thread."""
 
-    def __init__(self, images: store.ImagesDir, tid: int, core: Any, cpu: Arch) -> None:
+    def __init__(self, images: store.ImagesDir, tid: int, core: Any, cpu: Arch, filters: list[Any]) -> None:
         if not core.HasField(cpu.thread_info):
             raise ImageError(f"core-{tid}.img has no registers")
         if not core.HasField("thread_core") or not core.thread_core.HasField("creds"):
@@ -34,6 +34,7 @@ class ThreadImage:
         self.tid, self.core = tid, core
         self.comm: str = core.tc.comm if core.HasField("tc") else core.thread_core.comm
         self.gpr, self.tid_address = cpu.load(core)
+        self.seccomp = seccomp.read(core.thread_core, filters, f"core-{tid}.img")
         self.extras = {
             kind: images.raw(name).readall()
             for kind in ("xstate", "sve")
@@ -44,14 +45,14 @@ class ThreadImage:
 class TaskImage:
     """Everything that the images say of one live process; `threads` begins with the one whose id is the PID."""
 
-    def __init__(self, images: store.ImagesDir, member: spawn.Member, core: Any, cpu: Arch) -> None:
+    def __init__(self, images: store.ImagesDir, member: spawn.Member, core: Any, cpu: Arch, filters: list[Any]) -> None:
         pid = member.pid
         self.pid, self.core = pid, core
-        self.threads = [ThreadImage(images, pid, core, cpu)]
+        self.threads = [ThreadImage(images, pid, core, cpu, filters)]
         for tid in member.other_threads:
             core_of_thread = images.read_one(f"core-{tid}.img")
             _check_cpu(core_of_thread, cpu)
-            self.threads.append(ThreadImage(images, tid, core_of_thread, cpu))
+            self.threads.append(ThreadImage(images, tid, core_of_thread, cpu, filters))
         self.mm: Any = images.read_one(f"mm-{pid}.img")
         self.fs: Any = images.read_one(f"fs-{pid}.img")
         ids: Any = core.ids if core.HasField("ids") else images.read_one(f"ids-{pid}.img")
@@ -59,9 +60,7 @@ class TaskImage:
         head, *entries = images.read(f"pagemap-{pid}.img")
         self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
         size = os.fstat(self.pages.fileno()).st_size
-        name = f"pycriu-memory-{pid}.img"
-        extra = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
-        self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
+        self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu)
         name = f"pycriu-task-{pid}.img"
         said = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
         self.facts = facts.decode(said, name, _FACTS)
@@ -85,8 +84,10 @@ class Checkpoint:
         for pid, core in cores.items():
             _check_core(pid, core, cpu)
         self.root = spawn.tree(entries, cores)
+        seccomp_image: Any = images.read_one("seccomp.img") if images.exists("seccomp.img") else None
+        filters = list(seccomp_image.seccomp_filters) if seccomp_image is not None else []
         self.tasks = {
-            member.pid: TaskImage(images, member, cores[member.pid], cpu)
+            member.pid: TaskImage(images, member, cores[member.pid], cpu, filters)
             for member in self.root.walk()
             if member.exit_status is None
         }
@@ -104,6 +105,7 @@ class Checkpoint:
         cores = [task.core for task in self.tasks.values()]
         limits.check(cores)
         procfiles.check(cores)
+        seccomp.check([thread.seccomp for task in self.tasks.values() for thread in task.threads])
         own = own_vdso()
         for task in self.tasks.values():
             files.refuse_other_root(task.fs, self.files)

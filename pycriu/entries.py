@@ -7,7 +7,7 @@ from pycriu import pageimages, pstree
 from pycriu.arch.description import Arch
 from pycriu.images import facts, store
 from pycriu.images import messages as m
-from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, signals, timers
+from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, seccomp, signals, timers
 from pycriu.snapshot import Snapshot, Thread
 
 TYPE_CHECKING = False
@@ -52,9 +52,9 @@ def write(
     cpu: Arch,
 ) -> None:
     """Write every image, the inventory last."""
-    ids = Ids()
+    ids, filters = Ids(), seccomp.Filters()
     for number, snapshot in enumerate(snapshots, 1):
-        _write_process(new, snapshot, number, saving, ids.task(), cpu)
+        _write_process(new, snapshot, number, saving, ids.task(), cpu, filters)
     for process in root.walk():
         if process.zombie:
             new.write(f"core-{process.pid}.img", [zombie_entry(process, cpu)])
@@ -62,16 +62,24 @@ def write(
     threads = {snapshot.pid: [thread.tid for thread in snapshot.threads] for snapshot in snapshots}
     new.write("pstree.img", [pstree_entry(process, threads.get(process.pid, [])) for process in root.walk()])
     saving.write(new)
-    new.write("seccomp.img", [m.seccomp_entry()])
+    new.write("seccomp.img", [filters.image()])
     new.write("inventory.img", [inventory_entry(ids)])
 
 
 def _write_process(
-    new: store.NewCheckpoint, snapshot: Snapshot, pages_id: int, saving: Saving, ids: Any, cpu: Arch
+    new: store.NewCheckpoint,
+    snapshot: Snapshot,
+    pages_id: int,
+    saving: Saving,
+    ids: Any,
+    cpu: Arch,
+    filters: seccomp.Filters,
 ) -> None:
     pid = snapshot.pid
     for thread in snapshot.threads:
-        new.write(f"core-{thread.tid}.img", [core_entry(snapshot, thread, cpu)])
+        core = core_entry(snapshot, thread, cpu)
+        filters.put(core.thread_core, thread.seccomp)
+        new.write(f"core-{thread.tid}.img", [core])
         for kind, raw in thread.extras.items():
             new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
     new.write(f"ids-{pid}.img", [ids])
@@ -79,8 +87,6 @@ def _write_process(
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
-    if extra := memory.extra_facts(snapshot.mappings, snapshot.keys):
-        new.write_raw(f"pycriu-memory-{pid}.img", extra)
     if said := facts.encode(snapshot.facts):
         new.write_raw(f"pycriu-task-{pid}.img", said)
 
@@ -144,8 +150,7 @@ def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
     """The mm image; the files that are mapped go into the files image."""
     vmas = []
     for mapping in memory.merge_clock_pages(snapshot.mappings):
-        vmas.append(memory.vma_entry(mapping, memory.file_number(mapping, saving), memory.vma_advice(mapping)))
-    vmas += memory.guard_entries(snapshot.guards)
+        vmas.append(memory.vma_entry(mapping, memory.file_number(mapping, saving)))
     exe = saving.place(snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
     if snapshot.attributes.thp_disabled:

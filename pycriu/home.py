@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Judge = Callable[[str, tuple[int, ...], int], None]  # name, arguments, address
+
 SIGCHLD, SIGURG, SIGWINCH = 17, 23, 28
 QUIET = (SIGURG, SIGWINCH, SIGCHLD)
 _RED_ZONE = 512  # bytes below the stack pointer that may be in use: 128 on x86_64, and some distance
@@ -35,6 +37,7 @@ class Home:
     signal: int  # the one that ends a table
     at: int  # where the frame lies on the task's stack; 0: it has no place there
     make_frame: Callable[[int], bytes]  # the frame for rt_sigreturn, made for an address
+    judge: Judge | None = None  # raises Unsupported for a call that would be the end of the task if we were killed
 
 
 def find(
@@ -45,6 +48,7 @@ def find(
     status: dict[str, str],
     mappings: list[procfs.Mapping],
     gadgets: tuple[int, int] | None,
+    judge: Judge | None = None,
 ) -> Home | None:
     """The way home of a stopped thread, or None where it has none; then nothing must happen to us while it works.
 
@@ -62,7 +66,7 @@ def find(
     def make_frame(at: int) -> bytes:
         return arch.sigframe(registers, mask, sets, restorer, at)
 
-    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], make_frame, mappings), make_frame)
+    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], make_frame, mappings), make_frame, judge)
 
 
 def _place(stack_pointer: int, make_frame: Callable[[int], bytes], mappings: list[procfs.Mapping]) -> int:

@@ -37,6 +37,7 @@ from pycriu.resources import (
     prctl,
     procfiles,
     scheduling,
+    seccomp,
     signals,
     timers,
 )
@@ -87,9 +88,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
-        plans = [task.plan for task in checkpoint.tasks.values()]
-        mapped = memory.open_mapped(plans, opened)
-        memory.check_huge_pages(plans)
+        mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
@@ -132,7 +131,6 @@ def rebuild(
             + scheduling.thread_rows(facts, remote)
             + memory.clear_rows(present)
             + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
-            + memory.key_rows(plan)
             + memory.map_rows(plan, mapped)
         )
         pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
@@ -141,7 +139,7 @@ def rebuild(
         procfiles.restore_login_uid(remote, core)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
-            memory.finish_rows(plan, remote)
+            memory.finish_rows(plan)
             + memory.mm_rows(image.mm, remote, fd_of[image.mm.exe_file_id])
             + files.place_rows(image.fs, fd_of)
             + files.descriptor_rows(image.descriptors, fd_of, [*descriptors, *fd_of.values()])
@@ -151,12 +149,15 @@ def rebuild(
             + prctl.rows(facts)
         )
         others = nursery.make_threads(remote, [thread.tid for thread in image.threads[1:]])
+        shared = seccomp.install_shared(remote, [task, *others], [thread.seccomp for thread in image.threads])
         for thread, of_thread in zip(others, image.threads[1:], strict=True):
             with Remote(thread, inside=remote) as guest:
                 own = image.facts.get(thread.tid, {})
+                seccomp.install(guest, of_thread.seccomp.chain[shared:])
                 rows = scheduling.thread_rows(own, guest, facts)
                 guest.calls(rows + thread_rows(image, of_thread, mine, guest))
         posix_timers.make(remote, core.tc.timers.posix)  # some notify a thread
+        seccomp.install(remote, image.threads[0].seccomp.chain[shared:])
         remote.calls(
             thread_rows(image, image.threads[0], mine, remote)
             + attributes.last_rows(image.mm)
@@ -178,6 +179,7 @@ def thread_rows(image: TaskImage, of_thread: ThreadImage, mine: Any, remote: Rem
         + prctl.thread_rows(image.facts.get(of_thread.tid, {}))
         + credentials.rows(thread.creds, mine, remote)
         + attributes.last_thread_rows(thread)
+        + seccomp.strict_rows(of_thread.seccomp)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pycriu import home, pstree
 from pycriu.home import Home
-from pycriu.kernel import procfs, ptrace
+from pycriu.kernel import pagemap, procfs, ptrace
 from pycriu.resources import (
     attributes,
     credentials,
@@ -19,6 +19,7 @@ from pycriu.resources import (
     prctl,
     procfiles,
     scheduling,
+    seccomp,
     signals,
     timers,
 )
@@ -49,6 +50,7 @@ class Thread:
         self.stat = procfs.stat(tid)
         self.status = procfs.parse_status(procfs.text(tid, "status"))
         refuse_thread(process, tid, self.stat, self.status)
+        self.seccomp = seccomp.look_thread(tid, self.status)
         self.register_sets = self.task.arch.look(tid)
         self.registered = attributes.look_thread(tid)
         self.signals = signals.look_thread(tid)
@@ -66,8 +68,9 @@ class Thread:
         """Its way home."""
         task = self.task
         return home.find(
-            task.arch, task.registers(), self.signals.mask, self.register_sets, self.status, mappings, gadgets
-        )
+            task.arch, task.registers(), self.signals.mask, self.register_sets, self.status, mappings, gadgets,
+            seccomp.judge(task, self.seccomp),
+        )  # fmt: skip
 
     def hear(self, answers: list[Any], gpr: Registers) -> None:
         """Keep what it said, and the state of its CPU; `gpr` are its own registers."""
@@ -115,7 +118,8 @@ class Snapshot:
         self.facts[pid] |= procfiles.look(pid)
         self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
-        self.runs, self.guards = memory.content(pid, self.mappings)
+        runs = pagemap.private_pages(pid, memory.spans(self.mappings))
+        self.runs = sorted(runs + memory.vdso_run(self.mappings))
 
     def ask(self) -> None:
         """Everything that only the process and its threads themselves can say, and the state of their CPUs."""
@@ -129,7 +133,6 @@ class Snapshot:
             answers = _answers(remote, asked + own)
             self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
             self.timers_left = posix_timers.read(remote, self.posix_timers)
-            self.keys = memory.allocated_keys(remote, self.mappings)
             for thread, way in zip(others, homes[1:], strict=True):
                 with Remote(thread.task, home=way, inside=remote) as guest:
                     said = _answers(guest, [part.ask_thread(guest) for part in thread.PARTS])

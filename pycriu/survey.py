@@ -15,7 +15,7 @@ from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
-from pycriu.resources import files, memory, posix_timers
+from pycriu.resources import files, memory, posix_timers, seccomp
 from pycriu.sharing import refuse_own_parts, refuse_shared_parts
 
 _LOOKS = 10
@@ -86,8 +86,7 @@ def refuse_thread(process: pstree.Process, tid: int, stat: procfs.Stat, status: 
     what = f"thread {tid} of process {pid}" if tid != pid else f"process {pid}"
     if not procfs.is_utf8(stat.comm):
         raise Unsupported(f"{what} has a name that is not UTF-8 ({stat.comm!r}), which no image can hold")
-    if status.get("Seccomp", "0") != "0":
-        raise Unsupported(f"{what} ({stat.comm}) runs under seccomp, which cannot be saved")
+    seccomp.refuse(tid, status)
     if tid == pid:
         return
     refuse_own_parts(pid, tid)

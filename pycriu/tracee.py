@@ -205,6 +205,11 @@ class Remote:
             raise
 
     def _enter(self) -> Remote:
+        if self._home is not None:
+            # What leads home, and what cleans up, must be possible before anything is begun.
+            self._judge(self._home.gate, Row("munmap", 0, SCRATCH_SIZE))
+            self._judge(self._home.gate, Row("tkill", self.task.tid, self._home.signal))
+            self._judge(self._home.restorer, Row("rt_sigreturn"))
         self.gpr = self.task.registers()
         self._mask = ptrace.get_sigmask(self.task.tid)
         if self._home is not None and self._home.at:
@@ -218,6 +223,10 @@ class Remote:
             self._restore()
             raise
         return self
+
+    def _judge(self, address: int, row: Row) -> None:
+        if self._home is not None and self._home.judge is not None:
+            self._home.judge(row.name, row.args, address)
 
     def _put_frame(self, home: Home, at: int) -> None:
         self.task.write(at, home.make_frame(at))
@@ -288,6 +297,7 @@ class Remote:
         that the task was in, when it has its own registers again.
         """
         task = self.task
+        self._judge(home.gate, Row(name, *args))
         gpr = task.call_registers(self.gpr, home.gate, name, args)
         if self._frame:
             task.arch.go_home(gpr, home.restorer, self._frame)
@@ -348,6 +358,7 @@ class Remote:
     def _run(self, rows: list[Row]) -> list[int]:
         arch, table = self.task.arch, bytearray()
         for row in rows:
+            self._judge(self.scratch, row)
             words = (arch.syscall_number(row.name), *row.args, *(0,) * (6 - len(row.args)), _NOT_RUN)
             table += b"".join((word & MASK64).to_bytes(8, "little") for word in words)
         address = self.scratch + _CODE_ROOM

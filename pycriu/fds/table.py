@@ -7,11 +7,8 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
-from pycriu.fds import sockets
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
-from pycriu.fds.fanotify import Fanotify
-from pycriu.fds.inotify import Inotify
 from pycriu.fds.kind import Kind
 from pycriu.fds.memfd import Memfd
 from pycriu.fds.openfile import OpenFile
@@ -36,8 +33,6 @@ KINDS: tuple[type[Kind], ...] = (
     Eventfd,
     Signalfd,
     Timerfd,
-    Inotify,
-    Fanotify,
     Tty,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
@@ -97,8 +92,7 @@ def _describe(file: OpenFile) -> str:
         major = os.major(file.status.st_rdev)
         return "a terminal" if major in _TTY_MAJORS else f"a character device ({major}:{os.minor(file.status.st_rdev)})"
     if stat.S_ISSOCK(mode):
-        found = sockets.about(file)
-        return f"a {found.words}" if found else "a socket"
+        return "a socket"
     if stat.S_ISFIFO(mode):
         return "a named pipe"
     if stat.S_ISBLK(mode):

@@ -18,10 +18,12 @@ from pycriu.kernel import names
 CONT, SINGLESTEP, DETACH, SYSCALL = 7, 9, 17, 24
 SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
 SEIZE, INTERRUPT, LISTEN, PEEKSIGINFO, GETSIGMASK, SETSIGMASK = 0x4206, 0x4207, 0x4208, 0x4209, 0x420A, 0x420B
+SECCOMP_GET_FILTER, SECCOMP_GET_METADATA = 0x420C, 0x420D
 GET_RSEQ_CONFIGURATION, GET_SYSCALL_USER_DISPATCH_CONFIG = 0x420F, 0x4211
 
 O_TRACESYSGOOD = 1
 O_TRACEFORK, O_TRACECLONE, O_TRACEEXEC, O_EXITKILL = 1 << 1, 1 << 3, 1 << 4, 1 << 20
+O_SUSPEND_SECCOMP = 1 << 21
 EVENT_FORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 3, 4, 128
 PEEKSIGINFO_SHARED = 1
 WALL = 0x40000000  # __WALL: wait for clone children too
@@ -140,6 +142,29 @@ def get_rseq(tid: int) -> tuple[int, int, int] | None:
     _request("PTRACE_GET_RSEQ_CONFIGURATION", GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
     address, size, signature = struct.unpack("QII", buffer.raw[:16])
     return (address, size, signature) if address else None
+
+
+def get_seccomp_filters(tid: int) -> tuple[tuple[bytes, int], ...]:
+    """PTRACE_SECCOMP_GET_FILTER (4.4) and _METADATA (4.16): instructions and flags of every filter, the oldest first.
+
+    KernelError(EACCES) without CAP_SYS_ADMIN or where we are under seccomp ourselves; EIO without
+    CONFIG_CHECKPOINT_RESTORE.
+    """
+    found: list[tuple[bytes, int]] = []
+    while True:
+        index = len(found)
+        try:
+            count = _request("PTRACE_SECCOMP_GET_FILTER", SECCOMP_GET_FILTER, tid, index, 0)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return tuple(found)
+            raise
+        code = ctypes.create_string_buffer(8 * count)
+        _request("PTRACE_SECCOMP_GET_FILTER", SECCOMP_GET_FILTER, tid, index, ctypes.addressof(code))
+        ask = struct.pack("QQ", index, 0)
+        metadata = ctypes.create_string_buffer(ask, len(ask))
+        _request("PTRACE_SECCOMP_GET_METADATA", SECCOMP_GET_METADATA, tid, len(ask), ctypes.addressof(metadata))
+        found.append((code.raw, struct.unpack("QQ", metadata.raw)[1]))
 
 
 def get_user_dispatch(tid: int) -> bool:

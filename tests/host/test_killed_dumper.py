@@ -50,6 +50,19 @@ while not os.path.exists("go"):
 say("wrong", early, "mask", sorted(int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 """
 
+# Under a filter that answers some of what it has to call for a dump with an errno (rt_sigaction, prctl, getitimer).
+FILTERED = """
+code = struct.pack("HBBI", 0x20, 0, 0, 0)
+for n in (13, 157, 36):
+    code += struct.pack("HBBI", 0x15, 0, 1, n) + struct.pack("HBBI", 6, 0, 0, 0x50001)
+code += struct.pack("HBBI", 6, 0, 0, 0x7fff0000)
+program = ctypes.create_string_buffer(code, len(code))
+fprog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(program)), 16)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.syscall(317, 1, 0, fprog) == 0
+assert libc.prctl(38, 1, 0, 0, 0) == -1
+"""
+
 FINE = f"wrong 0 mask {sorted((int(signal.SIGUSR1), int(signal.SIGRTMIN) + 3))}"
 
 
@@ -91,7 +104,7 @@ def goes_on(subject: Subject) -> None:
     assert alive(subject.pid), f"the application died: {subject.said()[-3:]}"
 
 
-@pytest.mark.parametrize("program", [BUSY, ASLEEP], ids=["busy", "asleep"])
+@pytest.mark.parametrize("program", [BUSY, ASLEEP, FILTERED + ASLEEP], ids=["busy", "asleep", "under a filter"])
 def test_application_survives_a_kill_before_any_request(host: Host, program: str) -> None:
     subject = host.python(program)
     number = 0

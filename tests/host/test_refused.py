@@ -48,13 +48,6 @@ UNSUPPORTED = {
         "threading.Thread(target=alone).start()\ntime.sleep(0.1)",
         ("thread ", "working directory of its own"),
     ),
-    "strict seccomp": (
-        "assert libc.prctl(38, 1, 0, 0, 0) == 0\n"
-        "prog = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))\n"
-        "fprog = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1, ctypes.addressof(prog)))\n"
-        "assert libc.prctl(22, 2, fprog, 0, 0) == 0",
-        ("seccomp",),
-    ),
     "net namespace": ("assert libc.unshare(0x40000000) == 0", ("net namespace",)),
     "uts namespace": ("assert libc.unshare(0x04000000) == 0", ("uts namespace",)),
     "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
@@ -73,6 +66,16 @@ UNSUPPORTED = {
     "asynchronous pipe": ("x = os.pipe()\nfcntl.fcntl(x[0], fcntl.F_SETFL, fcntl.FASYNC)", ("pipe", "O_ASYNC")),
     "packet pipe": ("x = os.pipe2(os.O_DIRECT)", ("pipe", "packet")),
     "directory of a process": ("x = os.open('/proc/1', os.O_RDONLY)", ("/proc/1",)),
+    "guard pages": (
+        "x = mmap.mmap(-1, 65536, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "a = ctypes.addressof(ctypes.c_char.from_buffer(x))\n"
+        "if libc.madvise(ctypes.c_void_p(a), 8192, 102): say('kernel lacks it')", ("pages at", "cannot be read")
+    ),
+    "sealed mapping": (
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "a = libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
+        "if libc.syscall(462, ctypes.c_void_p(a), 4096, 0): say('kernel lacks it')", ("sealed",)
+    ),
     "a name that is no UTF-8": ("libc.prctl(15, b'\\xff\\xfe\\x80z', 0, 0, 0)", ("name", "UTF-8")),
     "a file whose name is no UTF-8": ("x = open(b'\\xff\\xfe', 'w')", ("UTF-8",)),
     "a mapped file whose name is no UTF-8": (

@@ -13,6 +13,16 @@ from tests.host.conftest import reap
 if TYPE_CHECKING:
     from tests.host.conftest import Host
 
+FILTER = """
+def install(number, action, flags=0):
+    code = struct.pack("HBBI", 0x20, 0, 0, 0) + struct.pack("HBBI", 0x15, 0, 1, number)
+    code += struct.pack("HBBI", 6, 0, 0, action) + struct.pack("HBBI", 6, 0, 0, 0x7fff0000)
+    program = ctypes.create_string_buffer(code, len(code))
+    fprog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(program)), 16)
+    libc.prctl(38, 1, 0, 0, 0)
+    return libc.syscall(317, 1, flags, fprog)
+"""
+
 # name: what the subject does, words of the message
 UNSUPPORTED = {
     "Syscall User Dispatch": (
@@ -20,6 +30,17 @@ UNSUPPORTED = {
         "if libc.prctl(59, 1, 0, 0, ctypes.byref(allow)): say('kernel lacks it')",
         ("dispatched",),
     ),
+    "strict seccomp": (
+        "hold, release = os.pipe()\nr, w = os.pipe()\nchild = os.fork()\nif not child:\n"
+        "    b = ctypes.create_string_buffer(1)\n    os.close(release)\n    libc.prctl(22, 1, 0, 0, 0)\n"
+        "    libc.write(w, b'x', 1)\n    libc.read(hold, b, 1)\n    libc.syscall(60, 0)\n"
+        "os.read(r, 1)\nos.close(hold)\nsay = lambda *a, say=say: (os.close(release), os.waitpid(child, 0), say(*a))"
+        " if a == ('ok',) else say(*a)",
+        ("strict seccomp",),
+    ),
+    "a filter that kills": (FILTER + "install(36, 0x80000000)", ("forbids getitimer",)),
+    "a filter in the way home": (FILTER + "install(15, 0x50001)", ("forbids rt_sigreturn",)),
+    "a filter that asks": (FILTER + "os.close(install(201, 0x7fc00000, 8))", ("SECCOMP_RET_USER_NOTIF",)),
     "a timer on the clock of a thread": (
         "import threading\nthreading.Thread(target=wait_for_go).start()\n"
         "t = ctypes.c_int()\nassert libc.syscall(222, 3, 0, ctypes.byref(t)) == 0",
@@ -35,7 +56,7 @@ def test_unsupported_is_named(host: Host, kind: str) -> None:
     if subject.said()[0] == "kernel lacks it":
         pytest.skip(f"this kernel has no {kind}")
     outcome = host.refused(subject, *needles)
-    assert str(subject.pid) in outcome.errors(), outcome.errors()
+    assert str(subject.pid) in outcome.errors() or kind == "strict seccomp", outcome.errors()
     assert subject.go() == ["ok"]
 
 

@@ -40,21 +40,6 @@ MAY_CATCH_ALL = {
 }
 
 
-# What several neighbours of a shelf may use.
-COMMON = {
-    "fds": {
-        "kind",
-        "opening",
-        "openfile",
-        "refused",
-        "saving",
-        "sockets",
-        "table",
-        "watched",
-    }
-}
-
-
 def modules(package: str) -> list[Path]:
     """All modules of a package."""
     return sorted((ROOT / package).rglob("*.py"))
@@ -119,7 +104,7 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize("shelf", ["resources", "fds"])
 def test_neighbours_do_not_know_each_other(shelf: str) -> None:
-    shared = COMMON.get(shelf, set())
+    shared = {"fds": {"openfile", "table", "kind", "saving", "opening"}, "resources": set()}[shelf]
     kinds = {path.stem for path in (ROOT / "pycriu" / shelf).glob("*.py")} - shared - {"__init__"}
     assert kinds
     for path in (ROOT / "pycriu" / shelf).glob("*.py"):
