@@ -63,6 +63,53 @@ assert libc.syscall(317, 1, 0, fprog) == 0
 assert libc.prctl(38, 1, 0, 0, 0) == -1
 """
 
+# Three threads, of which two sleep in C (a handler, which runs often, must not find its stack or registers changed) and
+# one computes; each has a mask and an alternate stack of its own.
+THREADED = """
+import threading
+signal.signal(signal.SIGALRM, lambda *a: None)
+signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+kept = [signal.SIGUSR1, signal.SIGRTMIN + 3]
+problems = []
+def compute():
+    x = 1.0
+    for i in range(1, 300):
+        x = (x * 1.0000001 + i) / 1.0000001 - i + 1e-9 * (i % 3)
+    return x
+right = compute()
+def nap():
+    begin = time.monotonic()
+    while libc.usleep(3000): pass
+    return 0.0
+def work(number, act, wanted):
+    signal.pthread_sigmask(signal.SIG_SETMASK, {*kept, signal.SIGRTMIN + 4 + number})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    stack = ctypes.create_string_buffer(32768)
+    libc.sigaltstack(struct.pack("QiiQ", ctypes.addressof(stack), 0, 0, 32768), None)
+    turns = 0
+    while not os.path.exists("go"):
+        if act() != wanted:
+            problems.append(f"{number}: a wrong result")
+        if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != mask:
+            problems.append(f"{number}: another mask")
+        turns += 1
+        if turns % 3 == 0:
+            say("turn", number, turns)
+    now = ctypes.create_string_buffer(24)
+    libc.sigaltstack(None, now)
+    if struct.unpack("QiiQ", now.raw)[0] != ctypes.addressof(stack):
+        problems.append(f"{number}: another stack")
+threads = [threading.Thread(target=work, args=(n, *one)) for n, one in enumerate([(compute, right), (nap, 0.0)])]
+for one in threads: one.start()
+ready()
+signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+while not os.path.exists("go"):
+    libc.usleep(2000)
+for one in threads: one.join()
+say(*problems[:3])
+say("wrong", len(problems), "mask", sorted(int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+"""
+
 FINE = f"wrong 0 mask {sorted((int(signal.SIGUSR1), int(signal.SIGRTMIN) + 3))}"
 
 
@@ -100,11 +147,21 @@ def goes_on(subject: Subject) -> None:
     """It is nobody's tracee, and its work advances."""
     wait_until(lambda: subject.status("TracerPid") == "0", "still traced")
     before = len(subject.said())
-    wait_until(lambda: len(subject.said()) > before or not alive(subject.pid), "no more turns", DEADLINE)
+    workers = {line.split()[1] for line in subject.said() if line.startswith("turn") and len(line.split()) == 3}
+
+    def advanced() -> bool:
+        new = [line.split() for line in subject.said()[before:]]
+        return bool(new) and workers <= {line[1] for line in new}
+
+    wait_until(lambda: advanced() or not alive(subject.pid), "no more turns", DEADLINE)
     assert alive(subject.pid), f"the application died: {subject.said()[-3:]}"
 
 
-@pytest.mark.parametrize("program", [BUSY, ASLEEP, FILTERED + ASLEEP], ids=["busy", "asleep", "under a filter"])
+@pytest.mark.parametrize(
+    "program",
+    [BUSY, ASLEEP, FILTERED + ASLEEP, THREADED],
+    ids=["busy", "asleep", "under a filter", "threads"],
+)
 def test_application_survives_a_kill_before_any_request(host: Host, program: str) -> None:
     subject = host.python(program)
     number = 0
