@@ -172,7 +172,7 @@ def _restore(values: Values, images: str, work: str, lines: Log) -> Outcome:
     from pycriu import restore
 
     result = restore.restore(options, lines)
-    return 0 if options.detached else lambda: _stay(result, lines)
+    return 0 if options.detached else lambda: _stay(result, lines, keys=options.shell_job)
 
 
 def _file_options(values: Values) -> dict[str, Any]:
@@ -183,9 +183,14 @@ def _file_options(values: Values) -> dict[str, Any]:
     return {**flags, "file_validation": how, "ext_unix_sk": _text(values, "ext-unix-sk")}
 
 
-def _stay(result: RestoreResult, lines: Log) -> int:
-    """Attached restore: here until the root ends. The exit status says how the restore went, as CRIU's does."""
+def _stay(result: RestoreResult, lines: Log, *, keys: bool) -> int:
+    """Attached restore: here until the root ends. The exit status says how the restore went, as CRIU's does.
+
+    With `keys`, what they send to the foreground of a terminal is for the tree, as a shell leaves it to its jobs.
+    """
     lines.flush()
+    for number in (2, 3):  # SIGINT, SIGQUIT
+        _signal.signal(number, _signal.SIG_IGN if keys else _signal.SIG_DFL)
     result.wait()
     return 0
 

@@ -90,6 +90,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
         mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
+        if options.shell_job and not options.detached:
+            spawn.join_our_group(checkpoint.root)
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
         opened.open_late()
@@ -105,6 +107,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
         nursery.release(SIGSTOP if options.leave_stopped else 0)
+    kinds.tty.tell_size(list(checkpoint.tasks))
     return pages
 
 

@@ -93,6 +93,19 @@ def _check_ids(entries: list[Any]) -> None:
             seen.add(tid)
 
 
+def join_our_group(root: Member) -> None:
+    """Let a job of a session outside be one of our shell: who was in the root's group is to be in ours.
+
+    So the keys that interrupt or stop a job act on it, and the shell, which knows only us, sees it stop and go on.
+    """
+    members, group = root.walk(), root.entry.pgid
+    if root.entry.sid in [member.pid for member in members]:
+        return
+    for member in members:
+        if member.entry.pgid == group:
+            member.entry.pgid = os.getpgrp()
+
+
 def refuse_taken(pids: list[int]) -> None:
     """UserError for the first PID that somebody else has, with who that is and what to do."""
     for pid in pids:
@@ -231,7 +244,7 @@ class Nursery:
         self._enter_session(root)
         self._make_children(root)
         members = root.walk()
-        inside = {member.pid for member in members}
+        inside = {member.pid for member in members} | {os.getpgrp()}
         for member in sorted(members, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
             if member.entry.pgid in inside:
                 self._enter_group(member)

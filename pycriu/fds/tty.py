@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import ImageError, TraceeGone, Unsupported, UserError
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     Borrowed = tuple[OpenFile, int]  # a descriptor of the tree, and ours for the same open file
 
 FASYNC = 0o20000
+SIGWINCH = 28
+_BACK_IN_CALLS = 0.1  # seconds that a program may take until it sleeps
 PTY, CONSOLE, VT, CTTY, EXT_TTY, SERIAL = range(1, 7)  # TtyType
-_AUX, _PTMX = 5, 2  # major of /dev/tty, /dev/console and /dev/ptmx; minor of the last
-_SLAVES = range(136, 144)
 _MAX_INDEX = 1 << 20
 _MAX_WAITING = 1 << 16  # bytes; the kernel holds less than 24 KiB for each direction
 # tty_info_entry.id: pairs have what CRIU gives them, and these mark all others
@@ -45,29 +46,14 @@ _KEEP = os.O_ACCMODE | os.O_NONBLOCK
 _STANDARD = (0, 1, 2)  # where the user's terminal is looked for
 
 
-def is_master(rdev: int) -> bool:
-    """Whether a device number is that of /dev/ptmx, every opening of which makes a pseudo terminal."""
-    return (os.major(rdev), os.minor(rdev)) == (_AUX, _PTMX)
-
-
-def slave_index(rdev: int) -> int | None:
-    """N of /dev/pts/N, None for other devices."""
-    return (os.major(rdev) - _SLAVES.start << 20) + os.minor(rdev) if os.major(rdev) in _SLAVES else None
-
-
 def type_of(rdev: int) -> int:
     """TtyType of a terminal's device number."""
     major, minor = os.major(rdev), os.minor(rdev)
-    if is_master(rdev) or major in _SLAVES:
+    if terminal.is_master(rdev) or major in terminal.SLAVES:
         return PTY
-    if major == _AUX:
+    if major == terminal.AUX:
         return CTTY if minor == 0 else CONSOLE
     return VT if major == 4 and minor < 64 else SERIAL
-
-
-def majors(drivers: str) -> set[int]:
-    """Major numbers of terminals, from /proc/tty/drivers."""
-    return {int(line.split()[2]) for line in drivers.splitlines() if len(line.split()) > 3}
 
 
 def _id(index: int, *, master: bool) -> int:
@@ -109,7 +95,7 @@ class Tty(Kind):
         if not file.is_character_device() or file.flags & os.O_PATH:
             return False
         if not self._majors:
-            self._majors = {4, _AUX, *_SLAVES} | majors(procfs.text("tty", "drivers"))
+            self._majors = {4, terminal.AUX, *terminal.SLAVES} | terminal.majors(procfs.text("tty", "drivers"))
         return os.major(file.status.st_rdev) in self._majors
 
     def inspect(self, file: OpenFile) -> None:
@@ -140,10 +126,10 @@ class Tty(Kind):
     def _gather(self, files: list[Borrowed], saving: Saving) -> None:
         sessions = Sessions(saving.root)
         for file, fd in files:
-            if is_master(file.status.st_rdev):
+            if terminal.is_master(file.status.st_rdev):
                 index = terminal.number(fd, terminal.TIOCGPTN)
                 if index not in self._pairs:
-                    its = [one for one in files if slave_index(one[0].status.st_rdev) == index]
+                    its = [one for one in files if terminal.slave_index(one[0].status.st_rdev) == index]
                     self._gather_pair((file, fd), its, sessions)
                 self._info_of[file.pid, file.fd] = _id(index, master=True)
         for file, fd in files:
@@ -172,14 +158,14 @@ class Tty(Kind):
 
     def _gather_single(self, file: OpenFile, fd: int, sessions: Sessions) -> None:
         """A terminal without its master: hung up, the user's, or one that has no master."""
-        kind, index = type_of(file.status.st_rdev), slave_index(file.status.st_rdev)
+        kind, index = type_of(file.status.st_rdev), terminal.slave_index(file.status.st_rdev)
         if terminal.is_hung_up(fd):
             if index is None:
                 raise Unsupported(f"{file.name} is a terminal that has been hung up", "let the task close it")
             self._note(file, _id(index, master=False) | _HUNG_UP, _bare_info(file.status, PTY, (0, 0), index))
             return
         device = terminal.number(fd, terminal.TIOCGDEV)
-        owners, index = sessions.of_device.get(device, (0, 0)), slave_index(device)
+        owners, index = sessions.of_device.get(device, (0, 0)), terminal.slave_index(device)
         if index is None:
             number = _SINGLE | device
         elif _id(index, master=True) in self._infos:
@@ -261,7 +247,7 @@ class Tty(Kind):
 
     def _plan(self, entries: list[Any]) -> None:
         """Sort the entries by where their terminal comes from."""
-        masters = {self._info(one).pty.index for one in entries if is_master(self._info(one).rdev)}
+        masters = {self._info(one).pty.index for one in entries if terminal.is_master(self._info(one).rdev)}
         for entry in entries:
             info = self._info(entry)
             if not info.HasField("pty"):
@@ -313,8 +299,8 @@ class Tty(Kind):
 
     def _make(self, index: int, entries: list[Any], opening: Opening) -> None:
         """A pseudo terminal with all that was open of it."""
-        masters = [one for one in entries if is_master(self._info(one).rdev)]
-        slaves = [one for one in entries if not is_master(self._info(one).rdev)]
+        masters = [one for one in entries if terminal.is_master(self._info(one).rdev)]
+        slaves = [one for one in entries if not terminal.is_master(self._info(one).rdev)]
         if len(masters) > 1:
             raise ImageError(f"pseudo terminal {index} has {len(masters)} masters")
         path, flags = "/dev/ptmx", os.O_RDWR
@@ -391,7 +377,7 @@ class Tty(Kind):
         for entry in opening.entries.values():
             if entry.type == self.TYPE and entry not in self._users:
                 info = self._info(entry)
-                if info.sid and not is_master(info.rdev) and info.HasField("termios"):
+                if info.sid and not terminal.is_master(info.rdev) and info.HasField("termios"):
                     found[info.sid] = opening.fd(entry.id), info.pgrp
         return found
 
@@ -401,11 +387,30 @@ class Tty(Kind):
             if terminal.is_ours_to_set(self._user):
                 terminal.set_settings(self._user, to_settings(self._info(entry).termios))
 
+    def tell_size(self, pids: list[int]) -> None:
+        """Let programs on the user's terminal look at its size, and draw anew: it is another than they knew.
+
+        They get the signal when they are back in the calls they were in: a call that has not begun yet would not end.
+        """
+        if not self._users or not terminal.is_ours_to_set(self._user):
+            return
+        deadline = time.monotonic() + _BACK_IN_CALLS
+        while time.monotonic() < deadline and any(_is_running(pid) for pid in pids):
+            time.sleep(_BACK_IN_CALLS / 100)
+        os.killpg(0, SIGWINCH)
+
     def close(self) -> None:
         """Whatever nobody has asked for."""
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return procfs.stat(pid).state == "R"
+    except TraceeGone:
+        return False
 
 
 def check_info(info: Any) -> None:
@@ -457,7 +462,7 @@ def _info(
     info = _bare_info(status, kind, owners, index)
     info.uid, info.gid = node.st_uid, node.st_gid
     info.exclusive = bool(terminal.number(fd, terminal.TIOCGEXCL))
-    if is_master(status.st_rdev):
+    if terminal.is_master(status.st_rdev):
         info.packet_mode = bool(terminal.number(fd, terminal.TIOCGPKT))
         info.locked = bool(terminal.number(fd, terminal.TIOCGPTLCK))
     info.termios.CopyFrom(from_settings(terminal.settings(fd)))

@@ -32,6 +32,24 @@ VINTR, VEOF, VTIME, VMIN, VSTART, VSTOP, VEOL, VLNEXT, VEOL2 = 0, 4, 5, 6, 8, 9,
 IXON = 0o2000
 ICANON, IEXTEN, EXTPROC = 0o2, 0o100000, 0o200000
 
+AUX, _PTMX = 5, 2  # major of /dev/tty, /dev/console and /dev/ptmx; minor of the last
+SLAVES = range(136, 144)
+
+
+def is_master(rdev: int) -> bool:
+    """Whether a device number is that of /dev/ptmx, every opening of which makes a pseudo terminal."""
+    return (os.major(rdev), os.minor(rdev)) == (AUX, _PTMX)
+
+
+def slave_index(rdev: int) -> int | None:
+    """N of /dev/pts/N, None for other devices."""
+    return (os.major(rdev) - SLAVES.start << 20) + os.minor(rdev) if os.major(rdev) in SLAVES else None
+
+
+def majors(drivers: str) -> set[int]:
+    """Major numbers of terminals, from /proc/tty/drivers."""
+    return {int(line.split()[2]) for line in drivers.splitlines() if len(line.split()) > 3}
+
 
 def control(fd: int, request: int, argument: int | bytes | array.array[int] = 0, what: str = "") -> int | bytes:
     """ioctl(2); KernelError names the request and `what`."""
