@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 UNSUPPORTED = {
     "socket": ("import socket\nx = socket.socket()", ("socket",)),
     "socketpair": ("import socket\nx = socket.socketpair()", ("socket",)),
-    "epoll": ("x = select.epoll()", ("eventpoll",)),
-    "inotify": ("x = libc.inotify_init()", ("inotify",)),
     "pidfd": ("x = os.pidfd_open(os.getpid())", ("pidfd",)),
     "fifo": ("os.mkfifo('f')\nx = os.open('f', os.O_RDWR)", ("named pipe", "/f")),
     "deleted file": ("x = open('gone', 'w')\nos.unlink('gone')", ("gone", "deleted")),
