@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Terminals as people use them: a job of a shell on this test's terminal, a shell on a terminal of the tree."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pexpect
+import pytest
+
+from tests.host.conftest import state, wait_until
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+PROMPT = "ready> "
+LISTENER = """
+import os, signal, sys
+signal.signal(signal.SIGWINCH, lambda *a: print("size", *os.get_terminal_size(0), flush=True))
+signal.signal(signal.SIGINT, lambda *a: print("interrupted", flush=True))
+print("pid", os.getpid(), "has begun", flush=True)
+for line in sys.stdin:
+    print("got", line.strip(), "foreground" if os.tcgetpgrp(0) == os.getpgrp() else "background", flush=True)
+print("end of file", flush=True)
+"""
+
+
+class Shell:
+    """bash on a terminal whose other end is this test."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": "dumb", "PYTHONPATH": str(Path.cwd())}
+        self.bash = pexpect.spawn(
+            "bash", ["--norc", "--noprofile", "--noediting", "-i"], env=environment, cwd=str(folder), encoding="utf-8",
+            timeout=20, dimensions=(24, 80),
+        )  # fmt: skip
+        self.expect(PROMPT)
+
+    def expect(self, text: str) -> re.Match[str]:
+        self.bash.expect(text)
+        assert isinstance(self.bash.match, re.Match)
+        return self.bash.match
+
+    def type(self, line: str) -> None:
+        self.bash.sendline(line)
+
+
+@pytest.fixture
+def shell(host: Host) -> Iterator[Shell]:
+    one = Shell(host.folder)
+    yield one
+    one.bash.close(force=True)
+
+
+def start_listener(host: Host, shell: Shell) -> int:
+    (host.folder / "listener.py").write_text(LISTENER)
+    shell.type(f"{sys.executable} -IS listener.py")
+    return int(shell.expect(r"pid (\d+) has begun")[1])
+
+
+def dump(host: Host, pid: int, *words: str) -> object:
+    return host.run("dump", "-t", str(pid), "-D", str(host.images), *words)
+
+
+def test_a_job_of_this_shell_becomes_a_job_of_that_shell(host: Host, shell: Shell) -> None:
+    """Keys, stops, the window, and who is in the foreground: as if the other shell had started it."""
+    pid = start_listener(host, shell)
+    shell.type("one")
+    shell.expect("got one foreground")
+    outcome = host.run("dump", "-t", str(pid), "-D", str(host.images))
+    assert not outcome.ok
+    assert "add --shell-job" in outcome.log
+    outcome = host.run("dump", "-t", str(pid), "-D", str(host.images), "--shell-job")
+    assert outcome.ok, outcome
+    shell.expect("Killed")
+    shell.bash.close(force=True)
+    other = Shell(host.folder)
+    other.bash.setwinsize(40, 90)
+    other.type(f"{sys.executable} -m pycriu restore -D images --shell-job")
+    other.expect("size 90 40")
+    other.type("two")
+    other.expect("got two foreground")
+    other.bash.sendintr()
+    other.expect("interrupted")
+    other.bash.sendcontrol("z")
+    other.expect("Stopped")
+    other.expect(PROMPT)
+    assert state(pid) == "T"
+    other.type("fg")
+    other.expect("restore")
+    wait_until(lambda: state(pid) == "S", "it goes on")
+    other.type("three")
+    other.expect("got three foreground")
+    other.bash.sendcontrol("d")
+    other.expect("end of file")
+    other.expect(PROMPT)
+    other.type("echo status $?")
+    other.expect("status 0")
+    other.bash.close(force=True)
+
+
+def test_settings_of_the_terminal_come_along(host: Host, shell: Shell) -> None:
+    """A program that has made its terminal raw finds it raw, and the shell has its own settings when it is gone."""
+    (host.folder / "raw.py").write_text(
+        "import os, termios, tty\nbefore = termios.tcgetattr(0)\ntty.setcbreak(0)\n"
+        "print('pid', os.getpid(), 'has begun')\nwhile (key := os.read(0, 1)) != b'q':\n"
+        "    print('key', key.decode(), 'echo', bool(termios.tcgetattr(0)[3] & termios.ECHO))\n"
+        "termios.tcsetattr(0, 0, before)\n"
+    )
+    shell.type(f"{sys.executable} -IS raw.py")
+    pid = int(shell.expect(r"pid (\d+) has begun")[1])
+    assert host.run("dump", "-t", str(pid), "-D", str(host.images), "--shell-job").ok
+    shell.expect(PROMPT)
+    shell.type(f"{sys.executable} -m pycriu restore -D images --shell-job")
+    wait_until(lambda: state(pid) == "S", "it is back")
+    shell.bash.send("x")
+    shell.expect("key x echo False")
+    shell.bash.send("q")
+    shell.expect(PROMPT)
+    shell.type("stty -a")
+    shell.expect(r"\sicanon")
+    shell.expect(r"\secho\s")
+
+
+def test_restore_without_a_terminal_is_refused(host: Host, shell: Shell) -> None:
+    pid = start_listener(host, shell)
+    assert host.run("dump", "-t", str(pid), "-D", str(host.images), "--shell-job").ok
+    without = host.restore()
+    assert not without.ok
+    assert "add --shell-job" in without.log
+    nowhere = host.restore("--shell-job")
+    assert not nowhere.ok
+    assert "none to take its place" in nowhere.errors()
+    assert state(pid) is None
+
+
+def test_a_shell_on_a_terminal_of_the_tree(host: Host) -> None:
+    """A terminal program with bash inside: jobs, a pipeline half done, a line half typed, history of the shell."""
+    keeper = host.python(
+        "import pty, select\npid, master = pty.fork()\n"
+        "if not pid:\n    os.environ.update(PS1='ready> ', TERM='dumb')\n"
+        "    os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])\n"
+        "ready()\nlog = open('screen', 'wb', buffering=0)\nkeys = 0\n"
+        "while True:\n    if select.select([master], [], [], 0.01)[0]:\n        try: log.write(os.read(master, 4096))\n"
+        "        except OSError: break\n"
+        "    if os.path.exists('keys'):\n        typed = open('keys', 'rb').read()\n        os.unlink('keys')\n"
+        "        os.write(master, typed)\nos.waitpid(pid, 0)\nsay('over')\n"
+    )  # fmt: skip
+    screen = host.folder / "screen"
+
+    def type_(text: str) -> None:
+        (host.folder / "keys.new").write_text(text)
+        (host.folder / "keys.new").rename(host.folder / "keys")
+        wait_until(lambda: not (host.folder / "keys").exists(), "typed")
+
+    def shows(text: str) -> None:
+        wait_until(lambda: text in screen.read_text(), f"{text!r} on the screen: {screen.read_text()[-500:]!r}")
+
+    shows("ready> ")
+    type_("mark=before; sleep 1000 & cat | tr a-z A-Z | sed s/^/:/\n")
+    shows("sed s/^/:/")
+    type_("half a ")
+    wait_until(lambda: "half a " in screen.read_text(), "echo")
+    host.round_trip(keeper)
+    type_("line\n\x04")
+    shows(":HALF A LINE")
+    type_("echo $mark $((40+2)); jobs; kill %1; wait\n")
+    shows("before 42")
+    shows("Running                 sleep 1000")
+    type_("sleep 1000\n")
+    time.sleep(0.2)
+    host.round_trip(keeper)
+    type_("\x1a")
+    shows("Stopped                 sleep 1000")
+    type_("bg; kill %%; history | tail -1; exit\n")
+    shows("history | tail -1; exit")
+    keeper.wait_for("over")
+
+
+@pytest.mark.parametrize("option", [(), ("--shell-job",)], ids=["without", "with"])
+def test_a_session_whose_terminal_is_held_outside(host: Host, option: tuple[str, ...]) -> None:
+    """Its leader is in the tree, the other end of its terminal is not."""
+    ours, theirs = pty.openpty()
+    subject = host.python(f"x = os.open({os.ttyname(theirs)!r}, os.O_RDWR)\npause_for_dump()\nsay('ok', os.ttyname(x))")
+    outcome = host.refused(subject, os.ttyname(theirs), "outside", options=option)
+    assert "add --shell-job" in outcome.log or option
+    assert subject.go() == [f"ok {os.ttyname(theirs)}"]
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_the_number_of_a_terminal_is_taken(host: Host) -> None:
+    """The message names who has it; when that is gone, all is well."""
+    subject = host.python(
+        "import pty\nx = pty.openpty()\nsay(os.ttyname(x[1]))\npause_for_dump()\nsay(os.ttyname(x[1]))"
+    )
+    name = subject.said()[0]
+    assert host.dump(subject).ok
+    taken = []
+    while not taken or os.ttyname(taken[-1][1]) != name:
+        taken.append(pty.openpty())
+        assert len(taken) < 50
+    outcome = host.restore()
+    assert not outcome.ok
+    assert f"{name} is in use by process {os.getpid()}" in outcome.errors()
+    for pair in taken:
+        for fd in pair:
+            os.close(fd)
+    assert host.restore().ok
+    assert subject.go() == [name]
+
+
+def test_a_killed_dumper_leaves_what_waits(host: Host) -> None:
+    """SIGKILL at any moment of the dump: lines and a half line wait in the terminal as before."""
+    subject = host.python(
+        "import pty, select, termios\nm, s = pty.openpty()\nos.write(m, b'one\\ntwo\\x04half')\nos.write(s, b'out')\n"
+        "time.sleep(0.1)\nbefore = termios.tcgetattr(s)\npause_for_dump()\nread = []\nos.write(m, b' done\\n')\n"
+        "time.sleep(0.1)\nwhile select.select([s], [], [], 0)[0]: read.append(os.read(s, 100))\n"
+        "say(read, os.read(m, 100), termios.tcgetattr(s) == before)"
+    )
+    whole = host.run("dump", "-R", "-t", str(subject.pid), "-D", str(host.images)).seconds
+    for step in range(12):
+        process = subprocess.Popen(
+            host.command("dump", "-R", "-t", str(subject.pid), "-D", str(host.images)), cwd=host.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(whole * (0.4 + 0.05 * step))
+        process.kill()
+        process.wait()
+    wait_until(lambda: subject.status("TracerPid") == "0", "nobody traces it")
+    time.sleep(0.1)
+    assert subject.go() == ["[b'one\\n', b'two', b'half done\\n'] b'one\\r\\ntwohalfout done\\r\\n' True"]
+
+
+def test_another_line_discipline_is_refused(host: Host) -> None:
+    subject = host.python(
+        "import pty, termios\nm, s = pty.openpty()\ntry: fcntl.ioctl(s, 0x5423, struct.pack('i', 3))\n"
+        "except OSError: say('kernel lacks it')\npause_for_dump()\nsay('ok')"
+    )  # fmt: skip
+    if subject.said()[0] == "kernel lacks it":
+        pytest.skip("this kernel has no line discipline but N_TTY")
+    host.refused(subject, "line discipline 3", "N_TTY")
+    assert subject.go() == ["ok"]
+
+
+def test_no_echo_of_what_is_put_back(host: Host) -> None:
+    """Dumps that leave the tree running do not make it see its input again."""
+    subject = host.python(
+        "import pty\nm, s = pty.openpty()\nos.write(m, b'typed\\n')\ntime.sleep(0.1)\npause_for_dump()\n"
+        "say(os.read(s, 100), os.read(m, 100))"
+    )
+    for _ in range(3):
+        assert host.dump(subject, "-R").ok
+    assert subject.go() == ["b'typed\\n' b'typed\\r\\n'"]
