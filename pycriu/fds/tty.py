@@ -377,7 +377,11 @@ class Tty(Kind):
         for entry in opening.entries.values():
             if entry.type == self.TYPE and entry not in self._users:
                 info = self._info(entry)
-                if info.sid and not terminal.is_master(info.rdev) and info.HasField("termios"):
+                if terminal.is_master(info.rdev) or not info.HasField("termios"):
+                    continue
+                if not info.sid and info.HasField("pty"):  # CRIU may have been told by the master only
+                    info = self._infos.get(_id(info.pty.index, master=True), info)
+                if info.sid:
                     found[info.sid] = opening.fd(entry.id), info.pgrp
         return found
 
