@@ -12,15 +12,15 @@ from pycriu.fds.table import Kinds
 from pycriu.images import facts, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling, seccomp
+from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling, seccomp, stops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import FileIO
     from typing import Any
 
-_ALIVE, _DEAD = 1, 2  # task_core_entry.task_state
-_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES
+_ALIVE, _DEAD, _STOPPED = 1, 2, 3  # task_core_entry.task_state
+_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES | stops.SHAPES
 
 
 class ThreadImage:
@@ -48,6 +48,7 @@ class TaskImage:
     def __init__(self, images: store.ImagesDir, member: spawn.Member, core: Any, cpu: Arch, filters: list[Any]) -> None:
         pid = member.pid
         self.pid, self.core = pid, core
+        self.stop_signal = stops.signal_of(core, f"core-{pid}.img") if core.tc.task_state == _STOPPED else 0
         self.threads = [ThreadImage(images, pid, core, cpu, filters)]
         for tid in member.other_threads:
             core_of_thread = images.read_one(f"core-{tid}.img")
@@ -129,7 +130,7 @@ def _check_cpu(core: Any, cpu: Arch) -> None:
 
 def _check_core(pid: int, core: Any, cpu: Arch) -> None:
     _check_cpu(core, cpu)
-    if core.tc.task_state not in (_ALIVE, _DEAD):
+    if core.tc.task_state not in (_ALIVE, _DEAD, _STOPPED):
         raise ImageError(f"process {pid} is in state {core.tc.task_state}", "restore these images with criu")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pycriu.fds.saving import Saving
 
 IMG_VERSION = 2
-ALIVE, DEAD = 1, 2  # task_core_entry.task_state
+ALIVE, DEAD, STOPPED = 1, 2, 3  # task_core_entry.task_state
 NO_CGROUPS = 1  # the id of a set that says nothing; inventory_entry wants one
 _SPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
 
@@ -116,6 +116,8 @@ def task_entry(snapshot: Snapshot) -> Any:
         oom_score_adj=snapshot.oom_score_adj,
         sigactions=signals.action_entries(snapshot.actions),
     )
+    if snapshot.process.stop_signal:
+        task.task_state, task.stop_signo = STOPPED, snapshot.process.stop_signal
     if snapshot.login_uid is not None:
         task.loginuid = snapshot.login_uid
     if snapshot.attributes.child_subreaper:

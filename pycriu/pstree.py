@@ -14,7 +14,7 @@ import time
 from pycriu.arch.description import Arch
 from pycriu.errors import KernelError, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.kernel import procfs, ptrace
-from pycriu.tracee import ALL_SIGNALS, SIGKILL, Tracee
+from pycriu.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
 
 EPERM, ECHILD = 1, 10
 # A task that does not stop within this time sits in a call that ptrace cannot interrupt. Most often it is a parent in
@@ -24,15 +24,19 @@ _PAUSE_BETWEEN_ROUNDS = 0.005
 
 
 class Process:
-    """One process of the tree as /proc shows it; `threads` are the ids of its threads, the PID first."""
+    """One process of the tree as /proc shows it; `threads` are the ids of its threads, the PID first.
 
-    __slots__ = ("children", "parent", "stat", "threads")
+    `stop_signal` is the one that had stopped it when it was frozen, 0 if it ran.
+    """
+
+    __slots__ = ("children", "parent", "stat", "stop_signal", "threads")
 
     def __init__(self, stat: procfs.Stat, parent: Process | None) -> None:
         self.stat = stat
         self.parent = parent
         self.children: list[Process] = []
         self.threads: list[int] = []
+        self.stop_signal = 0
 
     @property
     def pid(self) -> int:
@@ -84,7 +88,8 @@ class Freeze:
         self.timeout = timeout
         self.root: Process
         self.tasks: dict[int, Tracee] = {}
-        self.stop_signals: dict[int, int] = {}
+        self.stop_signals: dict[int, int] = {}  # to be delivered when a task is let go
+        self._stop_signals: dict[int, int] = {}  # that had stopped it before we did
         self._stopped: set[int] = set()
 
     def __enter__(self) -> Freeze:
@@ -119,6 +124,8 @@ class Freeze:
                 raise UserError(f"process {self.pid} is a zombie: it has ended", "its parent has not read its status")
             new = [(tid, process) for process in live for tid in process.threads if tid not in self._stopped]
             if not new:
+                for process in live:
+                    process.stop_signal = self._stop_signals.get(process.pid, 0)
                 return True
             # One that is traced already did not stop in the round before.
             asked = [tid for tid, process in new if tid in self.tasks or self._seize(tid, process)]
@@ -157,6 +164,13 @@ class Freeze:
                 # A signal came in before our interrupt, and was to be delivered: it is, and then the task stops.
                 ptrace.interrupt(tid)
                 ptrace.cont(tid, os.WSTOPSIG(status))
+                _, status = os.waitpid(tid, ptrace.WALL)
+            if os.WIFSTOPPED(status) and os.WSTOPSIG(status) != SIGTRAP:
+                # A process that was stopped by a signal shows that signal, and stops at once: not for our interrupt,
+                # which is yet to be seen.
+                self._stop_signals[tid] = os.WSTOPSIG(status)
+                ptrace.interrupt(tid)
+                ptrace.cont(tid)
                 _, status = os.waitpid(tid, ptrace.WALL)
             if os.WIFSTOPPED(status):
                 self._stopped.add(tid)

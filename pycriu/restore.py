@@ -39,6 +39,7 @@ from pycriu.resources import (
     scheduling,
     seccomp,
     signals,
+    stops,
     timers,
 )
 from pycriu.tracee import SCRATCH_SIZE, SIGSTOP, Remote, Row, Tracee, find_syscall
@@ -94,6 +95,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
             spawn.join_our_group(checkpoint.root)
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
+        stop_again(nursery, checkpoint)
         opened.open_late()
         mine = credentials.own()
         pages = 0
@@ -109,6 +111,20 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         nursery.release(SIGSTOP if options.leave_stopped else 0)
     kinds.tty.tell_size(list(checkpoint.tasks))
     return pages
+
+
+def stop_again(nursery: spawn.Nursery, checkpoint: Checkpoint) -> None:
+    """Whoever was stopped by a signal is so again, before its parent has a handler or a mask of its own."""
+    for pid, image in checkpoint.tasks.items():
+        if image.stop_signal:
+            stops.stop(nursery.tasks[pid], image.stop_signal)
+    for member in checkpoint.root.walk():
+        parent = checkpoint.tasks.get(member.parent.pid) if member.parent is not None else None
+        stopped = member.exit_status is None and checkpoint.tasks[member.pid].stop_signal
+        if parent is None or not stopped:
+            continue
+        if member.pid not in parent.facts.get(parent.pid, {}).get(stops.UNSEEN, ()):
+            stops.see(nursery.tasks[parent.pid], member.pid)
 
 
 def rebuild(

@@ -21,6 +21,7 @@ from pycriu.resources import (
     scheduling,
     seccomp,
     signals,
+    stops,
     timers,
 )
 from pycriu.survey import refuse, refuse_thread
@@ -129,6 +130,8 @@ class Snapshot:
         homes = self._homes()
         with Remote(self.task, home=homes[0]) as remote:
             asked = [part.ask(remote) for part in self.PARTS]
+            stopped = [child.pid for child in self.process.children if child.stop_signal]
+            asked.append(stops.ask(remote, stopped))
             own = [part.ask_thread(remote) for part in first.PARTS]
             answers = _answers(remote, asked + own)
             self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
@@ -137,8 +140,9 @@ class Snapshot:
                 with Remote(thread.task, home=way, inside=remote) as guest:
                     said = _answers(guest, [part.ask_thread(guest) for part in thread.PARTS])
                 thread.hear(said, guest.gpr)
-        self.actions, self.itimers, self.attributes, self.brk, facts = answers[: len(asked)]
-        self.facts[self.pid] |= facts
+        self.actions, self.itimers, self.attributes, self.brk, *facts = answers[: len(asked)]
+        for more in facts:
+            self.facts[self.pid] |= more
         first.hear(answers[len(asked) :], remote.gpr)
 
     def places(self) -> list[tuple[Place, int]]:

@@ -295,8 +295,9 @@ class Nursery:
             os._exit(127)
 
     def _await(self, pid: int, event: int) -> None:
+        """Wait for a ptrace event. A thread of a stopped process stops with the signal by which that was stopped."""
         status = ptrace.wait(pid)
-        if status >> 8 != SIGTRAP | event << 8:
+        if status >> 16 != event or (event != ptrace.EVENT_STOP and os.WSTOPSIG(status) != SIGTRAP):
             raise PycriuError(f"task {pid} stopped with {status:#x} where ptrace event {event} was due")
 
     def _make_children(self, member: Member) -> None:

@@ -72,8 +72,6 @@ def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
     posix_timers.look(pid)
     if stat.state in "ZX":
         raise pstree.leaderless(process)
-    if stat.state == "T":
-        raise Unsupported(f"{name} is stopped, which cannot be saved", f"let it go on with kill -CONT {pid}")
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
     if process.parent is not None:

@@ -41,6 +41,13 @@ _ROWS_MAX = _TABLE_ROOM // _ROW
 _NOT_RUN = 0x7FFF_0000_DEAD_BEEF  # no call returns this: it is no address a task can have and no error
 
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Resume = Callable[[int, int], None]  # tid, signal to deliver
+
+
 class Row:
     """One call of a table: its man-page name, its arguments, and the words that name its object in an error."""
 
@@ -121,7 +128,7 @@ class Tracee:
         """One system call, stepped at the gate, on top of the registers `gpr`; KernelError has the task's errno."""
         self.set_registers(self.call_registers(gpr, self.gate, name, args))
         ptrace.step(self.tid)
-        self.await_trap()
+        self.await_trap(ptrace.step)
         return check(self.result(), name, what or f"in task {self.tid}")
 
     def result(self) -> int:
@@ -138,17 +145,39 @@ class Tracee:
         out[self.arch.pc] = pc
         return out
 
-    def await_trap(self) -> None:
+    def await_trap(self, resume: Resume = ptrace.cont) -> None:
         """Wait for the trap that ends a step or a table."""
-        status = ptrace.wait(self.tid)
+        status = self.next_stop(resume)
         while status >> 16 == ptrace.EVENT_CLONE:  # it has made a thread, as it was told
             ptrace.cont(self.tid)
-            status = ptrace.wait(self.tid)
+            status = self.next_stop(resume)
         self._insist(status, SIGTRAP, 0)
 
-    def await_stop(self, signal: int, event: int) -> None:
-        """Wait for the stop that shows `signal` and ptrace event `event` (0: none); any other is an error."""
-        self._insist(ptrace.wait(self.tid), signal, event)
+    def next_stop(self, resume: Resume) -> int:
+        """Wait for the next stop that is for us, and return the wait status.
+
+        SIGSTOP, which cannot be blocked, and SIGCONT, which shows as EVENT_STOP, go their way: they have their effect
+        when the task is let go of.
+        """
+        while True:
+            status = ptrace.wait(self.tid)
+            if status >> 16 == ptrace.EVENT_STOP:
+                resume(self.tid, 0)
+            elif status >> 8 == SIGSTOP:
+                resume(self.tid, SIGSTOP)
+            else:
+                return status
+
+    def await_interrupt(self) -> None:
+        """Wait for the stop of PTRACE_INTERRUPT, which shows the signal by which a process was stopped anyway."""
+        while (status := ptrace.wait(self.tid)) >> 8 == SIGSTOP:
+            ptrace.cont(self.tid, SIGSTOP)
+        self._insist(status, os.WSTOPSIG(status), ptrace.EVENT_STOP)
+
+    def to_syscall(self) -> None:
+        """Go on to the beginning or the end of the next system call."""
+        ptrace.to_syscall(self.tid)
+        self._insist(self.next_stop(ptrace.to_syscall), ptrace.SYSCALL_STOP, 0)
 
     def _insist(self, status: int, signal: int, event: int) -> None:
         if (os.WSTOPSIG(status), status >> 16) != (signal, event):
@@ -304,12 +333,11 @@ class Remote:
         task.set_registers(gpr)
         ptrace.set_sigmask(task.tid, ALL_SIGNALS)
         for _ in ("begin", "end"):
-            ptrace.to_syscall(task.tid)
-            task.await_stop(ptrace.SYSCALL_STOP, 0)
+            task.to_syscall()
         result = task.result()
         ptrace.interrupt(task.tid)
         ptrace.cont(task.tid)
-        task.await_stop(SIGTRAP, ptrace.EVENT_STOP)
+        task.await_interrupt()
         return result
 
     def _restore(self) -> None:
@@ -390,7 +418,7 @@ class Remote:
         ptrace.set_sigmask(task.tid, ALL_SIGNALS & ~(1 << home.signal - 1))
         while True:
             ptrace.cont(task.tid)
-            signal = os.WSTOPSIG(ptrace.wait(task.tid))
+            signal = os.WSTOPSIG(task.next_stop(ptrace.cont))
             if signal != home.signal:
                 raise PycriuError(
                     f"task {task.tid} stopped with {names.signal(signal)} in the middle of a table of calls"

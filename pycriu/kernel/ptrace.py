@@ -69,17 +69,17 @@ def cont(tid: int, signal: int = 0) -> None:
     _request("PTRACE_CONT", CONT, tid, 0, signal)
 
 
-def step(tid: int) -> None:
-    """PTRACE_SINGLESTEP: one instruction, no signal delivered."""
-    _request("PTRACE_SINGLESTEP", SINGLESTEP, tid)
+def step(tid: int, signal: int = 0) -> None:
+    """PTRACE_SINGLESTEP: one instruction, after delivering `signal`."""
+    _request("PTRACE_SINGLESTEP", SINGLESTEP, tid, 0, signal)
 
 
 SYSCALL_STOP = 5 | 0x80  # the signal that a stop at a system call shows under PTRACE_O_TRACESYSGOOD
 
 
-def to_syscall(tid: int) -> None:
+def to_syscall(tid: int, signal: int = 0) -> None:
     """PTRACE_SYSCALL: up to the beginning or the end of the next system call, whichever comes first."""
-    _request("PTRACE_SYSCALL", SYSCALL, tid)
+    _request("PTRACE_SYSCALL", SYSCALL, tid, 0, signal)
 
 
 def detach(tid: int, signal: int = 0) -> None:

@@ -93,6 +93,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "umask": (95, 166),
     "userfaultfd": (323, 282),
     "wait4": (61, 260),
+    "waitid": (247, 95),
     "write": (1, 64),
 }
 

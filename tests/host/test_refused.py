@@ -121,16 +121,6 @@ def test_busy_registers_survive_a_refusal(host: Host) -> None:
     assert subject.go() == ["ok"]
 
 
-def test_stopped_process_is_refused_and_stays_stopped(host: Host) -> None:
-    subject = host.python("pause_for_dump()\nsay('ok')")
-    os.kill(subject.pid, 19)
-    wait_until(lambda: state(subject.pid) == "T", "stopped")
-    host.refused(subject, "stopped", str(subject.pid))
-    assert state(subject.pid) == "T"
-    os.kill(subject.pid, 18)
-    assert subject.go() == ["ok"]
-
-
 def test_traced_process_names_the_tracer(host: Host) -> None:
     subject = host.python("pause_for_dump()\nsay('ok')")
     tracer = subprocess.Popen(
