@@ -60,7 +60,7 @@ OPTIONS = (
     Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
     Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
     Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (DUMP,)),
-    Option("file-validation", "", VALUE, "HOW", "what of a file must match: filesize (default), buildid", BOTH),
+    Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default), filesize, buildid, checksum", BOTH),
     Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
     Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", (DUMP,), True),
     Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),

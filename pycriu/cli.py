@@ -179,7 +179,7 @@ def _file_options(values: Values) -> dict[str, Any]:
     """What must be said at the dump and at the restore."""
     names = ("file-locks", "link-remap", "tcp-established", "tcp-close", "skip-in-flight")
     flags = {name.replace("-", "_"): bool(values.get(name)) for name in names}
-    how = arguments.choice(values, "file-validation", "filesize", "buildid")
+    how = arguments.choice(values, "file-validation", "mtime", "filesize", "buildid", "checksum")
     return {**flags, "file_validation": how, "ext_unix_sk": _text(values, "ext-unix-sk")}
 
 

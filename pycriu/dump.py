@@ -16,7 +16,6 @@ An error anywhere before `finish` lets the tree go on as it was; so does the end
 
 from __future__ import annotations
 
-import os
 import time
 
 from pycriu import arch, entries, pagecopy, pageimages, pstree
@@ -25,11 +24,12 @@ from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
+from pycriu.images.durable import sync_together
 from pycriu.kernel import names
 from pycriu.log import DEBUG, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
-from pycriu.resources import files, limits, memory
+from pycriu.resources import limits, memory
 from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, survey
 from pycriu.tracee import SIGSTOP
@@ -70,7 +70,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
                 tree.thaw()
             copied = time.monotonic()
             entries.write(new, tree.root, snapshots, saving, cpu)
-            sync(files.written(saving))
+            sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
             finish(tree, options)
     pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)
@@ -131,16 +131,6 @@ def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], kinds: Kinds
             kind.copy(new, numbers)
     except OSError as error:
         raise store.refusal(error, options.images_dir) from None
-
-
-def sync(paths: set[str]) -> None:
-    """Bring the files that the tree writes to onto the disk: after a power cut they must match the checkpoint."""
-    for path in sorted(paths):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
 
 
 def finish(tree: pstree.Freeze, options: DumpOptions) -> None:

@@ -20,7 +20,7 @@ class DumpOptions:
     file_locks: bool = False  # keep flock, POSIX and OFD locks, and leases
     link_remap: bool = False  # hard links may be made for deleted files that have other names
     ghost_limit: int = 1 << 20  # bytes of the largest deleted file that goes into the images
-    file_validation: str = "filesize"  # what must match when a file is opened again
+    file_validation: str = "mtime"  # what must match when a file is opened again
     force_irmap: bool = False  # look for watched files by scanning paths
     ext_unix_sk: str | None = None  # inodes of UNIX sockets whose peer may be outside, comma-separated; "": all
     tcp_established: bool = False  # keep TCP connections
@@ -39,7 +39,7 @@ class RestoreOptions:
     shell_job: bool = False
     file_locks: bool = False
     link_remap: bool = False
-    file_validation: str = "filesize"
+    file_validation: str = "mtime"
     skip_file_rwx_check: bool = False  # the mode bits of files may have changed
     ext_unix_sk: str | None = None
     tcp_established: bool = False

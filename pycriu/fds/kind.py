@@ -7,6 +7,8 @@ the list of kinds, `saving` and `opening` tell when each method is called.
 
 from __future__ import annotations
 
+from pycriu.fds.openfile import contents
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -42,11 +44,14 @@ class Kind:
         """Unsupported where it cannot be kept. Asked of the running tree, and again of the stopped one."""
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
-        """Read what must be read while everything stands still; Unsupported where only all files together can tell.
+        """Read what must be read while everything stands still.
 
         `files` are descriptors, not yet seen, of the tree and of what `saving.adopt` has been given; called again when
         that adds some.
         """
+
+    def settle(self, saving: Saving) -> None:
+        """All files have been gathered, and all stand still: Unsupported where only all of them together can tell."""
 
     def copy(self, new: NewCheckpoint, numbers: Numbers) -> None:
         """Contents that go straight into pages images while everything stands still, because they may be large."""
@@ -69,9 +74,17 @@ class Kind:
         `entries` are the file_entry of this kind.
         """
 
+    def late(self, entry: Any) -> bool:
+        """Whether this file can be opened only when all tasks exist."""
+        return self.LATE
+
     def open(self, entry: Any, opening: Opening) -> int:
         """Our descriptor for the file, close-on-exec. Those of other files that it needs: `opening.fd`."""
         raise NotImplementedError
+
+    def signals(self, entry: Any, opening: Opening) -> Any:
+        """The message that has the file's `flags` and its owner, `fown`: see `owner`."""
+        return contents(entry)
 
     def task_rows(self, entry: Any, descriptor: Any, pid: int, remote: Remote, opening: Opening) -> list[Row]:
         """What the task does itself for one of its descriptors (fdinfo_entry), once all have their numbers."""

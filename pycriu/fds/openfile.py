@@ -23,12 +23,13 @@ FD_CLOEXEC = 1
 class OpenFile:
     """Descriptor `fd` of process `pid`: where its link leads, its fdinfo, and the status of what is open there."""
 
-    __slots__ = ("fd", "fdinfo", "link", "pid", "status")
+    __slots__ = ("fd", "fdinfo", "link", "pid", "status", "text")
 
     def __init__(self, pid: int, fd: int) -> None:
         self.pid, self.fd = pid, fd
         self.link = procfs.link(pid, f"fd/{fd}")
-        self.fdinfo = procfs.parse_fdinfo(procfs.text(pid, f"fdinfo/{fd}"))
+        self.text = procfs.text(pid, f"fdinfo/{fd}")  # some of its lines repeat
+        self.fdinfo = procfs.parse_fdinfo(self.text)
         try:
             self.status = os.stat(f"/proc/{pid}/fd/{fd}")
         except FileNotFoundError:
@@ -90,3 +91,8 @@ def look(pid: int) -> list[OpenFile]:
 def no_owner() -> Any:
     """fown_entry of a file without F_SETOWN."""
     return m.fown_entry(uid=0, euid=0, signum=0, pid_type=0, pid=0)
+
+
+def contents(entry: Any) -> Any:
+    """The message in a file_entry that says what the file is; itself where there is none."""
+    return next((value for field, value in reversed(entry.ListFields()) if field.message_type is not None), entry)

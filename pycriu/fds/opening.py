@@ -11,6 +11,7 @@ import fcntl
 import os
 
 from pycriu.errors import ImageError
+from pycriu.fds import owner
 from pycriu.fds.table import Kinds
 from pycriu.tracee import Remote, Row
 
@@ -35,9 +36,11 @@ class Opening:
         self._pending: list[int] = []
         self._late = False
         self._late_fds: set[int] = set()
+        self._announced: set[int] = set()  # files for which O_ASYNC has been seen to
         try:
             self._ourselves = self.adopt(os.pidfd_open(os.getpid()))
             self._open(late=False)
+            kinds.locks.check(self.tables, self.fd_of)
         except BaseException:
             self.close()
             raise
@@ -56,7 +59,7 @@ class Opening:
         self._late = late
         lent = {number for kind in self.kinds.all for number in kind.lent}
         for number, entry in self.entries.items():
-            if number not in lent and self.kinds.by_type(entry).LATE is late:
+            if number not in lent and self.kinds.by_type(entry).late(entry) is late:
                 self.fd(number)
 
     def fd(self, number: int) -> int:
@@ -99,11 +102,20 @@ class Opening:
         rows = []
         for descriptor in descriptors:
             entry = self.entries[descriptor.id]
+            if descriptor.id not in self._announced:
+                self._announced.add(descriptor.id)
+                about = self.kinds.by_type(entry).signals(entry, self)
+                rows += owner.rows(getattr(about, "flags", 0), descriptor.fd)
+            rows += self.kinds.locks.rows(pid, descriptor.fd, remote)
             rows += self.kinds.by_type(entry).task_rows(entry, descriptor, pid, remote, self)
         return rows
 
     def finish(self) -> None:
         """All tasks are complete and none runs yet."""
+        for number, entry in self.entries.items():
+            told = getattr(self.kinds.by_type(entry).signals(entry, self), "fown", None)
+            if told is not None and (told.pid or told.signum):
+                owner.restore(self.fd(number), told, number)
         for kind in self.kinds.all:
             kind.finish(self)
 

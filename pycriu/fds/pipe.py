@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Pipes between members of the tree: both ends, the data in flight, the capacity.
+"""Pipes between members of the tree: both ends, as often as they are open, the data in flight, packets, the capacity.
 
-Refused: a pipe that has an end outside the tree, and packet mode (O_DIRECT).
+Refused: a pipe of which somebody outside the tree has an end.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
 import stat
-import termios
 
-from pycriu.errors import ImageError, KernelError, Unsupported
+from pycriu.errors import Unsupported
+from pycriu.fds import inflight
+from pycriu.fds.inflight import ACCESS
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
 
-F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
-SPLICE_F_NONBLOCK = 2
-FASYNC = 0o20000
-_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+DATA, PACKETS = "pipes-data.img", "pycriu-packets.img"
 
 
 class Pipe(Kind):
@@ -41,88 +37,101 @@ class Pipe(Kind):
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
-        self._contents: dict[int, tuple[int, bytes]] = {}  # pipe id → capacity in bytes, data in flight
-        self._ends: dict[int, tuple[int, int]] = {}
+        self._holders: dict[str, set[int]] | None = None
+        self._ends: dict[int, list[OpenFile]] = {}  # pipe id → the tree's descriptors
+        self._contents: dict[int, inflight.Content] = {}
+        self._made: dict[int, tuple[int, int]] = {}
+        self._given: set[tuple[int, bool]] = set()
+
+    # ------------------------------------------------------------------------------------------------------------ dump
 
     def matches(self, file: OpenFile) -> bool:
         """A pipe(2): a FIFO without a path."""
         return stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("pipe:[")
 
     def inspect(self, file: OpenFile) -> None:
-        """Unsupported for packet mode, and for signals at input."""
-        if file.flags & os.O_DIRECT:
-            raise Unsupported(f"{file.name} is a pipe in packet mode (O_DIRECT)")
-        if file.flags & FASYNC:
-            raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
+        """Look once who has ends of pipes, while nobody has to wait for that."""
+        if self._holders is None:
+            self._holders = inflight.holders("pipe:[")
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
-        """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
-        _refuse_ends_outside(files)
+        """Collect the ends."""
         for file in files:
-            if file.status.st_ino & 0xFFFFFFFF not in self._contents:
-                self._contents[file.status.st_ino & 0xFFFFFFFF] = _peek(file)
+            self._ends.setdefault(inflight.identity(file), []).append(file)
+
+    def settle(self, saving: Saving) -> None:
+        """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
+        members = {process.pid for process in saving.root.walk()}
+        for number, ends in self._ends.items():
+            self._refuse_outsiders(ends, members)
+            fd = inflight.reader(ends)
+            try:
+                packets = any(end.flags & os.O_DIRECT and inflight.writable(end) for end in ends)
+                self._contents[number] = inflight.peek(fd, ends[0].name, packets=packets)
+            finally:
+                os.close(fd)
+
+    def _refuse_outsiders(self, ends: list[OpenFile], members: set[int]) -> None:
+        hint = "dump the process that is the parent of both, or give the task a file instead of the pipe"
+        link = ends[0].link
+        if others := inflight.outsiders((self._holders or {}).get(link, set()) - members, link):
+            told = ", ".join(str(pid) for pid in others)
+            raise Unsupported(f"{ends[0].name} is a pipe that process {told} outside the tree has open, too", hint)
+        readers, writers = any(map(inflight.readable, ends)), any(map(inflight.writable, ends))
+        if not (readers and writers) and _other_end_open(ends[0]):  # by somebody whom we cannot see
+            other = "reader" if writers else "writer"
+            raise Unsupported(f"{ends[0].name} is a pipe whose {other} is outside the tree of the dump", hint)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one end."""
-        entry = m.pipe_entry(id=number, pipe_id=file.status.st_ino & 0xFFFFFFFF, flags=file.flags, fown=no_owner())
+        entry = m.pipe_entry(id=number, pipe_id=inflight.identity(file), flags=file.flags, fown=no_owner())
         return m.file_entry(type=self.TYPE, id=number, pipe=entry)
 
     def write(self, new: NewCheckpoint) -> None:
-        """pipes-data.img: one entry with its payload per pipe."""
-        if self._contents:
-            pairs = [
-                (m.pipe_data_entry(pipe_id=number, bytes=len(data), size=size), data)
-                for number, (size, data) in self._contents.items()
-            ]
-            new.write("pipes-data.img", pairs)
+        """What was in flight."""
+        inflight.write(new, DATA, PACKETS, self._contents)
+
+    # --------------------------------------------------------------------------------------------------------- restore
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """The data in flight."""
-        if images.exists("pipes-data.img"):
-            pairs: list[Any] = images.read_with_payloads("pipes-data.img")
-            self._contents = {entry.pipe_id: (entry.size, payload) for entry, payload in pairs}
+        self._contents = inflight.read(images, DATA, PACKETS)
 
     def open(self, entry: Any, opening: Opening) -> int:
         """One end: the pipe is made for the first."""
         pipe = entry.pipe
-        if pipe.pipe_id not in self._ends:
-            self._ends[pipe.pipe_id] = self._make(pipe.pipe_id)
-        ends = self._ends[pipe.pipe_id]
-        writing = (pipe.flags & _ACCESS) != os.O_RDONLY
-        # A second open file for the same end, or a new one: both come from the magic link of the first.
-        return os.open(f"/proc/self/fd/{ends[writing]}", pipe.flags & (_ACCESS | os.O_NONBLOCK) | os.O_CLOEXEC)
+        if pipe.pipe_id not in self._made:
+            self._made[pipe.pipe_id] = self._make(pipe.pipe_id)
+        writing = (pipe.flags & ACCESS) != os.O_RDONLY
+        pattern = self._made[pipe.pipe_id][writing]
+        if (
+            (pipe.flags & ACCESS) == writing
+            and not pipe.flags & _large()
+            and (pipe.pipe_id, writing) not in self._given
+        ):
+            self._given.add((pipe.pipe_id, writing))
+            fd = os.dup(pattern)
+        else:  # a second open file for the same end, which the task had from the magic link of the first
+            fd = os.open(f"/proc/self/fd/{pattern}", pipe.flags & (ACCESS | os.O_NONBLOCK) | os.O_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETFL, pipe.flags & ~os.O_ASYNC)
+        return fd
 
-    def _make(self, pipe_id: int) -> tuple[int, int]:
+    def _make(self, number: int) -> tuple[int, int]:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        capacity, payload = self._contents.get(pipe_id, (0, b""))
-        if capacity:
-            fcntl.fcntl(writer, F_SETPIPE_SZ, capacity)
-        if payload and os.write(writer, payload) != len(payload):
-            raise ImageError(f"pipe {pipe_id} has {len(payload)} bytes in flight, more than it can hold")
+        try:
+            inflight.fill(writer, self._contents.get(number, inflight.Content(0, b"")), f"pipe {number}")
+        except BaseException:
+            os.close(reader)
+            os.close(writer)
+            raise
         return reader, writer
 
     def close(self) -> None:
         """Close the ends that served as patterns, so that readers see the end of the file when the writers go."""
-        for ends in self._ends.values():
+        for ends in self._made.values():
             for fd in ends:
                 os.close(fd)
-        self._ends = {}
-
-
-def _refuse_ends_outside(files: list[OpenFile]) -> None:
-    for inode in sorted({file.status.st_ino for file in files}):
-        ends = [file for file in files if file.status.st_ino == inode]
-        modes = {file.flags & _ACCESS for file in ends}
-        readers = modes & {os.O_RDONLY, os.O_RDWR}
-        writers = modes & {os.O_WRONLY, os.O_RDWR}
-        if readers and writers:
-            continue
-        if _other_end_open(ends[0]):
-            other = "reader" if writers else "writer"
-            raise Unsupported(
-                f"{ends[0].name} is a pipe whose {other} is outside the tree of the dump",
-                "dump the process that is the parent of both, or give the task a file instead of the pipe",
-            )
+        self._made = {}
 
 
 def _other_end_open(file: OpenFile) -> bool:
@@ -135,28 +144,15 @@ def _other_end_open(file: OpenFile) -> bool:
         os.close(fd)
 
 
-def _peek(file: OpenFile) -> tuple[int, bytes]:
-    # Opening the magic link makes a reader of whichever end it is; tee(2) duplicates without consuming.
-    end = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    side_in, side_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        capacity = fcntl.fcntl(end, F_GETPIPE_SZ)
-        waiting = ctypes.c_int(0)
-        fcntl.ioctl(end, termios.FIONREAD, waiting)
-        if not waiting.value:
-            return capacity, b""
-        fcntl.fcntl(side_out, F_SETPIPE_SZ, capacity)
-        got = libc.call("tee", end, side_out, waiting.value, SPLICE_F_NONBLOCK, what=file.name)
-        if got != waiting.value:
-            raise KernelError("tee", 11, f"{got} of {waiting.value} bytes of {file.name}")
-        return capacity, _drain(side_in, got)
-    finally:
-        for fd in (end, side_in, side_out):
+def _large() -> int:
+    """O_LARGEFILE as this kernel shows it of every file that was opened and of no end that pipe(2) has made."""
+    if not _LARGE:
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _LARGE.append(fcntl.fcntl(fd, fcntl.F_GETFL))
+        finally:
             os.close(fd)
+    return _LARGE[0]
 
 
-def _drain(fd: int, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        data += os.read(fd, size - len(data))
-    return data
+_LARGE: list[int] = []

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files with a path: regular files, directories, and the memory devices (null, zero, full, random, urandom).
+"""Files with a path: regular files, directories, the memory devices (null, zero, full, random, urandom, and kmsg for
+writing), files of /proc and /sys, whatever is open with O_PATH; and deleted ones (`ghost`).
 
-Kept: path, flags, position. The content is not copied: at restore the file must be there with the size it had.
-Refused: deleted and renamed files, files with locks, and asynchronous owners.
+Kept: path, flags, position. The content is not copied, but for deleted files: at restore the file must be there as it
+was (`validation`). Files of /proc/PID are opened when that task exists again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds import ghost, validation
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, Place, no_owner
 from pycriu.images import messages as m
-from pycriu.kernel import procfs
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
 
     from pycriu.fds.opening import Opening
     from pycriu.fds.saving import Saving
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
 
 _MEMORY_MAJOR = 1
 _MEMORY_MINORS = (3, 5, 7, 8, 9)  # null zero full random urandom, Documentation/admin-guide/devices.txt
-FASYNC = 0o20000
-O_PATH = os.O_PATH
+_KMSG = (1, 11)
+_MASK64 = (1 << 64) - 1
+_NEVER = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_ASYNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
+# What is below these in /proc/PID belongs to descriptors and mappings, which come back later than files are opened.
+_INNER = ("fd", "fdinfo", "map_files")
 
 
 class Regular(Kind):
@@ -34,49 +41,218 @@ class Regular(Kind):
 
     TYPE = 1  # fd_types.REG
 
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._notes = validation.Notes()
+        self._ghosts = ghost.Ghosts()
+        self._remaps = ghost.Remaps()
+        self._taken: dict[int, bool] = {}  # id → whether it is a ghost or linked
+        self._sync: dict[str, int] = {}
+        self._attached: list[tuple[int, OpenFile]] = []
+
+    # ------------------------------------------------------------------------------------------------------------ dump
+
     def matches(self, file: OpenFile) -> bool:
-        """A regular file, a directory, or a memory device."""
+        """A regular file, a directory, a memory device, or the mere name of anything."""
         mode = file.status.st_mode
+        if not file.link.startswith("/") or file.link.startswith("/memfd:"):
+            return False
+        if file.flags & os.O_PATH:
+            return True
         if stat.S_ISCHR(mode):
-            rdev = file.status.st_rdev
-            return os.major(rdev) == _MEMORY_MAJOR and os.minor(rdev) in _MEMORY_MINORS
-        return (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and file.link.startswith("/")
+            device = os.major(file.status.st_rdev), os.minor(file.status.st_rdev)
+            return (device[0] == _MEMORY_MAJOR and device[1] in _MEMORY_MINORS) or device == _KMSG
+        return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
     def inspect(self, file: OpenFile) -> None:
         """Unsupported where the file cannot be opened again as it is."""
-        if file.flags & FASYNC:
-            raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
-        if "lock" in file.fdinfo:
-            raise Unsupported(f"{file.name} holds a file lock", "file locks (--file-locks) are not supported")
-        check_path(file.link, file.status, file.name)
+        status = file.status
+        log = stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) == _KMSG
+        if log and not file.flags & os.O_PATH and file.flags & os.O_ACCMODE != os.O_WRONLY:
+            raise Unsupported(f"{file.name} is open for reading, and nothing tells how far it has been read")
+        self._inspect(file.link, status, file.name)
+
+    def inspect_place(self, place: Place) -> None:
+        """The same for what is referred to otherwise than by a descriptor."""
+        if process_of(place.path):
+            raise Unsupported(f"{place.name} is part of a process, not of a file system", "let the task leave it first")
+        self._inspect(place.path, place.status, place.name)
+
+    def _inspect(self, path: str, status: os.stat_result, name: str) -> None:
+        if process_of(path):
+            _inspect_proc(path, name)
+        else:
+            ghost.inspect(path, status, name, self.options)
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """The content of deleted files, and what must be on the disk when the checkpoint is."""
+        for file in files:
+            number = saving.number_of(file.pid, file.fd)
+            if number is None or number in self._taken:
+                continue
+            _refuse_other_process(file, saving)
+            self._take(number, file.link, file.status, f"/proc/{file.pid}/fd/{file.fd}", saving)
+            writes = file.flags & os.O_ACCMODE and not file.flags & os.O_PATH
+            if writes and self._must_be_synced(number, file.link, file.status):
+                self._sync[file.link] = file.borrow()  # opened anew, it would break leases
+
+    def gather_places(self, places: list[tuple[int, Place, int]], saving: Saving) -> None:
+        """The same for places, each with its id and the flags to open it."""
+        for number, place, flags in places:
+            self._take(number, place.path, place.status, place.link, saving)
+            if flags & os.O_ACCMODE and self._must_be_synced(number, place.path, place.status):
+                self._sync[place.path] = os.open(place.link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _must_be_synced(self, number: int, path: str, status: os.stat_result) -> bool:
+        there = stat.S_ISREG(status.st_mode) and not self._taken[number] and path not in self._sync
+        return there and not path.startswith(validation.PSEUDO)
+
+    def attach(self, file: OpenFile, saving: Saving) -> int:
+        """The id of an entry for the path of a file of another kind (a FIFO), as which it must be opened first."""
+        number = saving.fresh()
+        self._take(number, file.link, file.status, f"/proc/{file.pid}/fd/{file.fd}", saving)
+        self._attached.append((number, file))
+        return number
+
+    def _take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
+        if number in self._taken:
+            return
+        gone = not process_of(path) and not ghost.leads_to(path, status)
+        self._taken[number] = gone
+        if gone:
+            self._ghosts.take(number, path, status, link, saving)
+        else:
+            self._notes.add(number, path, status, self._digest(path, status))
+
+    def _digest(self, path: str, status: os.stat_result) -> bytes | None:
+        wanted = self.options.file_validation == validation.CHECKSUM and stat.S_ISREG(status.st_mode)
+        return validation.digest(path) if wanted and not path.startswith(validation.PSEUDO) else None
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one open file."""
-        return entry(number, file.link, file.flags, file.position, file.status)
+        return self._entry(number, file.link, file.flags, file.position & _MASK64, file.status)
 
     def place_entry(self, number: int, place: Place, flags: int) -> Any:
         """The image of a file that is referred to by path, to be opened with `flags`."""
-        return entry(number, place.path, flags, 0, place.status)
+        return self._entry(number, place.path, flags, 0, place.status)
+
+    def _entry(self, number: int, path: str, flags: int, position: int, status: os.stat_result) -> Any:
+        gone = self._taken.get(number, False)
+        found = entry(number, ghost.original(path) if gone else path, flags, position, status)
+        if self.options.file_validation == validation.BUILDID and stat.S_ISREG(status.st_mode) and not gone:
+            words = validation.build_id(path)
+            found.reg.build_id.extend(
+                int.from_bytes(words[at : at + 4], "little") for at in range(0, len(words) - 3, 4)
+            )
+        return found
+
+    def extra_entries(self, saving: Saving) -> list[Any]:
+        """For what nobody has open as a file of this kind: see `attach`, and the hard links of deleted files."""
+        attached = [self.dump(file, number, saving) for number, file in self._attached]
+        for (_, file), found in zip(self._attached, attached, strict=True):
+            owner = saving.owner_of(file)
+            if owner is not None:
+                found.reg.fown.CopyFrom(owner)
+        return attached + [
+            m.file_entry(
+                type=self.TYPE, id=number, reg=m.reg_file_entry(id=number, flags=0, pos=0, fown=no_owner(), name=path)
+            )
+            for number, path in self._ghosts.link_paths()
+        ]
+
+    def write(self, new: NewCheckpoint) -> None:
+        """Ghosts, and what restores compare."""
+        self._notes.write(new)
+        self._ghosts.write(new)
+
+    def to_sync(self) -> dict[str, int]:
+        """Path and a descriptor of ours for every file that the tree writes to."""
+        return self._sync
+
+    # --------------------------------------------------------------------------------------------------------- restore
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """What is not opened by its path, and what must match."""
+        self._remaps.read(images, {entry.reg.id: entry.reg for entry in entries})
+        self._notes.read(images)
+
+    def late(self, entry: Any) -> bool:
+        """Files of /proc/PID exist when their tasks do."""
+        return bool(process_of(entry.reg.name))
+
+    def signals(self, entry: Any, opening: Opening) -> Any:
+        """A FIFO's are for its own entry."""
+        return None if stat.S_ISFIFO(entry.reg.mode) else entry.reg
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Open it again."""
-        return restore(entry.reg)
+        reg = entry.reg
+        if not reg.name.startswith("/") or "\0" in reg.name:
+            raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
+        if self._remaps.has(reg.id):
+            return _positioned(self._remaps.open(reg.id), reg)
+        if self._remaps.is_link(reg.id):
+            return _open(reg.name, os.O_PATH | os.O_NOFOLLOW)
+        fd = self._open_checked(reg)
+        return fd if self.late(entry) else _positioned(fd, reg)
+
+    def _open_checked(self, reg: Any) -> int:
+        flags = reg.flags & ~_NEVER
+        try:  # before it is opened: opening a FIFO or a device has effects
+            status = os.stat(reg.name, follow_symlinks=not flags & os.O_NOFOLLOW)
+        except OSError as error:
+            raise _refusal(reg.name, error) from None
+        validation.check_kind(reg.name, status, reg, skip_rwx=self.options.skip_file_rwx_check)
+        # A FIFO is opened for good by those who have both its ends in view.
+        fd = _open(reg.name, os.O_PATH if stat.S_ISFIFO(status.st_mode) else flags)
+        try:
+            known = self._notes.of(reg.id)
+            validation.check_content(os.fstat(fd), reg, known, self.options.file_validation)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def finish(self, opening: Opening) -> None:
+        """Hard links have done their duty, and files of /proc/PID say what they will say.
+
+        A position is taken up by reading up to it, and what has been read is remembered.
+        """
+        self._remaps.finish()
+        for number, entry in opening.entries.items():
+            if entry.type == self.TYPE and entry.reg.pos and self.late(entry):
+                _seek(opening.fd(number), entry.reg)
+
+    def close(self) -> None:
+        """Give back what is left."""
+        self._remaps.close()
+        self._ghosts.close()
+        for fd in self._sync.values():
+            os.close(fd)
+        self._sync = {}
 
 
-def check_path(path: str, status: os.stat_result, name: str) -> None:
-    """Unsupported unless `path` leads to the file of `status`."""
-    try:
-        there = os.stat(path)
-    except OSError:
-        there = None
-    if path.startswith("/proc/") and path[6:7].isdigit():
-        raise Unsupported(f"{name} is part of a process, not of a file system", "let the task leave or close it first")
-    if not procfs.is_utf8(path):
-        raise Unsupported(f"{name!a}: its path is not UTF-8, which no image can hold", "rename the file")
-    if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+def process_of(path: str) -> int:
+    """The process that a path of /proc belongs to; 0 for all other paths."""
+    parts = path.split("/", 3)
+    return int(parts[2]) if len(parts) > 2 and parts[:2] == ["", "proc"] and parts[2].isdecimal() else 0
+
+
+def _inspect_proc(path: str, name: str) -> None:
+    if path.endswith(ghost.SUFFIX):
+        raise Unsupported(f"{name} belongs to a task that has ended", "let the task close it first")
+    parts = path.split("/")[3:]
+    if any(part in _INNER and parts[at + 1 :] for at, part in enumerate(parts)):
+        raise Unsupported(f"{name} stands for a descriptor or a mapping of a task", "let the task close it first")
+
+
+def _refuse_other_process(file: OpenFile, saving: Saving) -> None:
+    """Unsupported for a file of /proc/PID of somebody who is not in the tree."""
+    pid = process_of(file.link)
+    if pid and pid not in [process.pid for process in saving.root.walk()]:
         raise Unsupported(
-            f"{name} has been deleted or replaced: its path leads elsewhere",
-            "only its name goes into the image, so a restore could not open it; let the task close it first",
+            f"{file.name} is part of process {pid}, which has ended or is outside the tree",
+            "let the task close it first",
         )
 
 
@@ -88,30 +264,30 @@ def entry(file_id: int, path: str, flags: int, position: int, status: os.stat_re
     return m.file_entry(type=Regular.TYPE, id=file_id, reg=reg)
 
 
-def restore(reg: Any) -> int:
-    """Open it again; our descriptor. UserError when the file is not as it was, with the difference."""
-    if not reg.name.startswith("/") or "\0" in reg.name:
-        raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
+# ---------------------------------------------------------------------------------------------------------- restore
+
+
+def _open(path: str, flags: int) -> int:
     try:
-        fd = os.open(reg.name, reg.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC) | os.O_CLOEXEC | os.O_NOCTTY)
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise UserError(f"{reg.name} cannot be opened as it was: {error.strerror}", "put it back as it was") from None
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: str, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be opened as it was: {error.strerror}", "put it back as it was")
+
+
+def _positioned(fd: int, reg: Any) -> int:
+    """The same descriptor, with the file's position; closed on an error."""
     try:
-        _verify(fd, reg)
-        if not reg.flags & O_PATH and reg.pos:
-            os.lseek(fd, reg.pos, os.SEEK_SET)
+        _seek(fd, reg)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _verify(fd: int, reg: Any) -> None:
-    status = os.fstat(fd)
-    if reg.HasField("mode") and stat.S_IFMT(reg.mode) != stat.S_IFMT(status.st_mode):
-        raise UserError(f"{reg.name} is no longer a file of the same type", "put it back as it was")
-    if reg.HasField("size") and reg.size != status.st_size:
-        raise UserError(
-            f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}",
-            "the task would continue with another file than it had; put back the file of the dump",
-        )
+def _seek(fd: int, reg: Any) -> None:
+    if reg.pos and not reg.flags & os.O_PATH:
+        libc.call("lseek", fd, reg.pos - (reg.pos >> 63 << 64), os.SEEK_SET, what=reg.name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 
+from pycriu.fds import owner
 from pycriu.fds.kind import Kind
-from pycriu.fds.openfile import OpenFile, Place, no_owner
+from pycriu.fds.openfile import OpenFile, Place, contents, no_owner
 from pycriu.fds.table import Kinds
 from pycriu.images import messages as m
+from pycriu.kernel import libc
 from pycriu.sharing import FileIds
 
 TYPE_CHECKING = False
@@ -30,14 +32,15 @@ class Saving:
         self.files: dict[int, Known] = {}  # id → one of the descriptors that lead to it
         self._ids = FileIds()
         self._numbers: dict[tuple[int, int], int] = {}
-        self._places: dict[tuple[str, int], tuple[int, Place]] = {}
+        self._places: dict[tuple[object, ...], tuple[int, Place, int]] = {}
         self._waiting: list[Known] = []
         self._lent: list[Any] = []
+        self._owners: dict[int, Any] = {}
 
     def take(self, descriptors: list[Known], places: list[tuple[Place, int]]) -> None:
         """Everything that the tree has open: `descriptors` of all tasks, and `places` with the flags to open them."""
         for file, kind in descriptors:
-            self._number(file, kind)
+            self.kinds.locks.gather(file, self._number(file, kind))
         while self._waiting:
             round_, self._waiting = self._waiting, []
             for kind in self.kinds.all:
@@ -45,6 +48,28 @@ class Saving:
                     kind.gather(mine, self)
         for place, flags in places:
             self.place(place, flags)
+        self.kinds.regular.gather_places(list(self._places.values()), self)
+        for kind in self.kinds.all:
+            kind.settle(self)
+        self._gather_owners()
+
+    def _gather_owners(self) -> None:
+        pidfds: dict[int, int] = {}
+        try:
+            for number, (file, _) in self.files.items():
+                if file.pid not in pidfds:
+                    pidfds[file.pid] = os.pidfd_open(file.pid)
+                fd = libc.pidfd_getfd(pidfds[file.pid], file.fd)
+                try:
+                    found = owner.look(file, fd)
+                finally:
+                    os.close(fd)
+                if found is not None:
+                    owner.refuse_outsider(file, found, self.root)
+                    self._owners[number] = found
+        finally:
+            for pidfd in pidfds.values():
+                os.close(pidfd)
 
     def number_of(self, pid: int, fd: int) -> int | None:
         """The id of the open file behind a descriptor; None where the tree has no such descriptor."""
@@ -76,9 +101,9 @@ class Saving:
 
     def place(self, place: Place, flags: int = os.O_RDONLY) -> int:
         """The id of a file that is referred to by path: a mapping's, the program's, a directory's."""
-        key = (place.path, flags)
+        key = (place.path, flags, place.status.st_dev, place.status.st_ino)
         if key not in self._places:
-            self._places[key] = self.fresh(), place
+            self._places[key] = self.fresh(), place, flags
         return self._places[key][0]
 
     def lend(self, path: str, flags: int, status: os.stat_result) -> int:
@@ -91,15 +116,23 @@ class Saving:
     def write(self, new: NewCheckpoint) -> None:
         """The files image, and those that the kinds have beside it."""
         new.write("files.img", self.entries())
+        self.kinds.locks.write(new)
         for kind in self.kinds.all:
             kind.write(new)
 
     def entries(self) -> list[Any]:
         """One file_entry per open file and place."""
-        found = [kind.dump(file, number, self) for number, (file, kind) in self.files.items()]
+        found = [self._entry(number, file, kind) for number, (file, kind) in self.files.items()]
         regular = self.kinds.regular
-        return (
-            found
-            + self._lent
-            + [regular.place_entry(number, place, key[1]) for key, (number, place) in self._places.items()]
-        )
+        found += [regular.place_entry(number, place, flags) for number, place, flags in self._places.values()]
+        return found + self._lent + regular.extra_entries(self)
+
+    def _entry(self, number: int, file: OpenFile, kind: Kind) -> Any:
+        entry = kind.dump(file, number, self)
+        if number in self._owners and hasattr(contents(entry), "fown"):
+            contents(entry).fown.CopyFrom(self._owners[number])
+        return entry
+
+    def owner_of(self, file: OpenFile) -> Any:
+        """fown_entry of an open file that has an owner; else None."""
+        return self._owners.get(self._numbers[file.pid, file.fd])

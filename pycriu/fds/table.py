@@ -9,7 +9,9 @@ import stat
 from pycriu.errors import ImageError, Unsupported
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
+from pycriu.fds.fifo import Fifo
 from pycriu.fds.kind import Kind
+from pycriu.fds.locks import Locks
 from pycriu.fds.memfd import Memfd
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.pipe import Pipe
@@ -30,6 +32,7 @@ KINDS: tuple[type[Kind], ...] = (
     Memfd,
     Regular,
     Pipe,
+    Fifo,
     Eventfd,
     Signalfd,
     Timerfd,
@@ -45,6 +48,7 @@ class Kinds:
 
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
         self.all: list[Kind] = [kind(options, log) for kind in KINDS]
+        self.locks = Locks(options)
         self.regular = next(kind for kind in self.all if isinstance(kind, Regular))
         self.tty = next(kind for kind in self.all if isinstance(kind, Tty))
         self._by_type = {kind.TYPE: kind for kind in self.all}
@@ -54,6 +58,7 @@ class Kinds:
         for kind in self.all:
             if kind.matches(file):
                 kind.inspect(file)
+                self.locks.inspect(file)
                 return kind
         raise Unsupported(
             f"{file.name} is {_describe(file)}, which cannot be saved", "let the task close it before the dump"
@@ -64,6 +69,8 @@ class Kinds:
 
     def __exit__(self, *_: object) -> None:
         self.thaw()
+        for kind in self.all:
+            kind.close()
 
     def thaw(self) -> None:
         """Let nothing hold the tree back any more."""
@@ -84,6 +91,7 @@ class Kinds:
             self.by_type(entry)
         for kind in self.all:
             kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])
+        self.locks.read(images)
 
 
 def _describe(file: OpenFile) -> str:
@@ -93,8 +101,6 @@ def _describe(file: OpenFile) -> str:
         return "a terminal" if major in _TTY_MAJORS else f"a character device ({major}:{os.minor(file.status.st_rdev)})"
     if stat.S_ISSOCK(mode):
         return "a socket"
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
     if stat.S_ISBLK(mode):
         return "a block device"
     return "an open file of an unknown kind"

@@ -123,6 +123,10 @@ KINDS = (
     Kind("pycriu-epoll-params", 0, framing=RAW),
     Kind("pycriu-pidfd", 0, framing=RAW),
     Kind("pycriu-task", 0, framing=RAW),  # see facts
+    # and what else CRIU's messages have no fields for: when files were written, where the packets in pipes end
+    Kind("pycriu-files", 0, framing=RAW),
+    Kind("pycriu-packets", 0, framing=RAW),
+    Kind("pycriu-fifo-packets", 0, framing=RAW),
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

@@ -52,6 +52,9 @@ def header(kind: Kind) -> bytes:
     return b"".join(value.to_bytes(4, "little") for value in words)
 
 
+HEAD_ROOM = 1 << 16  # bytes in which the first entry of every kind ends that is read by `head`
+
+
 def entries_start(kind: Kind, data: memoryview | bytes, file: str) -> int:
     """Check the words in front of the entries; the offset behind them. Version 1 files are accepted."""
     first = word(data, 0, file)
@@ -86,6 +89,12 @@ def entries(kind: Kind, data: memoryview | bytes, file: str) -> Iterator[tuple[M
         count += 1
     if not count and (kind.head or not kind.many):
         raise damaged(file, at, "no entry")
+
+
+def head(kind: Kind, data: memoryview | bytes, file: str) -> tuple[Message, int]:
+    """The first entry and the offset behind it, in what may be only the beginning of a file (HEAD_ROOM bytes)."""
+    view = memoryview(data)
+    return _message(kind.head or kind.message, view, entries_start(kind, view, file), file)
 
 
 def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, int]:

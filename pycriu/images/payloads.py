@@ -29,7 +29,7 @@ def _ghost(entry: Any, data: memoryview, at: int) -> int:
         return len(data) - at
     start = at
     while at < len(data):  # pairs of chunk entry and bytes, up to the end
-        chunk, at = _nested("ghost_chunk_entry", data, at)
+        chunk, at = nested("ghost_chunk_entry", data, at)
         if chunk is None or chunk.len > len(data) - at:
             return IMPOSSIBLE
         at += chunk.len
@@ -39,14 +39,14 @@ def _ghost(entry: Any, data: memoryview, at: int) -> int:
 def _ipc_msg(entry: Any, data: memoryview, at: int) -> int:
     start = at
     for _ in range(entry.qnum):  # each step needs four bytes at least, so a false count ends with the data
-        head, at = _nested("ipc_msg", data, at)
+        head, at = nested("ipc_msg", data, at)
         if head is None or _round(head.msize, 8) > len(data) - at:
             return IMPOSSIBLE
         at += _round(head.msize, 8)
     return at - start
 
 
-def _nested(name: str, data: memoryview, at: int) -> tuple[Any, int]:
+def nested(name: str, data: memoryview, at: int) -> tuple[Any, int]:
     """A sized message inside a payload and the offset behind it; (None, at) for what cannot be."""
     size = int.from_bytes(data[at : at + 4], "little")
     if len(data) - at < 4 or size > len(data) - at - 4:

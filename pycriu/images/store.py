@@ -17,7 +17,7 @@ import os
 import stat
 
 from pycriu.errors import ImageError, PycriuError, UserError
-from pycriu.images import catalogue, commit, framing
+from pycriu.images import catalogue, commit, framing, payloads
 from pycriu.images.durable import sync_together
 
 TYPE_CHECKING = False
@@ -135,6 +135,19 @@ class ImagesDir:
         entries = framing.entries(kind, data, label)
         return [(message, data[at : at + length]) for message, at, length in entries]
 
+    def head(self, name: str) -> tuple[Message, FileIO, int]:
+        """The first entry of an image, its file, and the offset behind the entry: for payloads too large to be read.
+
+        The caller closes the file.
+        """
+        file = self.raw(name)
+        try:
+            message, at = framing.head(kind_of(name), file.read(framing.HEAD_ROOM), self._label(name))
+        except BaseException:
+            file.close()
+            raise
+        return message, file, at
+
     def raw(self, name: str) -> FileIO:
         """The file of an image, open for reading, without a buffer. The caller closes it."""
         kind_of(name)
@@ -183,6 +196,7 @@ class NewCheckpoint:
         self._place = -1
         self._raw: dict[str, FileIO] = {}
         self._written: set[str] = set()
+        self._regrets: list[tuple[Callable[[str], object], str]] = []
 
     def __enter__(self) -> Self:
         try:
@@ -204,9 +218,15 @@ class NewCheckpoint:
             for file in self._raw.values():
                 file.close()
             commit.remove(self._directory)
+            for action, about in self._regrets:
+                action(about)
         finally:
             os.close(self._place)
             os.close(self._directory)
+
+    def unless_committed(self, action: Callable[[str], object], path: str) -> None:
+        """Call `action(path)` at the end if there is no commit: for what a dump leaves outside of its directory."""
+        self._regrets.append((action, path))
 
     def reserve(self, size: int) -> None:
         """Refuse a checkpoint of that many bytes for which there is no room; nothing is held back for it."""
@@ -235,6 +255,17 @@ class NewCheckpoint:
         self._raw[name] = self._create(name)
         return self._raw[name]
 
+    def stream(self, name: str, message: Message) -> FileIO:
+        """An image with a payload that is too large to be handed over: its only entry, and the file to write on to."""
+        self._raw[name] = file = self._create(name)
+        data = b"".join(framing.build(kind_of(name), [message], name))
+        self._guard(lambda: _write_all(file, data), name)
+        return file
+
+    def stream_on(self, file: FileIO, name: str, message: Message) -> None:
+        """A message inside of such a payload, with its size before it."""
+        self._guard(lambda: _write_all(file, framing.serialize(message, name)), name)
+
     def write_raw(self, name: str, data: bytes) -> None:
         """Write an image of bytes."""
         file = self.create_raw(name)
@@ -250,6 +281,7 @@ class NewCheckpoint:
         files = {name: file.fileno() for name, file in self._raw.items()}
         self._guard(lambda: sync_together(files, self._place), "")
         self._guard(lambda: commit.publish(self._directory), "")
+        self._regrets.clear()
 
     def _create(self, name: str) -> FileIO:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._place)
@@ -262,6 +294,14 @@ class NewCheckpoint:
         except OSError as error:
             name = name or error.filename or ""
             raise refusal(error, f"{self.path}/{name}" if name else self.path) from None
+
+
+def nested(name: str, data: bytes, file: str) -> tuple[Message, int]:
+    """The message `name` at the beginning of a piece of a payload, and its length there; else ImageError."""
+    message, length = payloads.nested(name, memoryview(data), 0)
+    if message is None:
+        raise ImageError(f"{file}: no {name} where one is due")
+    return message, length
 
 
 def _lies_in(place: int, name: str) -> bool:

@@ -102,6 +102,16 @@ def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
     return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what=f"PID {pid}")
 
 
+def fork_sharing_descriptors() -> int:
+    """clone3(2) with CLONE_FILES: 0 in the child, which is a fork of this interpreter with our table of descriptors.
+
+    The child may only make system calls and os._exit: no handler of os.register_at_fork has run in it.
+    """
+    clone_files, sigchld = 0x400, 17
+    args = ctypes.create_string_buffer(bytes(_CloneArgs(flags=clone_files, exit_signal=sigchld)))
+    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what="a child that makes deleted files")
+
+
 def execveat(fd: int, argv0: bytes) -> None:
     """execveat(2) of the open file `fd` itself, with one argument and an empty environment; returns only by raising."""
     argv = (ctypes.c_char_p * 2)(argv0, None)

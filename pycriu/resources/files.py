@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 
 from pycriu.errors import ImageError, TraceeGone, Unsupported
-from pycriu.fds import regular
 from pycriu.fds.openfile import FD_CLOEXEC, Place
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.images import messages as m
@@ -38,25 +37,26 @@ class Files:
 def look(pid: int, status: dict[str, str], kinds: Kinds) -> Files:
     """Everything of a stopped process; Unsupported names the first descriptor or place that cannot be kept."""
     descriptors = tuple((file, kinds.of(file)) for file in look_descriptors(pid))
-    return Files(descriptors, _place(pid, "cwd"), _root(pid), _place(pid, "exe"), int(status["Umask"], 8))
+    cwd, exe = _place(pid, "cwd", kinds), _place(pid, "exe", kinds)
+    return Files(descriptors, cwd, _root(pid, kinds), exe, int(status["Umask"], 8))
 
 
-def _place(pid: int, name: str) -> Place:
+def _place(pid: int, name: str, kinds: Kinds) -> Place:
     path = procfs.link(pid, name)
     try:
         status = os.stat(f"/proc/{pid}/{name}")
     except FileNotFoundError:
         raise TraceeGone(f"process {pid} is gone") from None
     place = Place(path, status, f"/proc/{pid}/{name}", f"the {_PLACES[name]} of process {pid} ({path})")
-    regular.check_path(path, status, place.name)
+    kinds.regular.inspect_place(place)
     return place
 
 
 _PLACES = {"cwd": "working directory", "exe": "program", "root": "root directory"}
 
 
-def _root(pid: int) -> Place:
-    root = _place(pid, "root")
+def _root(pid: int, kinds: Kinds) -> Place:
+    root = _place(pid, "root", kinds)
     here = os.stat("/")
     if (root.status.st_dev, root.status.st_ino) != (here.st_dev, here.st_ino):
         raise Unsupported(f"process {pid} has another root directory ({root.path})", "chroot(2) is not supported")
@@ -68,7 +68,7 @@ def places(files: Files) -> list[tuple[Place, int]]:
     return [(files.exe, os.O_RDONLY), (files.cwd, _DIRECTORY), (files.root, _DIRECTORY)]
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY  # opened otherwise, it would be told to who watches it
 
 
 def descriptor_table(files: Files, saving: Saving) -> list[Any]:
@@ -88,15 +88,6 @@ def fs_entry(files: Files, saving: Saving) -> Any:
     """The fs image of one process."""
     cwd, root = (saving.place(where, _DIRECTORY) for where in (files.cwd, files.root))
     return m.fs_entry(cwd_id=cwd, root_id=root, umask=files.umask)
-
-
-def written(saving: Saving) -> set[str]:
-    """Regular files that the tree can write to."""
-    return {
-        file.link
-        for file, kind in saving.files.values()
-        if kind.TYPE == regular.Regular.TYPE and file.flags & os.O_ACCMODE and not file.is_character_device()
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------- restore

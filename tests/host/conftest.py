@@ -116,7 +116,7 @@ class Outcome:
 
     def errors(self) -> str:
         """The lines of the log that begin with the word Error, and the hints that follow them."""
-        return "\n".join(line for line in self.log.splitlines() if "Error" in line or "Hint" in line or "hint" in line)
+        return "\n".join(line for line in self.log.splitlines() if "Error" in line or line.startswith("  "))
 
     def __repr__(self) -> str:
         return f"exit status {self.status}\n{self.log}"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pycriu.errors import ImageError, Unsupported, UserError
-from pycriu.fds import regular, table
+from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.fds import ghost, regular, table
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
 from pycriu.log import Log
-from pycriu.options import RestoreOptions
+from pycriu.options import DumpOptions, RestoreOptions
 from pycriu.resources import files
 
 
@@ -25,6 +25,11 @@ def kinds() -> table.Kinds:
 def reg(number: int, name: str = "/dev/null", kind: int = 1, **more: Any) -> Any:
     inner = m.reg_file_entry(id=number, flags=0, pos=0, fown=no_owner(), name=name, **more)
     return m.file_entry(type=kind, id=number, reg=inner)
+
+
+def reopen(entry: Any, **options: Any) -> int:
+    found = table.Kinds(RestoreOptions("/", "/", **options), Log(2, 2, 0.0))
+    return found.regular.open(entry, None)  # type: ignore[arg-type]
 
 
 def descriptor(number: int, file: int, kind: int = 1, flags: int = 0) -> Any:
@@ -69,48 +74,92 @@ def test_descriptor_rows_give_numbers_and_close_the_rest() -> None:
 @pytest.mark.parametrize("name", ["relative", "", "/a\0b", "../etc/passwd"])
 def test_paths_that_are_none(name: str) -> None:
     with pytest.raises(ImageError, match="not absolute"):
-        regular.restore(reg(1, name).reg)
+        reopen(reg(1, name))
 
 
 def test_file_that_changed(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("12345")
-    os.close(regular.restore(reg(1, str(path), size=5).reg))
+    os.close(reopen(reg(1, str(path), size=5)))
     with pytest.raises(UserError, match="5 bytes, at the dump it was 4"):
-        regular.restore(reg(1, str(path), size=4).reg)
+        reopen(reg(1, str(path), size=4))
     with pytest.raises(UserError, match="same type"):
-        regular.restore(reg(1, str(tmp_path), mode=0o100644).reg)
+        reopen(reg(1, str(tmp_path), mode=0o100644))
     with pytest.raises(UserError, match="No such file"):
-        regular.restore(reg(1, str(tmp_path / "gone")).reg)
+        reopen(reg(1, str(tmp_path / "gone")))
 
 
 def test_flags_of_an_image_never_create_or_truncate(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("12345")
-    entry = reg(1, str(path)).reg
-    entry.flags = os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_EXCL
-    os.close(regular.restore(entry))
+    entry = reg(1, str(path))
+    entry.reg.flags = os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_EXCL
+    os.close(reopen(entry))
     assert path.read_text() == "12345"
-    entry.name = str(tmp_path / "new")
+    entry.reg.name = str(tmp_path / "new")
     with pytest.raises(UserError):
-        regular.restore(entry)
+        reopen(entry)
     assert not (tmp_path / "new").exists()
+
+
+def test_mode_that_changed(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("")
+    path.chmod(0o640)
+    os.close(reopen(reg(1, str(path), mode=0o100640)))
+    with pytest.raises(UserError, match="mode 0640, at the dump it had 0600"):
+        reopen(reg(1, str(path), mode=0o100600))
+    os.close(reopen(reg(1, str(path), mode=0o100600), skip_file_rwx_check=True))
+
+
+def test_what_takes_the_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
+    """Opening a FIFO waits, opening a device acts: they are looked at first."""
+    path = tmp_path / "f"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="same type"):
+        reopen(reg(1, str(path), mode=0o100644))
+    with pytest.raises(UserError, match="neither"):
+        reopen(reg(1, str(path)))
+
+
+def test_positions_up_to_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("")
+    entry = reg(1, str(path))
+    for position in (0, 5, 1 << 40):
+        entry.reg.pos = position
+        fd = reopen(entry)
+        assert os.lseek(fd, 0, os.SEEK_CUR) == position
+        os.close(fd)
+    entry.reg.pos = (1 << 64) - 1
+    with pytest.raises(KernelError, match="lseek"):
+        reopen(entry)
 
 
 def test_path_that_leads_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
-    status = os.stat(tmp_path / "a")
-    regular.check_path(str(tmp_path / "a"), status, "it")
-    for wrong in ("b", "gone", "a (deleted)"):
-        with pytest.raises(Unsupported, match="deleted or replaced"):
-            regular.check_path(str(tmp_path / wrong), status, "it")
-    with pytest.raises(Unsupported, match="part of a process"):
-        regular.check_path("/proc/1/stat", os.stat("/proc/1/stat"), "it")
+    status, options = os.stat(tmp_path / "a"), DumpOptions(1, "/", "/")
+    ghost.inspect(str(tmp_path / "a"), status, "it", options)
+    for wrong in ("b", "gone"):
+        with pytest.raises(Unsupported, match="hidden"):
+            ghost.inspect(str(tmp_path / wrong), status, "it", options)
+    with pytest.raises(Unsupported, match="1 other name"):
+        ghost.inspect(str(tmp_path / "a (deleted)"), status, "it", options)
+    with pytest.raises(Unsupported, match="UTF-8"):
+        ghost.inspect(os.fsdecode(b"/\xff"), status, "it", options)
+
+
+@pytest.mark.parametrize(
+    ("path", "pid"),
+    [("/proc/12/stat", 12), ("/proc/12", 12), ("/proc", 0), ("/proc/sys", 0), ("/a/12", 0), ("/x/proc/12", 0), ("", 0)],
+)
+def test_process_of_a_path(path: str, pid: int) -> None:
+    assert regular.process_of(path) == pid
 
 
 def test_kind_that_nobody_knows() -> None:
     entry = reg(1)
-    entry.type = 3
-    with pytest.raises(ImageError, match="kind 3"):
+    entry.type = 16
+    with pytest.raises(ImageError, match="kind 16"):
         kinds().read(None, [entry])  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""FIFOs, pipes with a path: every open end, the data in flight, the capacity. The path, deleted or not, is `regular`'s
+business, which opens it for us without opening an end.
+
+A FIFO may be open outside the tree as well, unless there is data in it: nobody could tell whose that is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+import termios
+
+from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds import ghost, inflight
+from pycriu.fds.inflight import ACCESS
+from pycriu.fds.kind import Kind
+from pycriu.fds.openfile import OpenFile
+from pycriu.images import messages as m
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.fds.opening import Opening
+    from pycriu.fds.saving import Saving
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
+
+DATA, PACKETS = "fifo-data.img", "pycriu-fifo-packets.img"
+
+
+class Fifo(Kind):
+    """Ends of FIFOs."""
+
+    TYPE = 3  # fd_types.FIFO
+
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._holders: dict[str, set[int]] = {}
+        self._ends: dict[int, list[OpenFile]] = {}  # pipe id → the tree's descriptors
+        self._paths: dict[int, int] = {}  # id of the open file → id of the entry for its path
+        self._contents: dict[int, inflight.Content] = {}
+        self._held: dict[int, int] = {}  # pipe id → an end of ours, so that no open waits and no data is lost
+
+    # ------------------------------------------------------------------------------------------------------------ dump
+
+    def matches(self, file: OpenFile) -> bool:
+        """A FIFO that has, or had, a path."""
+        return stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("/") and not file.flags & os.O_PATH
+
+    def inspect(self, file: OpenFile) -> None:
+        """Unsupported where its path cannot be made to lead to it again."""
+        ghost.inspect(file.link, file.status, file.name, self.options)
+        if file.link not in self._holders:
+            self._holders[file.link] = inflight.holders(file.link).get(file.link, set())
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """Collect the ends."""
+        for file in files:
+            self._ends.setdefault(inflight.identity(file), []).append(file)
+            number = saving.number_of(file.pid, file.fd)
+            if number is not None and number not in self._paths:
+                self._paths[number] = saving.kinds.regular.attach(file, saving)
+
+    def settle(self, saving: Saving) -> None:
+        """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
+        members = {process.pid for process in saving.root.walk()}
+        for number, ends in self._ends.items():
+            fd = inflight.reader(ends)
+            try:
+                packets = any(end.flags & os.O_DIRECT and inflight.writable(end) for end in ends)
+                self._contents[number] = inflight.peek(fd, ends[0].name, packets=packets)
+            finally:
+                os.close(fd)
+            others = inflight.outsiders(self._holders.get(ends[0].link, set()) - members, ends[0].link)
+            size = len(self._contents[number].data)
+            if others and size:
+                told = ", ".join(str(pid) for pid in others)
+                raise Unsupported(
+                    f"{ends[0].name} holds {size} bytes in flight, and process {told} outside the tree has it open",
+                    "let them be read first: nobody could tell whose they are",
+                )
+
+    def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
+        """The image of one end."""
+        entry = m.fifo_entry(id=number, pipe_id=inflight.identity(file), regf_id=self._paths[number])
+        return m.file_entry(type=self.TYPE, id=number, fifo=entry)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """What was in flight."""
+        inflight.write(new, DATA, PACKETS, self._contents)
+
+    # --------------------------------------------------------------------------------------------------------- restore
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """The data in flight."""
+        self._contents = inflight.read(images, DATA, PACKETS)
+
+    def signals(self, entry: Any, opening: Opening) -> Any:
+        """Flags and owner are those of the entry for its path."""
+        return self._path(entry, opening)
+
+    def _path(self, entry: Any, opening: Opening) -> Any:
+        found = opening.entries.get(entry.fifo.regf_id)
+        if found is None or found.type != opening.kinds.regular.TYPE or not stat.S_ISFIFO(found.reg.mode):
+            raise ImageError(
+                f"FIFO {entry.id} has no path: the files image has no file {entry.fifo.regf_id} that is one"
+            )
+        return found.reg
+
+    def open(self, entry: Any, opening: Opening) -> int:
+        """One end; for the first, what was in flight is put back."""
+        reg = self._path(entry, opening)
+        path = f"/proc/self/fd/{opening.fd(reg.id)}"
+        number = entry.fifo.pipe_id
+        if number not in self._held:
+            self._held[number] = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fill(self._held[number], self._contents.get(number), reg.name)
+        fd = os.open(path, reg.flags & ACCESS | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_SETFL, reg.flags & ~os.O_ASYNC)
+        return fd
+
+    def _fill(self, fd: int, content: inflight.Content | None, path: str) -> None:
+        if content is None:
+            return
+        waiting = ctypes.c_int(0)
+        fcntl.ioctl(fd, termios.FIONREAD, waiting)
+        if waiting.value and content.data:
+            raise UserError(
+                f"{path} holds {waiting.value} bytes that somebody else has written",
+                "the task's own would mix with them",
+            )
+        inflight.fill(fd, content, path)
+
+    def close(self) -> None:
+        """Everybody has his own ends."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held = {}

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What pipes and FIFOs have in common: the data in flight, its packets (O_DIRECT, pipe(2)), the capacity, and who else
+has an end open.
+
+The data is duplicated by tee(2) and stays where it is. Packets keep their ends in the duplicate; CRIU's images have no
+place for them, so they are in an image of our own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import termios
+
+from pycriu.errors import ImageError, KernelError, TraceeGone
+from pycriu.images import messages as m
+from pycriu.images import records
+from pycriu.kernel import libc, procfs
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.fds.openfile import OpenFile
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+
+F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
+SPLICE_F_NONBLOCK = 2
+ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_PACKET = struct.Struct("<II")  # pipe id, bytes
+
+
+@record
+class Content:
+    """A pipe: its capacity in bytes, what is in it, and in packet mode the sizes of the packets."""
+
+    capacity: int
+    data: bytes
+    packets: tuple[int, ...] = ()
+
+
+def identity(file: OpenFile) -> int:
+    """pipe_id, as CRIU makes it."""
+    return file.status.st_ino & 0xFFFFFFFF
+
+
+def readable(file: OpenFile) -> bool:
+    """Whether the descriptor is a reading end."""
+    return file.flags & ACCESS in (os.O_RDONLY, os.O_RDWR)
+
+
+def writable(file: OpenFile) -> bool:
+    """Whether the descriptor is a writing end."""
+    return file.flags & ACCESS in (os.O_WRONLY, os.O_RDWR)
+
+
+def reader(files: list[OpenFile]) -> int:
+    """A reading end of our own. Where the tree has none, opening the magic link of another end makes one."""
+    for file in files:
+        if readable(file):
+            return file.borrow()
+    return os.open(f"/proc/{files[0].pid}/fd/{files[0].fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def peek(fd: int, name: str, *, packets: bool) -> Content:
+    """What is in the pipe of which `fd` is a reading end; `packets`: its writers are in packet mode."""
+    side_in, side_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
+        waiting = ctypes.c_int(0)
+        fcntl.ioctl(fd, termios.FIONREAD, waiting)
+        if not waiting.value:
+            return Content(capacity, b"")
+        fcntl.fcntl(side_out, F_SETPIPE_SZ, capacity)
+        got = libc.call("tee", fd, side_out, waiting.value, SPLICE_F_NONBLOCK, what=name)
+        if got != waiting.value:
+            raise KernelError("tee", 11, f"{got} of {waiting.value} bytes of {name}")
+        parts = _drain(side_in, got)
+    finally:
+        os.close(side_in)
+        os.close(side_out)
+    # read(2) stops at the end of a packet and nowhere else, so more than one part means packets in any case.
+    sizes = tuple(len(part) for part in parts) if packets or len(parts) > 1 else ()
+    return Content(capacity, b"".join(parts), sizes)
+
+
+def _drain(fd: int, size: int) -> list[bytes]:
+    parts: list[bytes] = []
+    while size:
+        parts.append(os.read(fd, size))
+        size -= len(parts[-1])
+    return parts
+
+
+def fill(fd: int, content: Content, name: str) -> None:
+    """Capacity and data, through a writing end that does not block; ImageError for more than it can hold."""
+    if content.capacity:
+        try:
+            fcntl.fcntl(fd, F_SETPIPE_SZ, content.capacity)
+        except (OSError, OverflowError) as error:
+            raise ImageError(f"{name} cannot have a capacity of {content.capacity} bytes: {error}") from None
+    if not content.packets:
+        _write(fd, content.data, name)
+        return
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+    at = 0
+    for size in content.packets:
+        _write(fd, content.data[at : at + size], name)
+        at += size
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+
+
+def _write(fd: int, data: bytes, name: str) -> None:
+    try:
+        done = os.write(fd, data) if data else 0
+    except BlockingIOError:
+        done = 0
+    if done != len(data):
+        raise ImageError(f"{name} has {len(data)} bytes in flight, more than it can hold")
+
+
+def read(images: ImagesDir, name: str, packets: str) -> dict[int, Content]:
+    """The contents of all pipes of an image, by pipe id."""
+    if not images.exists(name):
+        return {}
+    sizes: dict[int, list[int]] = {}
+    for number, size in records.read(images, packets, _PACKET):
+        sizes.setdefault(number, []).append(size)
+    found: dict[int, Content] = {}
+    pairs: list[Any] = images.read_with_payloads(name)
+    for entry, data in pairs:
+        mine = tuple(sizes.get(entry.pipe_id, ()))
+        if mine and (sum(mine) != len(data) or 0 in mine):
+            raise ImageError(f"{packets}: the packets of pipe {entry.pipe_id} do not make up its {len(data)} bytes")
+        found[entry.pipe_id] = Content(entry.size, data, mine)
+    return found
+
+
+def write(new: NewCheckpoint, name: str, packets: str, contents: dict[int, Content]) -> None:
+    """The image `name`, of CRIU's format, and `packets`, of ours."""
+    if contents:
+        pairs = [
+            (m.pipe_data_entry(pipe_id=number, bytes=len(content.data), size=content.capacity), content.data)
+            for number, content in contents.items()
+        ]
+        new.write(name, pairs)
+        rows = [(number, size) for number, content in contents.items() for size in content.packets]
+        records.write(new, packets, _PACKET, rows)
+
+
+def holders(wanted: str) -> dict[str, set[int]]:
+    """Who has open what shows in /proc as a link that begins with `wanted`: link → PIDs. Looks at every process."""
+    found: dict[str, set[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        folder = f"/proc/{name}/fd"
+        try:
+            numbers = os.listdir(folder)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        for number in numbers:
+            try:
+                link = os.readlink(f"{folder}/{number}")
+            except OSError:  # closed meanwhile
+                continue
+            if link.startswith(wanted):
+                found.setdefault(link, set()).add(int(name))
+    return found
+
+
+def outsiders(pids: set[int], link: str) -> list[int]:
+    """Those of `pids` who have it still."""
+    return sorted(pid for pid in pids if _has(pid, link))
+
+
+def _has(pid: int, link: str) -> bool:
+    try:
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}") == link for fd in procfs.descriptors(pid))
+    except (OSError, TraceeGone):
+        return False

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether a file that is opened again is the one that was open at the dump (--file-validation).
+
+    filesize   as many bytes as then
+    mtime      and not written to since; the default
+    buildid    size, and for programs and libraries the GNU build-id, as CRIU does
+    checksum   size, and the content: a dump with the same option reads every file to its end
+
+Type and mode are compared always (--skip-file-rwx-check: only the type), a build-id wherever the image has one. Sizes
+and build-ids are in CRIU's reg_file_entry, which has no field for the others: they are in pycriu-files.img.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import time
+
+from pycriu.errors import UserError
+from pycriu.images import records
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+
+FILESIZE, MTIME, BUILDID, CHECKSUM = "filesize", "mtime", "buildid", "checksum"
+IMAGE = "pycriu-files.img"
+_RECORD = struct.Struct("<IIq16s")  # id, what is known, mtime in ns, digest
+_KNOWS_MTIME, _KNOWS_DIGEST = 1, 2
+PSEUDO = ("/proc/", "/sys/")  # their times are those of our looking
+_PIECE = 1 << 20
+_ELF_HEAD, _NOTES_ROOM = 64, 1 << 16
+_PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
+
+
+@record
+class Known:
+    """What is known of one file beyond CRIU's fields."""
+
+    mtime: int | None  # ns
+    digest: bytes | None
+
+
+class Notes:
+    """pycriu-files.img in the making, and read."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Known] = {}
+
+    def add(self, number: int, path: str, status: os.stat_result, digest: bytes | None) -> None:
+        """Note a regular file with a path."""
+        if stat.S_ISREG(status.st_mode) and not path.startswith(PSEUDO):
+            self._known[number] = Known(status.st_mtime_ns, digest)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """The image."""
+        records.write(new, IMAGE, _RECORD, [_row(number, known) for number, known in self._known.items()])
+
+    def read(self, images: ImagesDir) -> None:
+        """The image; there is none in a checkpoint of CRIU's."""
+        for number, what, mtime, digest_ in records.read(images, IMAGE, _RECORD):
+            known = Known(mtime if what & _KNOWS_MTIME else None, digest_ if what & _KNOWS_DIGEST else None)
+            self._known[number] = known
+
+    def of(self, number: int) -> Known:
+        """What is known of a file."""
+        return self._known.get(number, Known(None, None))
+
+
+def _row(number: int, known: Known) -> tuple[int, int, int, bytes]:
+    what = _KNOWS_MTIME * (known.mtime is not None) | _KNOWS_DIGEST * (known.digest is not None)
+    return number, what, known.mtime or 0, known.digest or b""
+
+
+def check_kind(path: str, status: os.stat_result, reg: Any, *, skip_rwx: bool) -> None:
+    """UserError unless type and mode of a file are those of its reg_file_entry."""
+    if not reg.HasField("mode"):
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode) and not stat.S_ISCHR(status.st_mode):
+            raise UserError(f"{path} is neither a regular file nor a directory", "put it back as it was")
+        return
+    if stat.S_IFMT(reg.mode) != stat.S_IFMT(status.st_mode):
+        raise UserError(f"{path} is no longer a file of the same type", "put it back as it was")
+    now, then = stat.S_IMODE(status.st_mode), stat.S_IMODE(reg.mode)
+    if now != then and not skip_rwx:
+        raise UserError(
+            f"{path} has the mode {now:04o}, at the dump it had {then:04o}",
+            "chmod it, or let --skip-file-rwx-check accept the difference",
+        )
+
+
+def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> None:
+    """UserError, with the difference, unless a regular file is the one of the image."""
+    if not stat.S_ISREG(status.st_mode) or reg.name.startswith(PSEUDO):
+        return
+    hint = "the task would continue with another file than it had; put back the file of the dump"
+    if reg.HasField("size") and reg.size != status.st_size:
+        raise UserError(f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}", hint)
+    if reg.build_id and how != CHECKSUM:
+        words = b"".join(word.to_bytes(4, "little") for word in reg.build_id)
+        if (found := build_id(reg.name)) != words:
+            said = found.hex() if found else "none"
+            raise UserError(
+                f"{reg.name} is another build: its build-id is {said}, at the dump it was {words.hex()}", hint
+            )
+    if how == MTIME and known.mtime is not None and status.st_mtime_ns > known.mtime:
+        raise UserError(
+            f"{reg.name} has been written to since the dump: it was changed at {_when(status.st_mtime_ns)}, "
+            f"at the dump that was {_when(known.mtime)}",
+            f"{hint}; if its content is the same, --file-validation filesize accepts it",
+        )
+    if how == CHECKSUM:
+        if known.digest is None:
+            raise UserError(
+                f"the checkpoint has no checksum of {reg.name}", "dump with --file-validation checksum, too"
+            )
+        if digest(reg.name) != known.digest:
+            raise UserError(f"{reg.name} has another content than at the dump", hint)
+
+
+def _when(ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns // 10**9)) + f".{ns % 10**9:09d}"
+
+
+def digest(path: str) -> bytes:
+    """A checksum of all that a file holds, 16 bytes."""
+    import hashlib  # a millisecond, for who asked for it
+
+    total = hashlib.blake2b(digest_size=16)
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            total.update(piece)
+    return total.digest()
+
+
+def build_id(path: str) -> bytes:
+    """The GNU build-id of an ELF file; empty for what is none, or has none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        head = os.pread(fd, _ELF_HEAD, 0)
+        if len(head) < _ELF_HEAD or head[:4] != b"\x7fELF":
+            return b""
+        wide = head[4] == 2
+        start, size, count = (
+            struct.unpack_from("<Q14xHH", head, 32) if wide else struct.unpack_from("<I10xHH", head, 28)
+        )
+        table = os.pread(fd, size * count, start)
+        for at in range(0, len(table) - size + 1, size or 1):
+            kind = int.from_bytes(table[at : at + 4], "little")
+            where = struct.unpack_from("<8xQ16xQ", table, at) if wide else struct.unpack_from("<4xI8xI", table, at)
+            if kind == _PT_NOTE and (found := parse_notes(os.pread(fd, min(where[1], _NOTES_ROOM), where[0]))):
+                return found
+    except (struct.error, OverflowError, OSError):  # whatever it is, it is no ELF file that a task could have mapped
+        return b""
+    finally:
+        os.close(fd)
+    return b""
+
+
+def parse_notes(data: bytes) -> bytes:
+    """The build-id among the notes of an ELF file; empty where there is none. See elf(5)."""
+    at = 0
+    while at + 12 <= len(data):
+        name_size, size, kind = struct.unpack_from("<III", data, at)
+        name = at + 12
+        content = name + (name_size + 3) // 4 * 4
+        if kind == _NT_GNU_BUILD_ID and data[name : name + name_size] == b"GNU\0":
+            return data[content : content + size]
+        at = content + (size + 3) // 4 * 4
+    return b""

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""File locks of all four kinds: flock (shared by a child), POSIX locks of two tasks on ranges of one file, open file
+description locks, leases that tell of a breaker; a task that waits for a lock.
+Options: --file-locks
+"""
+
+import fcntl
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+
+import victim
+
+OFD_SETLK, OFD_GETLK = 37, 36
+
+
+def scenario() -> Iterator[victim.Damage]:
+    for name in ("flock", "posix", "ofd", "wait"):
+        with open(name, "wb") as file:
+            file.write(bytes(100))
+    shared, whole = os.open("flock", os.O_RDWR), os.open("wait", os.O_RDWR)
+    fcntl.flock(shared, fcntl.LOCK_SH)
+    fcntl.flock(whole, fcntl.LOCK_EX)
+    posix, ofd = os.open("posix", os.O_RDWR), os.open("ofd", os.O_RDWR)
+    fcntl.lockf(posix, fcntl.LOCK_EX, 10, 5)
+    fcntl.lockf(posix, fcntl.LOCK_SH, 0, 50)
+    fcntl.fcntl(ofd, OFD_SETLK, lock(fcntl.F_WRLCK, 0, 7))
+    check_lease = leased()
+    turn, my_turn = os.pipe()
+    said, say = os.pipe()
+    child = victim.child(lambda: other_range(turn, my_turn, say, whole))
+    os.close(turn)
+    os.close(say)
+    victim.equal(os.read(said, 1), b"1", "the child has its lock")
+    waiter = victim.child(lambda: wait_for_lock(whole))
+    victim.wait_until(lambda: victim.sleeping(waiter), "the other child waits for the lock")
+    yield lambda: (fcntl.flock(shared, fcntl.LOCK_UN), fcntl.flock(whole, fcntl.LOCK_UN))
+    check_flocks()
+    check_ranges(child)
+    check_lease()
+    victim.check(victim.sleeping(waiter), "the child has the lock that it waits for")
+    fcntl.flock(whole, fcntl.LOCK_UN)
+    victim.join(waiter, "the child that waited for the lock")
+    os.write(my_turn, b"x")
+    victim.join(child, "the child with a lock of its own")
+
+
+def check_flocks() -> None:
+    victim.equal(flock_refused("flock", fcntl.LOCK_EX), True, "an exclusive flock beside the shared one is refused")
+    victim.equal(flock_refused("flock", fcntl.LOCK_SH), False, "a shared flock beside the shared one is refused")
+    victim.equal(flock_refused("wait", fcntl.LOCK_SH), True, "a shared flock beside the exclusive one is refused")
+
+
+def check_ranges(child: int) -> None:
+    held = [asked("posix", at, 1, fcntl.F_WRLCK) for at in (4, 5, 14, 15, 20, 29, 49, 50, 10**9)]
+    me = os.getpid()
+    victim.equal(held, [0, me, me, 0, child, child, 0, me, me], "who holds which byte")
+    victim.equal(asked("posix", 60, 1, fcntl.F_RDLCK), 0, "the lock at the end is shared")
+    victim.equal(
+        [asked("ofd", at, 1, fcntl.F_RDLCK) for at in (6, 7)], [-1, 0], "the lock of the open file description"
+    )
+
+
+def leased() -> Callable[[], None]:
+    """Take a lease; what it gives back judges it."""
+    with open("lease", "wb"):
+        pass
+    lease = os.open("lease", os.O_RDONLY)
+    broken: list[int] = []
+    signal.signal(signal.SIGIO, lambda *_: broken.append(1))
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+
+    def judge() -> None:
+        victim.equal(broken, [], "signals that the lease is broken")
+        victim.equal(fcntl.fcntl(lease, fcntl.F_GETLEASE), fcntl.F_RDLCK, "the lease")
+        victim.join(victim.child(break_lease), "the breaker, who has to wait")
+        victim.wait_until(lambda: broken == [1], "the signal that the lease is broken", 10)
+        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    return judge
+
+
+def break_lease() -> None:
+    try:
+        os.open("lease", os.O_WRONLY | os.O_NONBLOCK)
+    except BlockingIOError:
+        return
+    victim.check(False, "the file could be opened for writing")
+
+
+def lock(kind: int, start: int, length: int) -> bytes:
+    """struct flock."""
+    return struct.pack("=hh4xqqi4x", kind, os.SEEK_SET, start, length, 0)
+
+
+def asked(name: str, start: int, length: int, kind: int) -> int:
+    """Who stands in the way of a lock that a stranger would take: 0 nobody, -1 an open file."""
+    fd = os.open(name, os.O_RDWR)
+    answer = struct.unpack("=hh4xqqi4x", fcntl.fcntl(fd, OFD_GETLK, lock(kind, start, length)))
+    # Closing any descriptor of a file gives up all POSIX locks that the process has on it: these stay open.
+    return 0 if answer[0] == fcntl.F_UNLCK else answer[4]
+
+
+def flock_refused(name: str, operation: int) -> bool:
+    with open(name, "rb") as file:
+        try:
+            fcntl.flock(file, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def other_range(turn: int, my_turn: int, say: int, whole: int) -> None:
+    os.close(my_turn)
+    os.close(whole)
+    posix = os.open("posix", os.O_RDWR)
+    fcntl.lockf(posix, fcntl.LOCK_EX, 10, 20)
+    os.write(say, b"1")
+    os.read(turn, 1)
+
+
+def wait_for_lock(whole: int) -> None:
+    os.close(whole)
+    with open("wait", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+victim.play(scenario)
