@@ -86,6 +86,8 @@ def scenario() -> Iterator[victim.Damage]:
     victim.equal(seen(), before, "the filters of the first thread")
     go.set()
     thread.join(20)
+    # Its filters count until the kernel has seen the end of it, too.
+    victim.wait_until(lambda: len(os.listdir("/proc/self/task")) == 1, "the end of the second thread")
     victim.equal(found[1:], found[:1], "the filters of the second thread")
     # Only if the threads have the same filters, not just equal ones, can one of them give another to all.
     other = threading.Event()
