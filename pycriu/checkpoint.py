@@ -61,7 +61,9 @@ class TaskImage:
         head, *entries = images.read(f"pagemap-{pid}.img")
         self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
         size = os.fstat(self.pages.fileno()).st_size
-        self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu)
+        name = f"pycriu-memory-{pid}.img"
+        extra = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
+        self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
         name = f"pycriu-task-{pid}.img"
         said = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
         self.facts = facts.decode(said, name, _FACTS)

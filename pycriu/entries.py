@@ -87,6 +87,8 @@ def _write_process(
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
+    if extra := memory.extra_facts(snapshot.mappings, snapshot.keys):
+        new.write_raw(f"pycriu-memory-{pid}.img", extra)
     if said := facts.encode(snapshot.facts):
         new.write_raw(f"pycriu-task-{pid}.img", said)
 
@@ -152,7 +154,8 @@ def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
     """The mm image; the files that are mapped go into the files image."""
     vmas = []
     for mapping in memory.merge_clock_pages(snapshot.mappings):
-        vmas.append(memory.vma_entry(mapping, memory.file_number(mapping, saving)))
+        vmas.append(memory.vma_entry(mapping, memory.file_number(mapping, saving), memory.vma_advice(mapping)))
+    vmas += memory.guard_entries(snapshot.guards)
     exe = saving.place(snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
     if snapshot.attributes.thp_disabled:

@@ -89,7 +89,9 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
-        mapped = memory.open_mapped([task.plan for task in checkpoint.tasks.values()], opened)
+        plans = [task.plan for task in checkpoint.tasks.values()]
+        mapped = memory.open_mapped(plans, opened)
+        memory.check_huge_pages(plans)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         if options.shell_job and not options.detached:
             spawn.join_our_group(checkpoint.root)
@@ -145,20 +147,14 @@ def rebuild(
     scratch = memory.free_span(busy, SCRATCH_SIZE + parking, _LOWEST_SCRATCH, task.arch.task_size)
     descriptors = procfs.descriptors(task.tid)
     with Remote(task, at=scratch) as remote:
-        remote.calls(
-            signals.forget_children_rows(remote)
-            + scheduling.thread_rows(facts, remote)
-            + memory.clear_rows(present)
-            + memory.vdso_rows(present, plan.vmas, scratch + SCRATCH_SIZE)
-            + memory.map_rows(plan, mapped)
-        )
-        pages = memory.fill(remote, plan, pages_fd, PAGE_SIZE)
+        remote.calls(signals.forget_children_rows(remote) + scheduling.thread_rows(facts, remote))
+        pages = map_memory(remote, plan, present, scratch + SCRATCH_SIZE, mapped, pages_fd)
         limits.restore(task.tid, core)
         procfiles.restore(task.tid, facts)
         procfiles.restore_login_uid(remote, core)
         fd_of = opened.fd_of | opened.fetch(remote, [entry.id for entry in image.descriptors] + image.places)
         remote.calls(
-            memory.finish_rows(plan)
+            memory.finish_rows(plan, remote)
             + memory.mm_rows(image.mm, remote, fd_of[image.mm.exe_file_id])
             + files.place_rows(image.fs, fd_of)
             + files.descriptor_rows(image.descriptors, fd_of, [*descriptors, *fd_of.values()])
@@ -187,6 +183,24 @@ def rebuild(
         task.gate = find_gate(task, image)
     threads += zip((task, *others), image.threads, strict=True)
     return pages
+
+
+def map_memory(
+    remote: Remote,
+    plan: memory.Plan,
+    present: list[procfs.Mapping],
+    park: int,
+    mapped: dict[tuple[int, int], int],
+    pages_fd: int,
+) -> int:
+    """All mappings, and the private pages with their number; `park` is where the vDSO can be put aside."""
+    remote.calls(
+        memory.clear_rows(present)
+        + memory.vdso_rows(present, plan.vmas, park)
+        + memory.key_rows(plan)
+        + memory.map_rows(plan, mapped)
+    )
+    return memory.fill(remote, plan, pages_fd, PAGE_SIZE)
 
 
 def thread_rows(image: TaskImage, of_thread: ThreadImage, mine: Any, remote: Remote) -> list[Row]:

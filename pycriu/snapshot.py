@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pycriu import home, pstree
 from pycriu.home import Home
-from pycriu.kernel import pagemap, procfs, ptrace
+from pycriu.kernel import procfs, ptrace
 from pycriu.resources import (
     attributes,
     credentials,
@@ -119,8 +119,7 @@ class Snapshot:
         self.facts[pid] |= procfiles.look(pid)
         self.files = files.look(pid, self.status, self._kinds)
         self.mappings = memory.look(pid)
-        runs = pagemap.private_pages(pid, memory.spans(self.mappings))
-        self.runs = sorted(runs + memory.vdso_run(self.mappings))
+        self.runs, self.guards = memory.content(pid, self.mappings)
 
     def ask(self) -> None:
         """Everything that only the process and its threads themselves can say, and the state of their CPUs."""
@@ -136,6 +135,7 @@ class Snapshot:
             answers = _answers(remote, asked + own)
             self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
             self.timers_left = posix_timers.read(remote, self.posix_timers)
+            self.keys = memory.allocated_keys(remote, self.mappings)
             for thread, way in zip(others, homes[1:], strict=True):
                 with Remote(thread.task, home=way, inside=remote) as guest:
                     said = _answers(guest, [part.ask_thread(guest) for part in thread.PARTS])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pycriu.errors import TraceeGone
+from pycriu.errors import KernelError, TraceeGone
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 # Flags that act on open(2) and not on the open file, and the one that belongs to the descriptor.
 _OPEN_ONLY = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC
 FD_CLOEXEC = 1
+ESRCH, EBADF = 3, 9
 
 
 class OpenFile:
     """Descriptor `fd` of process `pid`: where its link leads, its fdinfo, and the status of what is open there."""
 
-    __slots__ = ("fd", "fdinfo", "link", "pid", "status", "text")
+    __slots__ = ("fd", "fdinfo", "link", "pid", "socket", "status", "text")
 
     def __init__(self, pid: int, fd: int) -> None:
         self.pid, self.fd = pid, fd
+        self.socket: Any = None  # sockets.About, once somebody has asked
         self.link = procfs.link(pid, f"fd/{fd}")
         self.text = procfs.text(pid, f"fdinfo/{fd}")  # some of its lines repeat
         self.fdinfo = procfs.parse_fdinfo(self.text)
@@ -64,11 +66,22 @@ class OpenFile:
         """S_ISCHR."""
         return stat.S_ISCHR(self.status.st_mode)
 
+    def is_socket(self) -> bool:
+        """S_ISSOCK."""
+        return stat.S_ISSOCK(self.status.st_mode)
+
     def borrow(self) -> int:
         """A descriptor of our own for the same open file, by pidfd_getfd(2). The caller closes it."""
-        pidfd = os.pidfd_open(self.pid)
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            raise TraceeGone(f"process {self.pid} is gone") from None
         try:
             return libc.pidfd_getfd(pidfd, self.fd)
+        except KernelError as error:
+            if error.errno not in (EBADF, ESRCH):
+                raise
+            raise TraceeGone(f"{self.name} is gone") from None
         finally:
             os.close(pidfd)
 

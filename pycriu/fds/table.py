@@ -7,9 +7,12 @@ import os
 import stat
 
 from pycriu.errors import ImageError, Unsupported
+from pycriu.fds import sockets
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
+from pycriu.fds.fanotify import Fanotify
 from pycriu.fds.fifo import Fifo
+from pycriu.fds.inotify import Inotify
 from pycriu.fds.kind import Kind
 from pycriu.fds.locks import Locks
 from pycriu.fds.memfd import Memfd
@@ -36,6 +39,8 @@ KINDS: tuple[type[Kind], ...] = (
     Eventfd,
     Signalfd,
     Timerfd,
+    Inotify,
+    Fanotify,
     Tty,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
@@ -100,7 +105,8 @@ def _describe(file: OpenFile) -> str:
         major = os.major(file.status.st_rdev)
         return "a terminal" if major in _TTY_MAJORS else f"a character device ({major}:{os.minor(file.status.st_rdev)})"
     if stat.S_ISSOCK(mode):
-        return "a socket"
+        found = sockets.about(file)
+        return f"a {found.words}" if found else "a socket"
     if stat.S_ISBLK(mode):
         return "a block device"
     return "an open file of an unknown kind"

@@ -122,11 +122,14 @@ KINDS = (
     Kind("pycriu-epoll", 0, framing=RAW),
     Kind("pycriu-epoll-params", 0, framing=RAW),
     Kind("pycriu-pidfd", 0, framing=RAW),
+    Kind("pycriu-fanotify", 0x50594641, "fanotify_mark_entry", many=True),
     Kind("pycriu-task", 0, framing=RAW),  # see facts
     # and what else CRIU's messages have no fields for: when files were written, where the packets in pipes end
     Kind("pycriu-files", 0, framing=RAW),
     Kind("pycriu-packets", 0, framing=RAW),
     Kind("pycriu-fifo-packets", 0, framing=RAW),
+    Kind("pycriu-sockets", 0, framing=RAW),  # one per family, -unix and so on: options, credentials, addresses
+    Kind("pycriu-memory", 0, framing=RAW),  # see resources.memory.advice
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which pages of a task have content of their own: PAGEMAP_SCAN where it exists (Linux 6.7), /proc/PID/pagemap else.
 
+Guard pages (MADV_GUARD_INSTALL) are told from others where the ioctl knows them (Linux 6.15).
+
 "Of their own" means anonymous and not the shared zero page, in memory or in swap: what a private mapping holds beyond
 its file. See Documentation/admin-guide/mm/pagemap.rst.
 """
@@ -23,7 +25,7 @@ Run = tuple[int, int]
 PAGE_SIZE: int = os.sysconf("SC_PAGESIZE")
 
 _PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg)
-_FILE, _PRESENT, _SWAPPED, _PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_FILE, _PRESENT, _SWAPPED, _PFNZERO, _GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 8
 _ARG = struct.Struct("12Q")
 _REGION = struct.Struct("3Q")
 _REGIONS = 1024
@@ -34,33 +36,53 @@ _ENTRIES_AT_ONCE = 1 << 15
 
 def private_pages(pid: int, spans: Iterable[tuple[int, int]]) -> list[Run]:
     """Runs of the pages with own content within `spans` (start, end; ascending), ascending, neighbours merged."""
-    wanted = list(spans)
+    return look(pid, list(spans), [])[0]
+
+
+def look(pid: int, private: list[tuple[int, int]], guarded: list[tuple[int, int]]) -> tuple[list[Run], list[Run]]:
+    """Runs of the pages with own content within the spans `private`, and of guard pages within the spans `guarded`."""
+    every = private + guarded
+    if not every:
+        return [], []
+    start, end = min(span[0] for span in every), max(span[1] for span in every)
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            regions = _scan(fd, wanted[0][0], wanted[-1][1]) if wanted else []
+            regions = _scan(fd, start, end)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EINVAL):
                 raise
-            return _read(fd, wanted)
-        return _within(regions, wanted)
+            return _read(fd, private), []
+        content = [(at, to) for at, to, kind in regions if not kind & _GUARD]
+        guards = [(at, to) for at, to, kind in regions if kind & _GUARD]
+        return _within(content, private), _within(guards, guarded)
     finally:
         os.close(fd)
 
 
-def _scan(fd: int, start: int, end: int) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+def _scan(fd: int, start: int, end: int) -> list[tuple[int, int, int]]:
+    try:
+        return _scan_for(fd, start, end, _PRESENT | _SWAPPED | _GUARD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return _scan_for(fd, start, end, _PRESENT | _SWAPPED)  # guard pages look like swapped ones
+
+
+def _scan_for(fd: int, start: int, end: int, tell: int) -> list[tuple[int, int, int]]:
+    """Regions: start, end, and which of `tell` they are."""
+    found: list[tuple[int, int, int]] = []
     vector = ctypes.create_string_buffer(_REGION.size * _REGIONS)
     not_these = _FILE | _PFNZERO
     while start < end:
         arg = bytearray(
             _ARG.pack(
                 _ARG.size, 0, start, end, 0, ctypes.addressof(vector), _REGIONS, 0,
-                not_these, not_these, _PRESENT | _SWAPPED, _PRESENT | _SWAPPED,
+                not_these, not_these, _PRESENT | _SWAPPED, tell,
             )
         )  # fmt: skip
         count = fcntl.ioctl(fd, _PAGEMAP_SCAN, arg, True)
-        found += [_REGION.unpack_from(vector, i * _REGION.size)[:2] for i in range(count)]
+        found += _REGION.iter_unpack(vector.raw[: count * _REGION.size])
         start = _ARG.unpack(arg)[4]  # walk_end
     return found
 

@@ -50,16 +50,6 @@ UNSUPPORTED = {
     ),
     "chroot": ("os.mkdir('r')\ngo = os.path.abspath('go')\nos.chroot('r')\ndef wait_for_go(): time.sleep(3)", ("root directory",)),
     "directory of a process": ("x = os.open('/proc/1', os.O_RDONLY)", ("/proc/1",)),
-    "guard pages": (
-        "x = mmap.mmap(-1, 65536, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
-        "a = ctypes.addressof(ctypes.c_char.from_buffer(x))\n"
-        "if libc.madvise(ctypes.c_void_p(a), 8192, 102): say('kernel lacks it')", ("pages at", "cannot be read")
-    ),
-    "sealed mapping": (
-        "libc.mmap.restype = ctypes.c_void_p\n"
-        "a = libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
-        "if libc.syscall(462, ctypes.c_void_p(a), 4096, 0): say('kernel lacks it')", ("sealed",)
-    ),
     "a name that is no UTF-8": ("libc.prctl(15, b'\\xff\\xfe\\x80z', 0, 0, 0)", ("name", "UTF-8")),
     "a file whose name is no UTF-8": ("x = open(b'\\xff\\xfe', 'w')", ("UTF-8",)),
     "a mapped file whose name is no UTF-8": (

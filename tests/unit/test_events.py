@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pycriu.errors import ImageError
-from pycriu.fds import epoll, eventfd, timerfd
+from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds import epoll, eventfd, fanotify, inotify, timerfd, watched
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
 from pycriu.images import records
@@ -214,3 +214,99 @@ def test_one_shot_watches_stay_disarmed() -> None:
     assert epoll.parse(procfs.text("self", f"fdinfo/{set_.fileno()}"))[0].events == epoll.EPOLLONESHOT
     os.close(counter)
     set_.close()
+
+
+INOTIFY = """pos:\t0
+flags:\t04000
+mnt_id:\t17
+ino:\t26
+inotify wd:14 ino:1 sdev:1b mask:2 ignored_mask:0 fhandle-bytes:c fhandle-type:1 f_handle:d3bf7d3c0100000000000000
+inotify wd:2 ino:21fd sdev:fe00000 mask:84000002 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:fd082100276fa0dd
+inotify wd:1 ino:2108fc sdev:fe00000 mask:fff ignored_mask:0
+"""
+
+FANOTIFY = """pos:\t0
+flags:\t02004002
+mnt_id:\t17
+ino:\t26
+fanotify flags:3 event-flags:8000
+fanotify ino:21fd sdev:fe00000 mflags:40 mask:0 ignored_mask:20 fhandle-bytes:8 fhandle-type:1 f_handle:fd082100276fa0dd
+fanotify sdev:fe00000 mflags:0 mask:20 ignored_mask:0
+fanotify mnt_id:1b mflags:0 mask:20 ignored_mask:0
+"""
+
+
+def test_inotify_of_a_recorded_fdinfo() -> None:
+    first, second, third = inotify.parse(INOTIFY)
+    assert first == inotify.Watch(20, 2, watched.Target(0x1B, 1, 1, bytes.fromhex("d3bf7d3c0100000000000000")))
+    assert (second.mask, second.target.inode) == (0x84000002, 0x21FD)
+    assert third.target == watched.Target(0xFE00000, 0x2108FC)
+
+
+def test_fanotify_of_a_recorded_fdinfo() -> None:
+    assert fanotify.made_with(FANOTIFY) == (3, 0x8000)
+    inode, filesystem, mount = fanotify.parse(FANOTIFY)
+    assert (inode.type, inode.flags, inode.mask, inode.ignored) == (fanotify.INODE, 0x40, 0, 0x20)
+    assert (filesystem.type, filesystem.target.device) == (fanotify.FILESYSTEM, 0xFE00000)
+    assert (mount.type, mount.mount) == (fanotify.MOUNT, 0x1B)
+    with pytest.raises(Unsupported, match="mnt_ns"):
+        fanotify.parse("fanotify mnt_ns:1 mflags:0 mask:1000000 ignored_mask:0\n")
+
+
+def test_handles_are_words_in_an_image() -> None:
+    target = watched.Target(0x1B, 7, 1, bytes(range(1, 13)))
+    entry = watched.handle_entry(target, "/x")
+    assert len(entry.handle) == watched.HANDLE_WORDS
+    assert watched.read_target(0x1B, 7, entry) == target
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"bytes": 9}, "9 bytes"),
+        ({"bytes": 8, "path": "a"}, "not absolute"),
+        ({"bytes": 8, "path": "/a\0"}, "absolute"),
+    ],
+)
+def test_handles_that_cannot_be(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        watched.read_target(1, 7, m.fh_entry(type=1, handle=[1], **fields))
+
+
+def test_what_is_watched_is_found_by_inode_or_path(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    there = watched.Target(0, os.stat(tmp_path / "a").st_ino)
+    for target in (there, watched.Target(0, 1)):  # the second: replaced since, so the path decides
+        os.close(watched.reopen(target, str(tmp_path / "a"), "it"))
+    for path in (str(tmp_path / "gone"), ""):
+        with pytest.raises(UserError, match="cannot be opened"):
+            watched.reopen(there, path, "it")
+
+
+def test_search_stays_on_its_file_system_and_within_its_budget(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("x")
+    status = os.stat(tmp_path / "d" / "f")
+    device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+    wanted = watched.Target(device, status.st_ino)
+    assert watched.search(str(tmp_path), wanted, 10) == (str(tmp_path / "d" / "f"), 8)
+    assert watched.search(str(tmp_path), wanted, 1) == ("", 0)
+    assert watched.search("/proc", wanted, 10) == ("", 10)
+    assert watched.search(str(tmp_path / "gone"), wanted, 10) == ("", 10)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1 << 31,), (2, 2)])
+def test_watch_numbers_that_cannot_be(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    handle = m.fh_entry(bytes=0, type=0, handle=[], path=str(tmp_path))
+    wd = [
+        m.inotify_wd_entry(id=0, i_ino=1, mask=2, ignored_mask=0, s_dev=1, wd=number, f_handle=handle)
+        for number in numbers
+    ]
+    entry = m.file_entry(type=8, id=1, ify=m.inotify_file_entry(id=1, flags=0, fown=no_owner(), wd=wd))
+    with pytest.raises(ImageError, match="out of bounds"):
+        kind(inotify.Inotify).read(Images(tmp_path), [entry])
+
+
+def test_mounts_with_blanks() -> None:
+    assert watched._unescaped(r"/a\040b\134c") == r"/a b\c"
+    assert any(mount.point == "/" for mount in watched.mounts())

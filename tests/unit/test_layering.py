@@ -26,9 +26,6 @@ FLOORS = (
     {"__main__"},
 )
 # In fds/, what is no kind of file but serves several.
-SHARED_BY_KINDS = {"kind", "openfile", "table", "saving", "opening", "owner", "locks", "inflight"} | {
-    "ghost", "deleted", "validation",
-}  # fmt: skip
 NAMES_OF_CPUS = ("x86", "aarch64", "arm64", "riscv")
 MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",
@@ -41,6 +38,27 @@ MAY_CATCH_ALL = {
     "pycriu/cli.py": "says of what nobody foresaw that it is a bug",
     "pycriu/pagecopy.py": "a thread, whose error the one that waits for it raises",
     "pycriu/probes/subject.py": "a forked child, which must not run on in the interpreter of its parent",
+}
+
+
+# What several neighbours of a shelf may use.
+COMMON = {
+    "fds": {
+        "deleted",
+        "ghost",
+        "inflight",
+        "kind",
+        "locks",
+        "opening",
+        "openfile",
+        "owner",
+        "refused",
+        "saving",
+        "sockets",
+        "table",
+        "validation",
+        "watched",
+    }
 }
 
 
@@ -108,7 +126,7 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize("shelf", ["resources", "fds"])
 def test_neighbours_do_not_know_each_other(shelf: str) -> None:
-    shared = {"fds": SHARED_BY_KINDS, "resources": set()}[shelf]
+    shared = COMMON.get(shelf, set())
     kinds = {path.stem for path in (ROOT / "pycriu" / shelf).glob("*.py")} - shared - {"__init__"}
     assert kinds
     for path in (ROOT / "pycriu" / shelf).glob("*.py"):

@@ -118,7 +118,6 @@ def line(perms: str, name: str, flags: str, inode: int = 0) -> procfs.Mapping:
     ("perms", "name", "flags", "words"),
     [
         ("rw-p", "", "rd wr um", "userfaultfd"),
-        ("rw-p", "", "rd sl", "sealed"),
         ("rw-p", "", "rd ss", "shadow stack"),
         ("rw-s", "", "rd sh", "cannot be saved"),
         ("rw-p", "anon_inode:[perf_event]", "rd", "cannot be saved"),

@@ -34,12 +34,10 @@ FILE_PRIVATE, FILE_SHARED, ANON_PRIVATE, VVAR, MEMFD = 1 << 6, 1 << 7, 1 << 9, 1
 KERNEL_MADE = VSYSCALL | VDSO | VVAR
 KNOWN_STATUS = REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD
 
-# VmFlags of smaps (Documentation/filesystems/proc.rst) → the madvise(2) advice that sets them.
-ADVICE = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
 # What cannot be made again, or not by mmap alone.
 REFUSED_FLAGS = {
     "um": "a userfaultfd watch", "uw": "a userfaultfd watch", "ui": "a userfaultfd watch",
-    "sl": "a sealed mapping", "io": "device memory", "pf": "device memory", "ss": "a shadow stack",
+    "io": "device memory", "pf": "device memory", "ss": "a shadow stack",
     "sf": "a synchronous mapping of a DAX file (MAP_SYNC)", "mt": "memory with tags (PROT_MTE)",
 }  # fmt: skip
 # The bits that CRIU gives them; [vsyscall] is at the same address in every task and is not counted as regular.
@@ -138,8 +136,8 @@ def places(mappings: list[Mapping]) -> list[tuple[Place, int]]:
     ]  # fmt: skip
 
 
-def vma_entry(mapping: Mapping, file_id: int) -> Any:
-    """The image of one mapping; `file_id` is 0 for one without a file."""
+def vma_entry(mapping: Mapping, file_id: int, madv: int) -> Any:
+    """The image of one mapping; `file_id` is 0 for one without a file, `madv` is from `advice.vma_advice`."""
     line = mapping.line
     flags = MAP_SHARED if line.shared else MAP_DROPPABLE if "dp" in line.flags else MAP_PRIVATE
     if not mapping.status & (FILE_PRIVATE | FILE_SHARED):
@@ -149,7 +147,6 @@ def vma_entry(mapping: Mapping, file_id: int) -> Any:
     )
     if "ht" in line.flags:
         flags |= MAP_HUGETLB | (line.page_size.bit_length() - 1) << MAP_HUGE_SHIFT
-    madv = sum(1 << advice for flag, advice in ADVICE.items() if flag in line.flags)
     anonymous = mapping.status & ANON_PRIVATE and "ht" in line.flags
     entry = m.vma_entry(
         start=line.start, end=line.end, pgoff=0 if anonymous else line.offset, shmid=file_id, prot=line.prot,
@@ -188,20 +185,4 @@ def map_rows(plan: Plan, fd_of: dict[tuple[int, int], int]) -> list[Row]:
         fd, offset = (fd_of[plan.file_key(vma)], vma.pgoff) if vma.status & (FILE_PRIVATE | FILE_SHARED) else (-1, 0)
         what = f"the mapping {vma.start:x}-{vma.end:x}"
         rows.append(Row("mmap", vma.start, vma.end - vma.start, prot, flags, fd, offset, what=what))
-    return rows
-
-
-def finish_rows(plan: Plan) -> list[Row]:
-    """Protection, locks and advice, once the pages are in."""
-    rows = []
-    for vma in plan.vmas:
-        if vma.status & KERNEL_MADE:
-            continue
-        size = vma.end - vma.start
-        what = f"the mapping {vma.start:x}-{vma.end:x}"
-        if plan.is_filled(vma) and not vma.prot & PROT_WRITE:
-            rows.append(Row("mprotect", vma.start, size, vma.prot, what=what))
-        if vma.flags & MAP_LOCKED:
-            rows.append(Row("mlock", vma.start, size, what=what))
-        rows += [Row("madvise", vma.start, size, n, what=what) for n in ADVICE.values() if vma.madv >> n & 1]
     return rows

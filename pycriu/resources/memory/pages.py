@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from pycriu.errors import ImageError
+from pycriu.kernel import pagemap
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.resources.memory.mappings import KERNEL_MADE, VDSO, Mapping
 from pycriu.resources.memory.plan import Plan
@@ -18,9 +19,18 @@ _IOV_MAX = 1024
 _READ_AT_ONCE = 1 << 30  # preadv(2) moves at most 2 GiB less a page in one call
 
 
-def spans(mappings: list[Mapping]) -> list[tuple[int, int]]:
-    """Where private pages can be: start and end of every private mapping that the kernel did not make."""
-    return [(x.line.start, x.line.end) for x in mappings if not x.line.shared and not x.status & KERNEL_MADE]
+def content(pid: int, mappings: list[Mapping]) -> tuple[list[Run], list[Run]]:
+    """Runs of the private pages that go into the image, and of guard pages."""
+    ours = [x for x in mappings if not x.status & KERNEL_MADE]
+    every = [(x.line.start, x.line.end) for x in ours]
+    private = [(x.line.start, x.line.end) for x in ours if is_private(x)]
+    runs, guards = pagemap.look(pid, private, every)
+    return sorted(runs + vdso_run(mappings)), guards
+
+
+def is_private(mapping: Mapping) -> bool:
+    """Whether its pages are the task's own; those of droppable memory (Linux 6.11) may be zero at any time."""
+    return not mapping.line.shared and "dp" not in mapping.line.flags
 
 
 def vdso_run(mappings: list[Mapping]) -> list[Run]:

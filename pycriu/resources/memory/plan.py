@@ -7,6 +7,7 @@ import os
 
 from pycriu import pageimages
 from pycriu.errors import ImageError
+from pycriu.resources.memory import advice
 from pycriu.resources.memory.mappings import FILE_SHARED, KNOWN_STATUS, MAP_SHARED, PROT_WRITE, REGULAR, VSYSCALL
 
 TYPE_CHECKING = False
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pycriu.arch.description import Arch
+    from pycriu.images import facts
 
 
 class Plan:
     """The memory of one task to be: its mappings and the runs of its pages with their place in the pages image."""
 
-    __slots__ = ("filled", "mm", "runs", "vmas")
+    __slots__ = ("facts", "filled", "guards", "mm", "runs", "vmas")
 
     def __init__(self, mm: Any, runs: list[tuple[int, int, int]]) -> None:
         self.mm = mm
-        self.vmas = [vma for vma in mm.vmas if not vma.status & VSYSCALL]
+        self.vmas = [vma for vma in mm.vmas if not vma.status & (VSYSCALL | advice.GUARD)]
+        self.guards = [vma for vma in mm.vmas if vma.status & advice.GUARD]
+        self.facts: facts.Facts = {}  # see `advice`
         self.runs = runs  # address, pages, offset in the pages image
         self.filled: set[int] = set()  # where the mappings start that have pages
 
@@ -40,12 +44,25 @@ class Plan:
         return vma.shmid, flags
 
 
-def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch) -> Plan:
-    """Check everything that an image says about memory; ImageError names what cannot be."""
+def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch, extra: bytes = b"") -> Plan:
+    """Check everything that an image says about memory; ImageError names what cannot be.
+
+    `extra` is `pycriu-memory-PID.img`.
+    """
+    result = Plan(mm, pageimages.placed(entries, pages_size, page_size))
+    _check_mappings(result, page_size, arch)
+    _check_inside(result, page_size)
+    result.facts = advice.read_facts(extra, "pycriu-memory", {vma.start for vma in result.vmas})
+    for guard in result.guards:
+        inside = any(vma.start < guard.end and guard.start < vma.end for vma in result.vmas)
+        if guard.start % page_size or guard.end % page_size or guard.start >= guard.end or not inside:
+            raise ImageError(f"the guard pages {guard.start:x}-{guard.end:x} are not aligned or lie in no mapping")
+    return result
+
+
+def _check_mappings(plan_: Plan, page_size: int, arch: Arch) -> None:
     end = 0
-    for vma in mm.vmas:
-        if vma.status & VSYSCALL:
-            continue
+    for vma in plan_.vmas:
         if vma.start % page_size or vma.end % page_size or not end <= vma.start < vma.end <= arch.task_size << 9:
             raise ImageError(
                 f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
@@ -56,9 +73,6 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
                 f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
                 "restore these images with criu",
             )
-    result = Plan(mm, pageimages.placed(entries, pages_size, page_size))
-    _check_inside(result, page_size)
-    return result
 
 
 def _check_inside(plan_: Plan, page_size: int) -> None:
