@@ -200,14 +200,16 @@ def test_a_session_whose_terminal_is_held_outside(host: Host, option: tuple[str,
 def test_the_number_of_a_terminal_is_taken(host: Host) -> None:
     """The message names who has it; when that is gone, all is well."""
     subject = host.python(
-        "import pty\nx = pty.openpty()\nsay(os.ttyname(x[1]))\npause_for_dump()\nsay(os.ttyname(x[1]))"
+        "import pty\nmany = [pty.openpty() for _ in range(30)]\nx = many.pop()\n"
+        "for pair in many: os.close(pair[0]), os.close(pair[1])\n"
+        "say(os.ttyname(x[1]))\npause_for_dump()\nsay(os.ttyname(x[1]))"
     )
     name = subject.said()[0]
     assert host.dump(subject).ok
     taken = []
     while not taken or os.ttyname(taken[-1][1]) != name:
         taken.append(pty.openpty())
-        assert len(taken) < 50
+        assert len(taken) < 90
     outcome = host.restore()
     assert not outcome.ok
     assert f"{name} is in use by process {os.getpid()}" in outcome.errors()
@@ -221,7 +223,8 @@ def test_the_number_of_a_terminal_is_taken(host: Host) -> None:
 def test_a_killed_dumper_leaves_what_waits(host: Host) -> None:
     """SIGKILL at any moment of the dump: lines and a half line wait in the terminal as before."""
     subject = host.python(
-        "import pty, select, termios\nm, s = pty.openpty()\nos.write(m, b'one\\ntwo\\x04half')\nos.write(s, b'out')\n"
+        "import pty, select, termios\nm, s = pty.openpty()\nos.write(m, b'one\\ntwo\\x04half')\n"
+        "time.sleep(0.2)\nos.write(s, b'out')\n"
         "time.sleep(0.1)\nbefore = termios.tcgetattr(s)\npause_for_dump()\nread = []\nos.write(m, b' done\\n')\n"
         "time.sleep(0.1)\nwhile select.select([s], [], [], 0)[0]: read.append(os.read(s, 100))\n"
         "say(read, os.read(m, 100), termios.tcgetattr(s) == before)"
