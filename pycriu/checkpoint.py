@@ -100,6 +100,7 @@ class Checkpoint:
         tables = [task.descriptors for task in self.tasks.values()]
         files.check_ids(tables, [number for task in self.tasks.values() for number in task.places], self.files)
         kinds.read(images, self.files)
+        self.segments = memory.Segments(images, [task.plan for task in self.tasks.values()])
         self.first_free_descriptor = files.base_number(tables)
 
     def check_here(self) -> list[str]:

@@ -64,11 +64,12 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             snapshots = take_snapshots(tree, gadgets, kinds)
             saving = take_files(tree.root, snapshots, kinds, objects)
             looked = time.monotonic()
-            copy_pages(new, snapshots, kinds, options)
+            segments = copy_pages(new, snapshots, kinds, options)
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
             copied = time.monotonic()
+            segments.write(new, entries.IPC_NAMESPACE)
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
@@ -120,17 +121,24 @@ def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds, ob
     return saving
 
 
-def copy_pages(new: store.NewCheckpoint, snapshots: list[Snapshot], kinds: Kinds, options: DumpOptions) -> None:
-    """The pages of each task, and of each object, into an image of its own."""
+def copy_pages(
+    new: store.NewCheckpoint, snapshots: list[Snapshot], kinds: Kinds, options: DumpOptions
+) -> memory.Attached:
+    """The pages of each task, and of each object, into an image of its own; the System V segments are returned."""
+    segments = memory.Attached()
     numbers = pageimages.Numbers()
     try:
         for snapshot in snapshots:
             out = new.create_raw(f"pages-{numbers.pages()}.img").fileno()
             pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
+        for snapshot in snapshots:
+            segments.take(snapshot.mappings)
+        segments.copy(new, numbers)
         for kind in kinds.all:
             kind.copy(new, numbers)
     except OSError as error:
         raise store.refusal(error, options.images_dir) from None
+    return segments
 
 
 def finish(tree: pstree.Freeze, options: DumpOptions) -> None:

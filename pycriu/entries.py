@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 IMG_VERSION = 2
 ALIVE, DEAD, STOPPED = 1, 2, 3  # task_core_entry.task_state
 NO_CGROUPS = 1  # the id of a set that says nothing; inventory_entry wants one
+IPC_NAMESPACE = 3  # its id; see below
 _SPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
 
 

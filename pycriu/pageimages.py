@@ -156,17 +156,16 @@ class Content:
                     written = os.pwrite(fd, piece, at + done + take - len(piece))
                     piece = piece[written:]
 
-    def fill_mapped(self, area: mmap.mmap) -> None:
+    def fill_mapped(self, view: memoryview) -> None:
         """The same for an object that cannot be written to but through a mapping of it."""
-        with memoryview(area) as view:
-            for at, pages, offset in self.runs:
-                piece = view[at : at + pages * PAGE_SIZE]
-                while piece:
-                    got = os.preadv(self._pages, [piece[: 1 << 30]], offset)
-                    if not got:
-                        raise ImageError("the pages image ends before its last page")
-                    piece, offset = piece[got:], offset + got
-                piece.release()
+        for at, pages, offset in self.runs:
+            piece = view[at : at + pages * PAGE_SIZE]
+            while piece:
+                got = os.preadv(self._pages, [piece[: 1 << 30]], offset)
+                if not got:
+                    raise ImageError("the pages image ends before its last page")
+                piece, offset = piece[got:], offset + got
+            piece.release()
 
     def close(self) -> None:
         """Close the pages image."""

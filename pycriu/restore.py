@@ -88,9 +88,9 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     """From open files to running tasks; the number of pages that were put back."""
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
-    with opened, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
+    with opened, checkpoint.segments as segments, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
         plans = [task.plan for task in checkpoint.tasks.values()]
-        mapped = memory.open_mapped(plans, opened)
+        sources = memory.Sources(memory.open_mapped(plans, opened), segments)
         memory.check_huge_pages(plans)
         pages_fd = {pid: opened.adopt(os.dup(task.pages.fileno())) for pid, task in checkpoint.tasks.items()}
         if options.shell_job and not options.detached:
@@ -104,10 +104,11 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         threads: list[tuple[Tracee, ThreadImage]] = []
         facts = {tid: one for image in checkpoint.tasks.values() for tid, one in image.facts.items()}
         for pid, image in checkpoint.tasks.items():
-            pages += rebuild(nursery, image, opened, mapped, pages_fd[pid], mine, threads)
+            pages += rebuild(nursery, image, opened, sources, pages_fd[pid], mine, threads)
         for thread, of_thread in threads:
             finish(thread, of_thread, facts.get(thread.tid, {}))
         opened.finish()
+        segments.finish()
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
         nursery.release(SIGSTOP if options.leave_stopped else 0)
@@ -133,7 +134,7 @@ def rebuild(
     nursery: spawn.Nursery,
     image: TaskImage,
     opened: Opening,
-    mapped: dict[tuple[int, int], int],
+    sources: memory.Sources,
     pages_fd: int,
     mine: Any,
     threads: list[tuple[Tracee, ThreadImage]],
@@ -148,7 +149,7 @@ def rebuild(
     descriptors = procfs.descriptors(task.tid)
     with Remote(task, at=scratch) as remote:
         remote.calls(signals.forget_children_rows(remote) + scheduling.thread_rows(facts, remote))
-        pages = map_memory(remote, plan, present, scratch + SCRATCH_SIZE, mapped, pages_fd)
+        pages = map_memory(remote, plan, present, scratch, busy, sources, pages_fd)
         limits.restore(task.tid, core)
         procfiles.restore(task.tid, facts)
         procfiles.restore_login_uid(remote, core)
@@ -189,16 +190,20 @@ def map_memory(
     remote: Remote,
     plan: memory.Plan,
     present: list[procfs.Mapping],
-    park: int,
-    mapped: dict[tuple[int, int], int],
+    scratch: int,
+    busy: list[tuple[int, int]],
+    sources: memory.Sources,
     pages_fd: int,
 ) -> int:
-    """All mappings, and the private pages with their number; `park` is where the vDSO can be put aside."""
+    """All mappings, and the private pages with their number; behind the scratch pages the vDSO can be put aside."""
+    park = scratch + SCRATCH_SIZE
+    busy = [*busy, (scratch, park + memory.parking_size(present))]
     remote.calls(
         memory.clear_rows(present)
         + memory.vdso_rows(present, plan.vmas, park)
         + memory.key_rows(plan)
-        + memory.map_rows(plan, mapped)
+        + memory.map_rows(plan, sources.files)
+        + sources.segments.rows(plan, busy, remote.task.arch.task_size)
     )
     return memory.fill(remote, plan, pages_fd, PAGE_SIZE)
 

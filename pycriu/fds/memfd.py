@@ -128,8 +128,8 @@ class _Restored:
             self.fd = _memfd_create(entry.name, MFD_CLOEXEC | sealing | self.huge)
             os.ftruncate(self.fd, entry.size)
         if self.huge and self.content.runs:
-            with mmap.mmap(self.fd, entry.size) as area:
-                self.content.fill_mapped(area)
+            with mmap.mmap(self.fd, entry.size) as area, memoryview(area) as view:
+                self.content.fill_mapped(view)
         else:
             self.content.fill(self.fd, entry.size)
         os.fchown(self.fd, entry.uid, entry.gid)

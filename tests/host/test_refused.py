@@ -40,10 +40,6 @@ UNSUPPORTED = {
     "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
     "pid namespace for children": ("assert libc.unshare(0x20000000) == 0", ("pid",)),
     "time namespace for children": ("assert libc.unshare(0x00000080) == 0", ("time",)),
-    "System V segment": (
-        "i = libc.shmget(0, 4096, 0o1600)\nlibc.shmat.restype = ctypes.c_void_p\nassert libc.shmat(i, None, 0) != -1\n"
-        "libc.shmctl(i, 0, None)", ("shared memory",)
-    ),
     "deleted mapping": (
         "f = open('m', 'w+')\nf.write('x' * 4096)\nf.flush()\nx = mmap.mmap(f.fileno(), 4096)\nf.close()\nos.unlink('m')",
         ("deleted", "/m"),

@@ -4,6 +4,7 @@
     mappings  what is mapped, and the rows that map it again
     advice    what mappings have beyond that: advice, locks, guards, names, keys, seals
     objects   what is mapped without having a path: shared memory
+    sysv      System V shared memory
     huge      whether there are enough huge pages
     pages     private pages with content
     layout    brk, auxiliary vector and their like; the vDSO, which is moved, not copied
@@ -39,14 +40,18 @@ from pycriu.resources.memory.mappings import (
 from pycriu.resources.memory.objects import Objects, file_number, open_mapped
 from pycriu.resources.memory.pages import content, fill
 from pycriu.resources.memory.plan import Plan, plan
+from pycriu.resources.memory.sysv import Attached, Segments, Sources
 
 __all__ = (
     "FILE_PRIVATE",
     "FILE_SHARED",
     "VDSO",
+    "Attached",
     "Mapping",
     "Objects",
     "Plan",
+    "Segments",
+    "Sources",
     "allocated_keys",
     "ask",
     "check_huge_pages",

@@ -14,7 +14,7 @@ from pycriu.errors import ImageError, KernelError
 from pycriu.images import facts
 from pycriu.images import messages as m
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.resources.memory.mappings import KERNEL_MADE, MAP_LOCKED, PROT_EXEC, PROT_WRITE, Mapping
+from pycriu.resources.memory.mappings import KERNEL_MADE, MAP_LOCKED, PROT_EXEC, PROT_WRITE, SYSVIPC, Mapping
 from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
@@ -159,6 +159,6 @@ def _protection(plan: Plan, vma: Any, extra: dict[str, facts.Numbers], kernels: 
     key = extra.get("key", (0,))[0]
     if key and key not in kernels:
         return [Row("pkey_mprotect", vma.start, vma.end - vma.start, prot, key, what=what)]
-    if prot != vma.prot or (plan.is_filled(vma) and not vma.prot & PROT_WRITE):
+    if vma.status & SYSVIPC or prot != vma.prot or (plan.is_filled(vma) and not vma.prot & PROT_WRITE):
         return [Row("mprotect", vma.start, vma.end - vma.start, prot, what=what)]
     return []

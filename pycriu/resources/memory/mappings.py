@@ -30,9 +30,12 @@ MAP_FIXED_NOREPLACE = 0x100000
 
 # vma_entry.status
 REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5
-FILE_PRIVATE, FILE_SHARED, ANON_PRIVATE, VVAR, MEMFD = 1 << 6, 1 << 7, 1 << 9, 1 << 12, 1 << 14
+FILE_PRIVATE, FILE_SHARED, ANON_SHARED, ANON_PRIVATE, SYSVIPC = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 10
+VVAR, MEMFD = 1 << 12, 1 << 14
 KERNEL_MADE = VSYSCALL | VDSO | VVAR
-KNOWN_STATUS = REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD
+KNOWN_STATUS = (
+    REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD | SYSVIPC | ANON_SHARED
+)
 
 # What cannot be made again, or not by mmap alone.
 REFUSED_FLAGS = {
@@ -91,6 +94,8 @@ def classify(pid: int, line: procfs.Mapping, file: Place | None = None) -> Mappi
     status = REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE)
     if memfd.is_one(file.path, file.status):
         return Mapping(line, status | MEMFD, file)
+    if file.path.startswith("/SYSV") and file.path.endswith(" (deleted)") and line.shared:
+        return Mapping(line, REGULAR | ANON_SHARED | SYSVIPC, file)
     _check_file(pid, line, file)
     return Mapping(line, status, file)
 
@@ -132,7 +137,9 @@ def _check_file(pid: int, line: procfs.Mapping, file: Place) -> None:
 def places(mappings: list[Mapping]) -> list[tuple[Place, int]]:
     """The files with a path that are mapped, with the flags to open them."""
     return [
-        (one.file, file_flags(one.line)) for one in mappings if one.file is not None and not one.status & MEMFD
+        (one.file, file_flags(one.line))
+        for one in mappings
+        if one.file is not None and not one.status & (MEMFD | SYSVIPC)
     ]  # fmt: skip
 
 
@@ -174,11 +181,11 @@ def map_rows(plan: Plan, fd_of: dict[tuple[int, int], int]) -> list[Row]:
     """One mmap per mapping; private ones with pages are writable until these are in.
 
     Others keep their protection, because a large reservation (PROT_NONE) that is writable would need the memory.
-    `fd_of` is from `objects.open_mapped`.
+    `fd_of` is from `objects.open_mapped`. System V segments are attached later, see `sysv`.
     """
     rows = []
     for vma in plan.vmas:
-        if vma.status & KERNEL_MADE:
+        if vma.status & (KERNEL_MADE | SYSVIPC):
             continue
         prot = vma.prot | PROT_WRITE if plan.is_filled(vma) else vma.prot
         flags = vma.flags & ~MAP_LOCKED | MAP_FIXED_NOREPLACE

@@ -7,7 +7,7 @@ import os
 
 from pycriu.errors import ImageError
 from pycriu.fds.openfile import OpenFile
-from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED, MEMFD, Mapping, file_flags
+from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED, MEMFD, SYSVIPC, Mapping, file_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Objects:
 
 
 def file_number(mapping: Mapping, saving: Saving) -> int:
-    """The id of the file that is mapped; 0 where there is none."""
+    """The id of the file that is mapped, or of the System V segment; 0 where there is none."""
+    if mapping.status & SYSVIPC:
+        return mapping.line.inode
     if mapping.opened is not None:
         return saving.number_of(mapping.opened.pid, mapping.opened.fd) or 0
     return 0 if mapping.file is None else saving.place(mapping.file, file_flags(mapping.line))

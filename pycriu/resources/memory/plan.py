@@ -8,7 +8,16 @@ import os
 from pycriu import pageimages
 from pycriu.errors import ImageError
 from pycriu.resources.memory import advice
-from pycriu.resources.memory.mappings import FILE_SHARED, KNOWN_STATUS, MAP_SHARED, PROT_WRITE, REGULAR, VSYSCALL
+from pycriu.resources.memory.mappings import (
+    ANON_SHARED,
+    FILE_SHARED,
+    KNOWN_STATUS,
+    MAP_SHARED,
+    PROT_WRITE,
+    REGULAR,
+    SYSVIPC,
+    VSYSCALL,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +77,8 @@ def _check_mappings(plan_: Plan, page_size: int, arch: Arch) -> None:
                 f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
             )
         end = vma.end
-        if vma.status & ~KNOWN_STATUS or not vma.status & (REGULAR | VSYSCALL):
+        shared = vma.status & (ANON_SHARED | SYSVIPC)
+        if vma.status & ~KNOWN_STATUS or not vma.status & REGULAR or shared not in (0, ANON_SHARED | SYSVIPC):
             raise ImageError(
                 f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
                 "restore these images with criu",
