@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Deleted files: content with holes, position, flags, owner, mode, times, the name in /proc; one shared by two open
 files, one of a child, a replaced one, one without a name (O_TMPFILE), a deleted directory with a file in it.
+
 Missing: extended attributes; more than --ghost-limit (1 MiB).
 """
 

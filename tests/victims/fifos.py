@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""FIFOs: bytes in flight, capacity, O_NONBLOCK, both ends in different tasks, an end of file that is still to come, a
-deleted FIFO, one with its other end outside the tree.
+"""Named pipes: bytes in flight, capacity, O_NONBLOCK, both ends in different tasks, an end of file still to come, a
+deleted one, one with its other end outside the tree.
 """
 
 import fcntl

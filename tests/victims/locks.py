@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """File locks of all four kinds: flock (shared by a child), POSIX locks of two tasks on ranges of one file, open file
 description locks, leases that tell of a breaker; a task that waits for a lock.
+
 Options: --file-locks
 """
 

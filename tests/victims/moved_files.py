@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Files that have moved while they were open: a renamed file, a renamed directory with an open file in it, and (with
 --link-remap) a file deleted under the name by which it was opened, which has another name.
+
 Options: --link-remap
 """
 

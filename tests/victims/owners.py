@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Owners of files that announce themselves by signals: F_SETOWN to oneself, to a child, to a process group, F_SETSIG,
 O_ASYNC; the signal still comes, with the right si_fd, after a restore.
+
 Missing: dnotify (F_NOTIFY), which the kernel does not show.
 """
 

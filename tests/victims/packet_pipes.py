@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Pipes in packet mode (O_DIRECT): where the packets in flight end, also when the writer is gone; switched on later;
 a second open file for an end; the flags that fcntl(2) tells.
+
 Missing: packets and other data together in one pipe.
 """
 
