@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import os
-import stat
-
 from pycriu.errors import ImageError, Unsupported
-from pycriu.fds import sockets
+from pycriu.fds import refused
 from pycriu.fds.epoll import Epoll
 from pycriu.fds.eventfd import Eventfd
 from pycriu.fds.fanotify import Fanotify
@@ -16,7 +13,9 @@ from pycriu.fds.inotify import Inotify
 from pycriu.fds.kind import Kind
 from pycriu.fds.locks import Locks
 from pycriu.fds.memfd import Memfd
+from pycriu.fds.namespace import Namespace
 from pycriu.fds.openfile import OpenFile
+from pycriu.fds.pidfd import Pidfd
 from pycriu.fds.pipe import Pipe
 from pycriu.fds.regular import Regular
 from pycriu.fds.signalfd import Signalfd
@@ -41,11 +40,11 @@ KINDS: tuple[type[Kind], ...] = (
     Timerfd,
     Inotify,
     Fanotify,
+    Pidfd,
+    Namespace,
     Tty,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
-
-_TTY_MAJORS = (4, 5, *range(136, 144), 204, 229)
 
 
 class Kinds:
@@ -60,14 +59,13 @@ class Kinds:
 
     def of(self, file: OpenFile) -> Kind:
         """The kind of this file, which has inspected it; Unsupported names what nobody handles."""
-        for kind in self.all:
+        for kind in self.all if not file.link.startswith(refused.NO_FILES) else ():
             if kind.matches(file):
                 kind.inspect(file)
                 self.locks.inspect(file)
                 return kind
-        raise Unsupported(
-            f"{file.name} is {_describe(file)}, which cannot be saved", "let the task close it before the dump"
-        )
+        what, hint = refused.describe(file)
+        raise Unsupported(f"{file.name} is {what}, which cannot be saved", hint)
 
     def __enter__(self) -> Kinds:
         return self
@@ -97,16 +95,3 @@ class Kinds:
         for kind in self.all:
             kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])
         self.locks.read(images)
-
-
-def _describe(file: OpenFile) -> str:
-    mode = file.status.st_mode
-    if stat.S_ISCHR(mode):
-        major = os.major(file.status.st_rdev)
-        return "a terminal" if major in _TTY_MAJORS else f"a character device ({major}:{os.minor(file.status.st_rdev)})"
-    if stat.S_ISSOCK(mode):
-        found = sockets.about(file)
-        return f"a {found.words}" if found else "a socket"
-    if stat.S_ISBLK(mode):
-        return "a block device"
-    return "an open file of an unknown kind"

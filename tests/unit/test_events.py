@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pycriu import entries
 from pycriu.errors import ImageError, Unsupported, UserError
-from pycriu.fds import epoll, eventfd, fanotify, inotify, timerfd, watched
+from pycriu.fds import epoll, eventfd, fanotify, inotify, namespace, pidfd, refused, timerfd, watched
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
 from pycriu.images import records
@@ -310,3 +311,93 @@ def test_watch_numbers_that_cannot_be(tmp_path: Path, numbers: tuple[int, ...]) 
 def test_mounts_with_blanks() -> None:
     assert watched._unescaped(r"/a\040b\134c") == r"/a b\c"
     assert any(mount.point == "/" for mount in watched.mounts())
+
+
+def test_namespaces_have_the_numbers_of_the_ids_images() -> None:
+    assert tuple(namespace.SPACES) == entries._SPACES
+
+
+@pytest.mark.parametrize(
+    ("link", "name"),
+    [
+        ("net:[4026531833]", "net"),
+        ("time:[4026531834]", "time"),
+        ("pipe:[12]", None),
+        ("socket:[1]", None),
+        ("/x", None),
+    ],
+)
+def test_namespaces_by_their_links(link: str, name: str | None) -> None:
+    assert namespace.name_of(link) == name
+
+
+@pytest.mark.parametrize(("flag", "number"), [(0x40000000, 3), (0x80000000, 2), (0, 0)])
+def test_namespaces_that_are_not_the_trees(tmp_path: Path, flag: int, number: int) -> None:
+    class Inventory(Images):
+        def inventory(self) -> Any:
+            ids = m.task_kobj_ids_entry(vm_id=1, files_id=1, fs_id=1, sighand_id=1, net_ns_id=2)
+            return m.inventory_entry(img_version=2, root_ids=ids)
+
+    entry = m.file_entry(type=14, id=1, nsf=m.ns_file_entry(id=1, ns_id=number, ns_cflag=flag, flags=0))
+    with pytest.raises(ImageError, match="not one of the tree's own"):
+        kind(namespace.Namespace).read(Inventory(tmp_path), [entry])
+
+
+@pytest.mark.parametrize("pid", [0, -2, 1 << 23])
+def test_pidfds_of_no_pid(tmp_path: Path, pid: int) -> None:
+    entry = m.file_entry(type=20, id=1, pidfd=m.pidfd_entry(id=1, ino=1, flags=0, nspid=pid, fown=no_owner()))
+    with pytest.raises(ImageError, match=f"PID {pid}"):
+        kind(pidfd.Pidfd).read(Images(tmp_path), [entry])
+
+
+def test_pidfds_of_one_process_that_has_ended(tmp_path: Path) -> None:
+    """Both are made at once, whichever is asked for first; how it ended is told where the kernel does."""
+    status = struct.pack("<Ii", 7, 9)  # killed
+    dead = [
+        m.file_entry(type=20, id=number, pidfd=m.pidfd_entry(id=number, ino=7, flags=0, nspid=-1, fown=no_owner()))
+        for number in (1, 2)
+    ]
+    one = kind(pidfd.Pidfd)
+    one.read(Images(tmp_path, "pycriu-pidfd.img", status), dead)
+    fds = [one.open(entry, None) for entry in dead]
+    for fd in fds:
+        assert procfs.parse_fdinfo(procfs.text("self", f"fdinfo/{fd}"))["Pid"] == "-1"
+        os.close(fd)
+
+
+def test_a_task_is_in_its_tree() -> None:
+    assert pidfd.in_tree(os.getpid(), os.getppid())
+    assert pidfd.in_tree(os.getpid(), os.getpid())
+    assert not pidfd.in_tree(os.getppid(), os.getpid())
+    assert not pidfd.in_tree(0, os.getpid())
+    assert not pidfd.in_tree(1 << 22, os.getpid())
+
+
+class Other:
+    """What `describe` looks at."""
+
+    def __init__(self, link: str, mode: int = 0o600, rdev: int = 0) -> None:
+        self.link, self.status = link, os.stat_result((mode, 0, 0, 0, 0, 0, 0, 0, 0, 0), {"st_rdev": rdev})
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Other("anon_inode:[io_uring]"), "an io_uring"),
+        (Other("anon_inode:kvm-vcpu:0"), "a virtual CPU of KVM"),
+        (Other("anon_inode:bpf-map"), "a BPF map"),
+        (Other("anon_inode:[never heard of]"), "an anonymous inode ([never heard of])"),
+        (Other("/dmabuf:x"), "a buffer of a device (dma-buf)"),
+        (Other("/dev/rtc0", 0o020600, os.makedev(251, 0)), "the real-time clock"),
+        (Other("/x", 0o020600, os.makedev(226, 128)), "a GPU (226:128)"),
+        (Other("/x", 0o020600, os.makedev(10, 232)), "KVM (10:232)"),
+        (Other("/x", 0o020600, os.makedev(250, 3)), "a character device (250:3)"),
+        (Other("/x", 0o020600, os.makedev(4, 1)), "a terminal"),
+        (Other("/x", 0o060600, os.makedev(7, 0)), "a block device (7:0)"),
+        (Other("/x", 0o010600), "a named pipe"),
+        (Other("/x"), "an open file of an unknown kind"),
+    ],
+)
+def test_what_nobody_handles_is_named(other: Any, words: str) -> None:
+    assert refused.describe(other)[0] == words
+    assert refused.describe(other)[1]

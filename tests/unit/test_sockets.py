@@ -12,7 +12,7 @@ import pytest
 from pycriu.errors import ImageError
 from pycriu.fds import sockets
 from pycriu.fds.openfile import OpenFile
-from pycriu.fds.table import _describe
+from pycriu.fds.refused import describe
 from pycriu.images import messages as m
 from pycriu.images import notes
 
@@ -121,4 +121,4 @@ def test_notes_that_say_what_they_should_not(bad: bytes) -> None:
 
 def test_a_socket_that_nobody_knows_is_named() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
-        assert _describe(OpenFile(os.getpid(), one.fileno())) == "a UNIX socket"
+        assert describe(OpenFile(os.getpid(), one.fileno()))[0] == "a UNIX socket"
