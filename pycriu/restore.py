@@ -98,7 +98,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         nursery.make(checkpoint.root)
         log.info("Made %d tasks", len(nursery.tasks))
         stop_again(nursery, checkpoint)
-        opened.open_late()
+        opened.open_late(nursery.tasks)
         mine = credentials.own()
         pages = 0
         threads: list[tuple[Tracee, ThreadImage]] = []

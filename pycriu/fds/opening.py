@@ -13,7 +13,7 @@ import os
 from pycriu.errors import ImageError
 from pycriu.fds import owner
 from pycriu.fds.table import Kinds
-from pycriu.tracee import Remote, Row
+from pycriu.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Opening:
         self.tables = {pid: {entry.fd: entry.id for entry in table} for pid, table in tables.items()}
         self.entries = {entry.id: entry for entry in entries}
         self.fd_of: dict[int, int] = {}
+        self.tasks: dict[int, Tracee] = {}
         self._base = base
         self._kept: list[int] = []
         self._pending: list[int] = []
@@ -51,8 +52,9 @@ class Opening:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open_late(self) -> None:
-        """All tasks exist: open the rest."""
+    def open_late(self, tasks: dict[int, Tracee]) -> None:
+        """All tasks exist, by PID: open the rest."""
+        self.tasks = tasks
         self._open(late=True)
 
     def _open(self, *, late: bool) -> None:
@@ -96,6 +98,10 @@ class Opening:
         up = remote.calls([Row("fcntl", fd, fcntl.F_DUPFD, self._base) for fd in got])
         remote.calls([Row("close", fd) for fd in got])
         return dict(zip(late, up, strict=True))
+
+    def bring(self, remote: Remote, fd: int) -> int:
+        """Give a task a descriptor for what is open in us as `fd`."""
+        return remote.call("pidfd_getfd", self._ourselves, fd, 0)
 
     def task_rows(self, descriptors: list[Any], pid: int, remote: Remote) -> list[Row]:
         """What a task does for its descriptors once all have their numbers."""

@@ -113,6 +113,10 @@ class Saving:
         self._lent.append(m.file_entry(type=self.kinds.regular.TYPE, id=number, reg=reg))
         return number
 
+    def lend_entry(self, entry: Any) -> None:
+        """An entry to which no descriptor leads: its kind says so at the restore, too (`Kind.lent`)."""
+        self._lent.append(entry)
+
     def write(self, new: NewCheckpoint) -> None:
         """The files image, and those that the kinds have beside it."""
         new.write("files.img", self.entries())

@@ -21,6 +21,7 @@ from pycriu.fds.regular import Regular
 from pycriu.fds.signalfd import Signalfd
 from pycriu.fds.timerfd import Timerfd
 from pycriu.fds.tty import Tty
+from pycriu.fds.unix import Unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ KINDS: tuple[type[Kind], ...] = (
     Pidfd,
     Namespace,
     Tty,
+    Unix,
     Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
 )
 

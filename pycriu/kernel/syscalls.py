@@ -67,6 +67,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "prlimit64": (302, 261),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
+    "recvfrom": (45, 207),
     "restart_syscall": (219, 128),
     "rseq": (334, 293),
     "rt_sigaction": (13, 134),
