@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
 
-FAN_CLOEXEC, FAN_NONBLOCK = 1, 2
+FAN_NONBLOCK = 2
 FAN_MARK_ADD, FAN_MARK_IGNORED_MASK, FAN_MARK_IGNORED_SURV_MODIFY, FAN_MARK_IGNORE = 1, 0x20, 0x40, 0x400
 FAN_MARK_EVICTABLE = 0x200
 PERMISSION_EVENTS = 0x10000 | 0x20000 | 0x40000 | 0x100000  # OPEN, ACCESS, OPEN_EXEC, PRE_ACCESS
@@ -159,7 +159,7 @@ class Fanotify(Kind):
 
     def open(self, entry: Any, opening: Opening) -> int:
         """A new group without marks."""
-        flags = entry.ffy.faflags & ~FAN_NONBLOCK | FAN_CLOEXEC
+        flags = entry.ffy.faflags & ~FAN_NONBLOCK  # FAN_CLOEXEC, too, as it was: fdinfo shows it for ever
         if entry.ffy.flags & os.O_NONBLOCK:
             flags |= FAN_NONBLOCK
         return libc.call("fanotify_init", flags, entry.ffy.evflags, what=f"file {entry.id}")
