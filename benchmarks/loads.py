@@ -109,6 +109,6 @@ def _session(sid: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(FileNotFoundError, ProcessLookupError):
-                if int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[3]) == sid:
+                if int(Path(f"/proc/{entry}/stat").read_text(errors="replace").rpartition(")")[2].split()[3]) == sid:
                     found.append(int(entry))
     return found
