@@ -88,7 +88,9 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     """From open files to running tasks; the number of pages that were put back."""
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
-    with opened, checkpoint.segments as segments, spawn.Nursery(cpu, kinds.tty.controlling(opened)) as nursery:
+    tty = kinds.find("tty")
+    terminals = tty.controlling(opened) if tty else {}
+    with opened, checkpoint.segments as segments, spawn.Nursery(cpu, terminals) as nursery:
         plans = [task.plan for task in checkpoint.tasks.values()]
         sources = memory.Sources(memory.open_mapped(plans, opened), segments)
         memory.check_huge_pages(plans)
@@ -112,7 +114,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
         nursery.release(SIGSTOP if options.leave_stopped else 0)
-    kinds.tty.tell_size(list(checkpoint.tasks))
+    if tty:
+        tty.tell_size(list(checkpoint.tasks))
     return pages
 
 

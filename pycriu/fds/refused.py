@@ -46,9 +46,6 @@ ANONYMOUS = {
     "i915": ("a part of a GPU", _DEVICE),
 }
 
-# Links that look like paths of files and are none.
-NO_FILES = ("/secretmem (deleted)", "/dmabuf:")
-
 # Beginnings of those, and of paths of devices that have no fixed number.
 LINKS = {
     "/dmabuf:": ANONYMOUS["dmabuf"],

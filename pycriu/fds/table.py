@@ -3,69 +3,103 @@
 
 from __future__ import annotations
 
+import stat
+
 from pycriu.errors import ImageError, Unsupported
-from pycriu.fds import refused
-from pycriu.fds.epoll import Epoll
-from pycriu.fds.eventfd import Eventfd
-from pycriu.fds.fanotify import Fanotify
-from pycriu.fds.fifo import Fifo
-from pycriu.fds.inotify import Inotify
 from pycriu.fds.kind import Kind
 from pycriu.fds.locks import Locks
-from pycriu.fds.memfd import Memfd
-from pycriu.fds.namespace import Namespace
 from pycriu.fds.openfile import OpenFile
-from pycriu.fds.pidfd import Pidfd
-from pycriu.fds.pipe import Pipe
 from pycriu.fds.regular import Regular
-from pycriu.fds.signalfd import Signalfd
-from pycriu.fds.timerfd import Timerfd
-from pycriu.fds.tty import Tty
-from pycriu.fds.unix import Unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pycriu.images.store import ImagesDir
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
 
-KINDS: tuple[type[Kind], ...] = (
-    Memfd,
-    Regular,
-    Pipe,
-    Fifo,
-    Eventfd,
-    Signalfd,
-    Timerfd,
-    Inotify,
-    Fanotify,
-    Pidfd,
-    Namespace,
-    Tty,
-    Unix,
-    Epoll,  # last: what it watches may be in flight in a socket, which must have been looked into
+    Looks = Callable[[OpenFile], bool]
+
+
+def _anonymous(name: str) -> Looks:
+    return lambda file: file.link == f"anon_inode:{name}"
+
+
+def _socket(*families: int) -> Looks:
+    def looks(file: OpenFile) -> bool:
+        if not stat.S_ISSOCK(file.status.st_mode):
+            return False
+        from pycriu.fds import sockets
+
+        found = sockets.about(file)
+        return found is not None and found.family in families
+
+    return looks
+
+
+AF_UNIX = 1
+
+# Module, class, fd_types of the image format, and what could be of this kind by its looks: the module, which costs time
+# to import, has the last word. What is gathered later may find what was gathered before.
+KINDS: tuple[tuple[str, str, int, Looks], ...] = (
+    ("memfd", "Memfd", 18, lambda file: file.link.endswith(" (deleted)")),
+    ("regular", "Regular", 1, lambda file: file.link.startswith("/")),
+    ("pipe", "Pipe", 2, lambda file: file.link.startswith("pipe:[")),
+    ("fifo", "Fifo", 3, lambda file: stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("/")),
+    ("eventfd", "Eventfd", 6, _anonymous("[eventfd]")),
+    ("signalfd", "Signalfd", 9, _anonymous("[signalfd]")),
+    ("timerfd", "Timerfd", 17, _anonymous("[timerfd]")),
+    ("inotify", "Inotify", 8, _anonymous("inotify")),
+    ("fanotify", "Fanotify", 12, _anonymous("[fanotify]")),
+    ("pidfd", "Pidfd", 20, _anonymous("[pidfd]")),
+    ("namespace", "Namespace", 14, lambda file: ":[" in file.link),
+    ("tty", "Tty", 11, lambda file: file.is_character_device()),
+    ("unix", "Unix", 5, _socket(AF_UNIX)),
+    # last: what it watches may be in flight in a socket, which must have been looked into
+    ("epoll", "Epoll", 7, _anonymous("[eventpoll]")),
 )
+
+_NO_FILES = ("/secretmem (deleted)", "/dmabuf:")  # what looks like a file with a path and is none
 
 
 class Kinds:
-    """One object of each kind, for one dump or one restore."""
+    """One object of each kind that there is a file of, for one dump or one restore."""
 
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
-        self.all: list[Kind] = [kind(options, log) for kind in KINDS]
+        self._options, self._log = options, log
+        self._loaded: dict[str, Kind] = {}
         self.locks = Locks(options)
-        self.regular = next(kind for kind in self.all if isinstance(kind, Regular))
-        self.tty = next(kind for kind in self.all if isinstance(kind, Tty))
-        self._by_type = {kind.TYPE: kind for kind in self.all}
+        self.regular: Regular = self._load(Regular, "regular")
+
+    @property
+    def all(self) -> list[Kind]:
+        """Those that there is a file of, in the order of the table."""
+        return [self._loaded[name] for name, *_ in KINDS if name in self._loaded]
+
+    def find(self, module: str) -> Any:
+        """The kind of that module, or None where there is no file of it."""
+        return self._loaded.get(module)
+
+    def _load(self, kind: type[Kind], module: str) -> Any:
+        self._loaded[module] = kind(self._options, self._log)
+        return self._loaded[module]
+
+    def _kind(self, module: str, name: str) -> Kind:
+        if module not in self._loaded:
+            self._load(getattr(__import__(f"pycriu.fds.{module}", fromlist=[name]), name), module)
+        return self._loaded[module]
 
     def of(self, file: OpenFile) -> Kind:
         """The kind of this file, which has inspected it; Unsupported names what nobody handles."""
-        for kind in self.all if not file.link.startswith(refused.NO_FILES) else ():
-            if kind.matches(file):
+        for module, name, _, looks in KINDS if not file.link.startswith(_NO_FILES) else ():
+            if looks(file) and (kind := self._kind(module, name)).matches(file):
                 kind.inspect(file)
                 self.locks.inspect(file)
                 return kind
+        from pycriu.fds import refused
+
         what, hint = refused.describe(file)
         raise Unsupported(f"{file.name} is {what}, which cannot be saved", hint)
 
@@ -84,11 +118,10 @@ class Kinds:
 
     def by_type(self, entry: Any) -> Kind:
         """The kind of a file_entry; ImageError for one that is not known."""
-        if entry.type not in self._by_type:
-            raise ImageError(
-                f"file {entry.id} is of kind {entry.type}, which cannot be restored", "restore it with criu"
-            )
-        return self._by_type[entry.type]
+        for module, name, number, _ in KINDS:
+            if number == entry.type:
+                return self._kind(module, name)
+        raise ImageError(f"file {entry.id} is of kind {entry.type}, which cannot be restored", "restore it with criu")
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Let every kind see its entries and read the images that it has beside them."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,13 @@ def test_path_that_leads_elsewhere(tmp_path: Path) -> None:
 )
 def test_process_of_a_path(path: str, pid: int) -> None:
     assert regular.process_of(path) == pid
+
+
+@pytest.mark.parametrize(("module", "name", "number"), [row[:3] for row in table.KINDS])
+def test_table_of_kinds_says_what_the_modules_say(module: str, name: str, number: int) -> None:
+    kind = getattr(importlib.import_module(f"pycriu.fds.{module}"), name)
+    assert (kind.TYPE, kind.__module__) == (number, f"pycriu.fds.{module}")
+    assert len({row[2] for row in table.KINDS}) == len(table.KINDS)
 
 
 def test_kind_that_nobody_knows() -> None:
