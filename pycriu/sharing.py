@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pycriu.fds.openfile import OpenFile
 
 ESRCH, ENOSYS = 3, 38
+_EQUAL, _LESS = 0, 1
 
 
 class FileIds:
@@ -30,18 +31,28 @@ class FileIds:
 
     def of(self, file: OpenFile) -> tuple[int, bool]:
         """The id of this descriptor's open file, and whether it is seen for the first time."""
-        like = self._known.setdefault(file.identity, [])
-        for other, number in like:
-            if _kcmp(file.pid, other.pid, libc.KCMP_FILE, file.fd, other.fd):
+        like = self._known.setdefault(file.identity, [])  # in the kernel's order of them, so that few need be asked
+        low, high = 0, len(like)
+        while low < high:
+            middle = (low + high) // 2
+            other, number = like[middle]
+            answer = _ordered(file.pid, other.pid, libc.KCMP_FILE, file.fd, other.fd)
+            if answer == _EQUAL:
                 return number, False
+            low, high = (low, middle) if answer == _LESS else (middle + 1, high)
         number = self.fresh()
-        like.append((file, number))
+        like.insert(low, (file, number))
         return number, True
 
 
 def _kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> bool:
+    return _ordered(pid1, pid2, kind, fd1, fd2) == _EQUAL
+
+
+def _ordered(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> int:
+    """0 equal, 1 less, 2 greater."""
     try:
-        return libc.kcmp(pid1, pid2, kind, fd1, fd2) == 0
+        return libc.kcmp(pid1, pid2, kind, fd1, fd2)
     except KernelError as error:
         if error.errno == ESRCH:
             raise TraceeGone(f"process {pid1} or {pid2} is gone") from None

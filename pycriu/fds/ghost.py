@@ -38,12 +38,14 @@ _CHUNK_ROOM = 64  # bytes: no ghost_chunk_entry is as long
 _WHOLE = 1 << 30
 
 
-def inspect(path: str, status: os.stat_result, name: str, options: DumpOptions) -> None:
-    """Unsupported for a file that its path does not lead to and that cannot be kept as a ghost or by a link."""
+def inspect(path: str, status: os.stat_result, name: str, options: DumpOptions) -> bool:
+    """Whether a path leads to its file; Unsupported where it does not and the file cannot be kept without one."""
     if not procfs.is_utf8(path):
         raise Unsupported(f"{name!a}: its path is not UTF-8, which no image can hold", "rename the file")
-    if not leads_to(path, status):
-        _inspect_deleted(path, status, name, options)
+    if leads_to(path, status):
+        return True
+    _inspect_deleted(path, status, name, options)
+    return False
 
 
 def leads_to(path: str, status: os.stat_result) -> bool:

@@ -67,13 +67,13 @@ def reader(files: list[OpenFile]) -> int:
 
 def peek(fd: int, name: str, *, packets: bool) -> Content:
     """What is in the pipe of which `fd` is a reading end; `packets`: its writers are in packet mode."""
+    capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
+    waiting = ctypes.c_int(0)
+    fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    if not waiting.value:
+        return Content(capacity, b"")
     side_in, side_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
-        waiting = ctypes.c_int(0)
-        fcntl.ioctl(fd, termios.FIONREAD, waiting)
-        if not waiting.value:
-            return Content(capacity, b"")
         fcntl.fcntl(side_out, F_SETPIPE_SZ, capacity)
         got = libc.call("tee", fd, side_out, waiting.value, SPLICE_F_NONBLOCK, what=name)
         if got != waiting.value:

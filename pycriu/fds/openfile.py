@@ -24,7 +24,7 @@ ESRCH, EBADF = 3, 9
 class OpenFile:
     """Descriptor `fd` of process `pid`: where its link leads, its fdinfo, and the status of what is open there."""
 
-    __slots__ = ("fd", "fdinfo", "link", "pid", "socket", "status", "text")
+    __slots__ = ("fd", "fdinfo", "flags", "link", "pid", "socket", "status", "text")
 
     def __init__(self, pid: int, fd: int) -> None:
         self.pid, self.fd = pid, fd
@@ -32,6 +32,8 @@ class OpenFile:
         self.link = procfs.link(pid, f"fd/{fd}")
         self.text = procfs.text(pid, f"fdinfo/{fd}")  # some of its lines repeat
         self.fdinfo = procfs.parse_fdinfo(self.text)
+        # Flags of the open file, without FD_CLOEXEC's stand-in.
+        self.flags = int(self.fdinfo["flags"], 8) & ~os.O_CLOEXEC & ~_OPEN_ONLY
         try:
             self.status = os.stat(f"/proc/{pid}/fd/{fd}")
         except FileNotFoundError:
@@ -46,11 +48,6 @@ class OpenFile:
     def position(self) -> int:
         """The file position in bytes."""
         return int(self.fdinfo["pos"])
-
-    @property
-    def flags(self) -> int:
-        """Flags of the open file, without FD_CLOEXEC's stand-in."""
-        return int(self.fdinfo["flags"], 8) & ~os.O_CLOEXEC & ~_OPEN_ONLY
 
     @property
     def close_on_exec(self) -> bool:

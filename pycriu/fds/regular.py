@@ -46,6 +46,9 @@ class Regular(Kind):
         self._notes = validation.Notes()
         self._ghosts = ghost.Ghosts()
         self._remaps = ghost.Remaps()
+        self._leads: dict[
+            tuple[str, int, int], bool
+        ] = {}  # path and inode → whether it leads there, when last inspected
         self._taken: dict[int, bool] = {}  # id → whether it is a ghost or linked
         self._sync: dict[str, int] = {}
         self._attached: list[tuple[int, OpenFile]] = []
@@ -82,7 +85,7 @@ class Regular(Kind):
         if process_of(path):
             _inspect_proc(path, name)
         else:
-            ghost.inspect(path, status, name, self.options)
+            self._leads[path, status.st_dev, status.st_ino] = ghost.inspect(path, status, name, self.options)
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The content of deleted files, and what must be on the disk when the checkpoint is."""
@@ -92,9 +95,14 @@ class Regular(Kind):
                 continue
             _refuse_other_process(file, saving)
             self._take(number, file.link, file.status, f"/proc/{file.pid}/fd/{file.fd}", saving)
-            writes = file.flags & os.O_ACCMODE and not file.flags & os.O_PATH
-            if writes and self._must_be_synced(number, file.link, file.status):
-                self._sync[file.link] = file.borrow()  # opened anew, it would break leases
+
+    def keep(self, number: int, file: OpenFile, fd: int) -> bool:
+        """Whether `fd`, ours for an open file, is needed to sync that: opened anew, it would break leases."""
+        writes = file.flags & os.O_ACCMODE and not file.flags & os.O_PATH
+        if not writes or not self._must_be_synced(number, file.link, file.status):
+            return False
+        self._sync[file.link] = fd
+        return True
 
     def gather_places(self, places: list[tuple[int, Place, int]], saving: Saving) -> None:
         """The same for places, each with its id and the flags to open it."""
@@ -117,7 +125,8 @@ class Regular(Kind):
     def _take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
         if number in self._taken:
             return
-        gone = not process_of(path) and not ghost.leads_to(path, status)
+        key = path, status.st_dev, status.st_ino
+        gone = not process_of(path) and not (self._leads[key] if key in self._leads else ghost.leads_to(path, status))
         self._taken[number] = gone
         if gone:
             self._ghosts.take(number, path, status, link, saving)
@@ -234,8 +243,10 @@ class Regular(Kind):
 
 def process_of(path: str) -> int:
     """The process that a path of /proc belongs to; 0 for all other paths."""
+    if not path.startswith("/proc/"):
+        return 0
     parts = path.split("/", 3)
-    return int(parts[2]) if len(parts) > 2 and parts[:2] == ["", "proc"] and parts[2].isdecimal() else 0
+    return int(parts[2]) if parts[2].isdecimal() else 0
 
 
 def _inspect_proc(path: str, name: str) -> None:

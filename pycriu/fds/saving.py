@@ -55,15 +55,19 @@ class Saving:
 
     def _gather_owners(self) -> None:
         pidfds: dict[int, int] = {}
+        regular = self.kinds.regular
         try:
-            for number, (file, _) in self.files.items():
+            for number, (file, kind) in self.files.items():
                 if file.pid not in pidfds:
                     pidfds[file.pid] = os.pidfd_open(file.pid)
                 fd = libc.pidfd_getfd(pidfds[file.pid], file.fd)
+                kept = False
                 try:
                     found = owner.look(file, fd)
+                    kept = kind is regular and regular.keep(number, file, fd)
                 finally:
-                    os.close(fd)
+                    if not kept:
+                        os.close(fd)
                 if found is not None:
                     owner.refuse_outsider(file, found, self.root)
                     self._owners[number] = found

@@ -19,7 +19,6 @@ import time
 
 from pycriu.errors import UserError
 from pycriu.images import records
-from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,12 +36,8 @@ _ELF_HEAD, _NOTES_ROOM = 64, 1 << 16
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 
 
-@record
-class Known:
-    """What is known of one file beyond CRIU's fields."""
-
-    mtime: int | None  # ns
-    digest: bytes | None
+Known = tuple[int | None, bytes | None]
+"""What is known of one file beyond CRIU's fields: its mtime in ns, and a digest. A plain tuple: there are thousands."""
 
 
 class Notes:
@@ -54,7 +49,7 @@ class Notes:
     def add(self, number: int, path: str, status: os.stat_result, digest: bytes | None) -> None:
         """Note a regular file with a path."""
         if stat.S_ISREG(status.st_mode) and not path.startswith(PSEUDO):
-            self._known[number] = Known(status.st_mtime_ns, digest)
+            self._known[number] = status.st_mtime_ns, digest
 
     def write(self, new: NewCheckpoint) -> None:
         """The image."""
@@ -63,17 +58,19 @@ class Notes:
     def read(self, images: ImagesDir) -> None:
         """The image; there is none in a checkpoint of CRIU's."""
         for number, what, mtime, digest_ in records.read(images, IMAGE, _RECORD):
-            known = Known(mtime if what & _KNOWS_MTIME else None, digest_ if what & _KNOWS_DIGEST else None)
-            self._known[number] = known
+            self._known[number] = (
+                mtime if what & _KNOWS_MTIME else None, digest_ if what & _KNOWS_DIGEST else None
+            )  # fmt: skip
 
     def of(self, number: int) -> Known:
         """What is known of a file."""
-        return self._known.get(number, Known(None, None))
+        return self._known.get(number, (None, None))
 
 
 def _row(number: int, known: Known) -> tuple[int, int, int, bytes]:
-    what = _KNOWS_MTIME * (known.mtime is not None) | _KNOWS_DIGEST * (known.digest is not None)
-    return number, what, known.mtime or 0, known.digest or b""
+    mtime, digest_ = known
+    what = _KNOWS_MTIME * (mtime is not None) | _KNOWS_DIGEST * (digest_ is not None)
+    return number, what, mtime or 0, digest_ or b""
 
 
 def check_kind(path: str, status: os.stat_result, reg: Any, *, skip_rwx: bool) -> None:
@@ -96,6 +93,7 @@ def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> N
     """UserError, with the difference, unless a regular file is the one of the image."""
     if not stat.S_ISREG(status.st_mode) or reg.name.startswith(PSEUDO):
         return
+    mtime, then = known
     hint = "the task would continue with another file than it had; put back the file of the dump"
     if reg.HasField("size") and reg.size != status.st_size:
         raise UserError(f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}", hint)
@@ -106,18 +104,18 @@ def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> N
             raise UserError(
                 f"{reg.name} is another build: its build-id is {said}, at the dump it was {words.hex()}", hint
             )
-    if how == MTIME and known.mtime is not None and status.st_mtime_ns > known.mtime:
+    if how == MTIME and mtime is not None and status.st_mtime_ns > mtime:
         raise UserError(
             f"{reg.name} has been written to since the dump: it was changed at {_when(status.st_mtime_ns)}, "
-            f"at the dump that was {_when(known.mtime)}",
+            f"at the dump that was {_when(mtime)}",
             f"{hint}; if its content is the same, --file-validation filesize accepts it",
         )
     if how == CHECKSUM:
-        if known.digest is None:
+        if then is None:
             raise UserError(
                 f"the checkpoint has no checksum of {reg.name}", "dump with --file-validation checksum, too"
             )
-        if digest(reg.name) != known.digest:
+        if digest(reg.name) != then:
             raise UserError(f"{reg.name} has another content than at the dump", hint)
 
 

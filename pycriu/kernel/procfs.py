@@ -35,7 +35,7 @@ def text(pid: int | str, name: str) -> str:
 
 def is_utf8(word: str) -> bool:
     """Whether a name that came from the kernel was UTF-8; see `text`."""
-    return not any("\ud800" <= character <= "\udfff" for character in word)
+    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 class Stat:
