@@ -118,7 +118,7 @@ class Snapshot:
         self.facts = {thread.tid: thread.facts for thread in self.threads}
         self.facts[pid] |= procfiles.look(pid)
         self.files = files.look(pid, self.status, self._kinds)
-        self.mappings = memory.look(pid)
+        self.mappings = memory.look(pid, self._kinds.regular)
         self.runs, self.guards = memory.content(pid, self.mappings)
 
     def ask(self) -> None:

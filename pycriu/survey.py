@@ -35,34 +35,35 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
         hint = "run it from outside the tree, e.g. with setsid -f"
         raise UserError(f"pycriu itself is below process {options.pid}", hint)
     check_sessions(root, shell_job=options.shell_job)
-    size = 0
+    size, shared = 0, memory.Shared()
     for process in root.walk():
         if process.zombie:
             continue
-        size += _survey_one(process, gadgets, kinds)
-    return root, size
+        size += _survey_one(process, gadgets, kinds, shared)
+    shared.refuse_outsiders({process.pid for process in root.walk()})
+    return root, size + shared.size
 
 
-def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
+def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
     """Look at a running process, again if it closes or unmaps what is being looked at; 0 when it ends meanwhile."""
     for _ in range(_LOOKS):
         try:
-            return _look(process, gadgets, kinds)
+            return _look(process, gadgets, kinds, shared)
         except TraceeGone:
             if not procfs.exists(process.pid):
                 break
     return 0  # when it is stopped it will hold still
 
 
-def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds) -> int:
+def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
     status = procfs.parse_status(procfs.text(process.pid, "status"))
     refuse(process, process.stat)
     for tid in procfs.threads(process.pid):
         refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
-    files.look(process.pid, status, kinds)
-    gadgets.find(
-        [mapping.line for mapping in memory.look(process.pid)], lambda at, size: procfs.memory(process.pid, at, size)
-    )
+    descriptors = files.look(process.pid, status, kinds).descriptors
+    mappings = memory.look(process.pid, kinds.regular)
+    shared.add(mappings, [file for file, _ in descriptors])
+    gadgets.find([mapping.line for mapping in mappings], lambda at, size: procfs.memory(process.pid, at, size))
     return sum(int(status.get(key, "0 kB").split()[0]) << 10 for key in ("RssAnon", "VmSwap"))
 
 
@@ -72,10 +73,21 @@ def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
     posix_timers.look(pid)
     if stat.state in "ZX":
         raise pstree.leaderless(process)
+    if _is_of_32_bits(pid):
+        raise Unsupported(f"{name} is a program of 32 bits, which cannot be saved")
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
     if process.parent is not None:
         refuse_shared_parts(process.parent.pid, pid)
+
+
+def _is_of_32_bits(pid: int) -> bool:
+    """EI_CLASS of its program's ELF header."""
+    try:
+        with open(f"/proc/{pid}/exe", "rb", buffering=0) as program:
+            return program.read(5) == b"\x7fELF\x01"
+    except OSError:
+        return False  # whatever it is that has no program has ended, or is refused for that
 
 
 def refuse_thread(process: pstree.Process, tid: int, stat: procfs.Stat, status: dict[str, str]) -> None:

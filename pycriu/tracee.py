@@ -98,8 +98,11 @@ class Tracee:
             raise PycriuError(f"task {self.tid}: {len(data)} bytes cannot be written at {address:#x}")
 
     def registers(self) -> Registers:
-        """The general registers."""
-        return list(self.arch.gpr.unpack(ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS, self.arch.gpr.size)))
+        """The general registers; Unsupported where those of another kind of CPU are in use."""
+        data = ptrace.get_regset(self.tid, ptrace.NT_PRSTATUS, self.arch.gpr.size)
+        if len(data) != self.arch.gpr.size:
+            raise Unsupported(f"task {self.tid} runs code of 32 bits, which cannot be saved")
+        return list(self.arch.gpr.unpack(data))
 
     def set_registers(self, gpr: Registers) -> None:
         """Set the general registers."""

@@ -37,6 +37,7 @@ F_ADD_SEALS, F_GET_SEALS, F_SEAL_SEAL = 1033, 1034, 1
 
 _MEMFD, _GONE = "/memfd:", " (deleted)"
 _ANONYMOUS, _ANONYMOUS_HUGE = "/dev/zero", "/anon_hugepage"  # mm/shmem.c, mm/hugetlb.c
+PREFIXES = (_MEMFD, _ANONYMOUS, _ANONYMOUS_HUGE)
 _HUGE_PAGES = "/sys/kernel/mm/hugepages"
 _KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_PATH | os.O_NOATIME | os.O_SYNC | os.O_DSYNC
 
@@ -68,7 +69,7 @@ def is_one(link: str, status: os.stat_result) -> bool:
         raise Unsupported(f"{link}: secret memory (memfd_secret) cannot be saved", "nobody but its owner can read it")
     return (
         link.endswith(_GONE)
-        and link.startswith((_MEMFD, _ANONYMOUS, _ANONYMOUS_HUGE))
+        and link.startswith(PREFIXES)
         and stat.S_ISREG(status.st_mode)
         and status.st_dev in devices()
     )

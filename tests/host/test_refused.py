@@ -8,13 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import PRELUDE, alive, reap, state, untouched, wait_until
+from tests.host.conftest import PRELUDE, reap, state, untouched, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -40,10 +39,6 @@ UNSUPPORTED = {
     "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
     "pid namespace for children": ("assert libc.unshare(0x20000000) == 0", ("pid",)),
     "time namespace for children": ("assert libc.unshare(0x00000080) == 0", ("time",)),
-    "deleted mapping": (
-        "f = open('m', 'w+')\nf.write('x' * 4096)\nf.flush()\nx = mmap.mmap(f.fileno(), 4096)\nf.close()\nos.unlink('m')",
-        ("deleted", "/m"),
-    ),
     "chroot": ("os.mkdir('r')\ngo = os.path.abspath('go')\nos.chroot('r')\ndef wait_for_go(): time.sleep(3)", ("root directory",)),
     "directory of a process": ("x = os.open('/proc/1', os.O_RDONLY)", ("/proc/1",)),
     "a name that is no UTF-8": ("libc.prctl(15, b'\\xff\\xfe\\x80z', 0, 0, 0)", ("name", "UTF-8")),
@@ -175,21 +170,6 @@ def test_session_id_of_nobody_in_the_tree(host: Host) -> None:
     )
     assert host.dump(subject).ok, "the orphan has left the tree"
     reap(subject.pid)
-
-
-def test_program_replaced_while_it_runs(host: Host) -> None:
-    import shutil
-
-    program = host.folder / "sleeper"
-    shutil.copy("/bin/sleep", program)
-    process = subprocess.Popen([str(program), "60"], start_new_session=True, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=host.folder)  # fmt: skip
-    time.sleep(0.1)
-    program.unlink()
-    outcome = host.run("dump", "-t", str(process.pid), "-D", str(host.images))
-    assert not outcome.ok
-    assert "sleeper" in outcome.errors()
-    assert alive(process.pid)
 
 
 def test_connected_socket_between_two_tests_stays_usable(host: Host) -> None:

@@ -39,6 +39,7 @@ def pages(at: int, count: int, flags: int = pageimages.PRESENT) -> Any:
 
 
 A = 0x10000000
+NOT_ASKED: Any = None  # no file with a path is mapped
 
 
 @pytest.mark.parametrize("arch", [X86_64, AARCH64], ids=lambda arch: arch.name)
@@ -125,12 +126,12 @@ def line(perms: str, name: str, flags: str, inode: int = 0) -> procfs.Mapping:
 )
 def test_mappings_that_cannot_be_kept(perms: str, name: str, flags: str, words: str) -> None:
     with pytest.raises(Unsupported, match=words):
-        mappings.classify(4242, line(perms, name, flags))
+        mappings.classify(4242, line(perms, name, flags), NOT_ASKED)
 
 
 def test_mappings_that_the_kernel_made() -> None:
-    assert mappings.classify(1, line("r-xp", "[vdso]", "rd sl")).status & mappings.VDSO
-    assert mappings.classify(1, line("r--p", "[vvar]", "rd pf io")).status & mappings.VVAR
-    assert mappings.classify(1, line("--xp", "[vsyscall]", "ex")).status & mappings.VSYSCALL
-    assert mappings.classify(1, line("rw-p", "[heap]", "rd")).status & mappings.HEAP
-    assert mappings.classify(1, line("rw-p", "[anon:name]", "rd")).status & mappings.ANON_PRIVATE
+    assert mappings.classify(1, line("r-xp", "[vdso]", "rd sl"), NOT_ASKED).status & mappings.VDSO
+    assert mappings.classify(1, line("r--p", "[vvar]", "rd pf io"), NOT_ASKED).status & mappings.VVAR
+    assert mappings.classify(1, line("--xp", "[vsyscall]", "ex"), NOT_ASKED).status & mappings.VSYSCALL
+    assert mappings.classify(1, line("rw-p", "[heap]", "rd"), NOT_ASKED).status & mappings.HEAP
+    assert mappings.classify(1, line("rw-p", "[anon:name]", "rd"), NOT_ASKED).status & mappings.ANON_PRIVATE

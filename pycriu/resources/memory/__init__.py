@@ -4,6 +4,7 @@
     mappings  what is mapped, and the rows that map it again
     advice    what mappings have beyond that: advice, locks, guards, names, keys, seals
     objects   what is mapped without having a path: shared memory
+    outside   shared memory that others have, too
     sysv      System V shared memory
     huge      whether there are enough huge pages
     pages     private pages with content
@@ -38,6 +39,7 @@ from pycriu.resources.memory.mappings import (
     vma_entry,
 )
 from pycriu.resources.memory.objects import Objects, file_number, open_mapped
+from pycriu.resources.memory.outside import Shared
 from pycriu.resources.memory.pages import content, fill
 from pycriu.resources.memory.plan import Plan, plan
 from pycriu.resources.memory.sysv import Attached, Segments, Sources
@@ -51,6 +53,7 @@ __all__ = (
     "Objects",
     "Plan",
     "Segments",
+    "Shared",
     "Sources",
     "allocated_keys",
     "ask",

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.fds.regular import Regular
     from pycriu.resources.memory.plan import Plan
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
@@ -66,18 +67,21 @@ class Mapping:
         self.opened: OpenFile | None = None
 
 
-def look(pid: int) -> list[Mapping]:
-    """The mappings of a stopped task; Unsupported names the first that cannot be kept."""
+def look(pid: int, regular: Regular) -> list[Mapping]:
+    """The mappings of a stopped task; Unsupported names the first that cannot be kept.
+
+    `regular` knows what of files with a path, and of deleted ones, can be kept.
+    """
     found: list[Mapping] = []
     for line in procfs.parse_smaps(procfs.text(pid, "smaps")):
         # The mappings of one file follow each other: what was found out about the first holds for all.
         last = found[-1] if found else None
         known = last is not None and last.file is not None and last.line.same_file(line)
-        found.append(classify(pid, line, last.file if last is not None and known else None))
+        found.append(classify(pid, line, regular, last.file if last is not None and known else None))
     return found
 
 
-def classify(pid: int, line: procfs.Mapping, file: Place | None = None) -> Mapping:
+def classify(pid: int, line: procfs.Mapping, regular: Regular, file: Place | None = None) -> Mapping:
     """What kind of mapping this is, and of which file, if that is not known; Unsupported where it cannot be kept."""
     if line.name in SPECIAL:
         return Mapping(line, SPECIAL[line.name], None)
@@ -90,13 +94,15 @@ def classify(pid: int, line: procfs.Mapping, file: Place | None = None) -> Mappi
         return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
     if "ht" in line.flags and not line.shared and line.name == "/anon_hugepage (deleted)":
         return Mapping(line, REGULAR | ANON_PRIVATE, None)
+    new = file is None
     file = file or _file_of(pid, line)
     status = REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE)
     if memfd.is_one(file.path, file.status):
         return Mapping(line, status | MEMFD, file)
     if file.path.startswith("/SYSV") and file.path.endswith(" (deleted)") and line.shared:
         return Mapping(line, REGULAR | ANON_SHARED | SYSVIPC, file)
-    _check_file(pid, line, file)
+    if new:
+        _check_file(pid, line, file, regular)
     return Mapping(line, status, file)
 
 
@@ -115,23 +121,13 @@ def _file_of(pid: int, line: procfs.Mapping) -> Place:
     return Place(path, status, link, f"process {pid}: the mapped file {path}")
 
 
-def _check_file(pid: int, line: procfs.Mapping, file: Place) -> None:
-    """Unsupported for a mapped file that cannot be opened again by its path."""
-    try:
-        there = os.stat(file.path)
-    except OSError:
-        there = None
-    if there is None or (there.st_dev, there.st_ino) != (file.status.st_dev, file.status.st_ino):
-        what = (
-            "shared memory without a file"
-            if file.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
-            else "a deleted file"
-        )
-        raise Unsupported(f"process {pid}: {what} is mapped at {line}", "it cannot be saved: its content has no name")
-    if not procfs.is_utf8(file.path):
-        raise Unsupported(f"process {pid}: the path of the mapped file {file.path!a} is not UTF-8", "rename the file")
-    if not stat.S_ISREG(there.st_mode) and there.st_rdev != _DEV_ZERO:
-        raise Unsupported(f"process {pid}: the device {file.path} is mapped at {line}", "devices cannot be saved")
+def _check_file(pid: int, line: procfs.Mapping, file: Place, regular: Regular) -> None:
+    """Unsupported for a mapped file that cannot be opened again."""
+    mode = file.status.st_mode
+    if not stat.S_ISREG(mode) and file.status.st_rdev != _DEV_ZERO:
+        what = "the device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "what is no file"
+        raise Unsupported(f"process {pid}: {what} {file.path} is mapped at {line}", "devices cannot be saved")
+    regular.inspect_place(file)
 
 
 def places(mappings: list[Mapping]) -> list[tuple[Place, int]]:
