@@ -55,6 +55,7 @@ KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("fanotify", "Fanotify", 12, _anonymous("[fanotify]")),
     ("pidfd", "Pidfd", 20, _anonymous("[pidfd]")),
     ("namespace", "Namespace", 14, lambda file: ":[" in file.link),
+    ("tun", "Tun", 15, lambda file: file.link.endswith("/net/tun")),
     ("tty", "Tty", 11, lambda file: file.is_character_device()),
     ("unix", "Unix", 5, _socket(AF_UNIX)),
     # last: what it watches may be in flight in a socket, which must have been looked into

@@ -122,6 +122,7 @@ KINDS = (
     Kind("pycriu-epoll", 0, framing=RAW),
     Kind("pycriu-epoll-params", 0, framing=RAW),
     Kind("pycriu-pidfd", 0, framing=RAW),
+    Kind("pycriu-tun", 0, framing=RAW),
     Kind("pycriu-fanotify", 0x50594641, "fanotify_mark_entry", many=True),
     Kind("pycriu-task", 0, framing=RAW),  # see facts
     # and what else CRIU's messages have no fields for: when files were written, where the packets in pipes end
