@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     Borrowed = tuple[OpenFile, int]  # a descriptor of the tree, and ours for the same open file
 
-FASYNC = 0o20000
 SIGWINCH = 28
 _BACK_IN_CALLS = 0.1  # seconds that a program may take until it sleeps
 PTY, CONSOLE, VT, CTTY, EXT_TTY, SERIAL = range(1, 7)  # TtyType
@@ -99,9 +98,7 @@ class Tty(Kind):
         return os.major(file.status.st_rdev) in self._majors
 
     def inspect(self, file: OpenFile) -> None:
-        """Unsupported for signals at input, and for a line discipline that is not the usual one."""
-        if file.flags & FASYNC:
-            raise Unsupported(f"{file.name} has an asynchronous owner (O_ASYNC)")
+        """Unsupported for a line discipline that is not the usual one."""
         fd = file.borrow()
         try:
             if terminal.is_hung_up(fd):

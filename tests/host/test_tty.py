@@ -263,3 +263,14 @@ def test_no_echo_of_what_is_put_back(host: Host) -> None:
     for _ in range(3):
         assert host.dump(subject, "-R").ok
     assert subject.go() == ["b'typed\\n' b'typed\\r\\n'"]
+
+
+def test_input_that_is_told_by_a_signal(host: Host) -> None:
+    subject = host.python(
+        "import pty\nm, s = pty.openpty()\ncaught = []\nsignal.signal(29, lambda *a: caught.append(29))\n"
+        "fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())\nfcntl.fcntl(s, fcntl.F_SETFL, os.O_RDWR | os.O_ASYNC)\n"
+        "pause_for_dump()\nbefore = len(caught)\nos.write(m, b'line\\n')\ntime.sleep(0.2)\n"
+        "say(before, len(caught) > 0, os.read(s, 10))"
+    )
+    host.round_trip(subject)
+    assert subject.go() == ["0 True b'line\\n'"]
