@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from io import FileIO
     from typing import Any
 
+    from pycriu.sharing import Shares
+
 _ALIVE, _DEAD, _STOPPED = 1, 2, 3  # task_core_entry.task_state
-_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES | stops.SHAPES
+_EXIT_SIGNAL, _SIGCHLD, _NSIG = "exit_signal", 17, 64
+_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES | stops.SHAPES | {_EXIT_SIGNAL: facts.Shape(1, 1)}
 
 
 class ThreadImage:
@@ -57,6 +60,9 @@ class TaskImage:
         self.mm: Any = images.read_one(f"mm-{pid}.img")
         self.fs: Any = images.read_one(f"fs-{pid}.img")
         ids: Any = core.ids if core.HasField("ids") else images.read_one(f"ids-{pid}.img")
+        self.shares: Shares = (ids.vm_id, ids.files_id, ids.fs_id, ids.sighand_id)
+        self.first_in_memory = self  # who rebuilds the address space for all that share it
+        self.last_at_table = True  # whether nobody after it needs descriptors of the table
         self.descriptors: list[Any] = images.read(f"fdinfo-{ids.files_id}.img")
         head, *entries = images.read(f"pagemap-{pid}.img")
         self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
@@ -64,11 +70,7 @@ class TaskImage:
         name = f"pycriu-memory-{pid}.img"
         extra = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
         self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
-        name = f"pycriu-task-{pid}.img"
-        said = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
-        self.facts = facts.decode(said, name, _FACTS)
-        if strangers := set(self.facts) - {thread.tid for thread in self.threads}:
-            raise ImageError(f"{name}: {strangers.pop()} is no thread of process {pid}")
+        self.facts = _facts(images, member)
 
     @property
     def places(self) -> list[int]:
@@ -94,6 +96,7 @@ class Checkpoint:
             for member in self.root.walk()
             if member.exit_status is None
         }
+        self._relate(images)
         for pid, task in self.tasks.items():
             posix_timers.check(pid, task.core.tc.timers.posix, {thread.tid for thread in task.threads})
         self.files: list[Any] = images.read("files.img")
@@ -102,6 +105,23 @@ class Checkpoint:
         kinds.read(images, self.files)
         self.segments = memory.Segments(images, [task.plan for task in self.tasks.values()])
         self.first_free_descriptor = files.base_number(tables)
+
+    def _relate(self, images: store.ImagesDir) -> None:
+        """Who makes whom, and who rebuilds what several share."""
+        for member in self.root.walk():
+            known = self.tasks[member.pid].facts if member.pid in self.tasks else _facts(images, member)
+            (member.exit_signal,) = known.get(member.pid, {}).get(_EXIT_SIGNAL, (_SIGCHLD,))
+            if not 0 <= member.exit_signal <= _NSIG:
+                raise ImageError(f"process {member.pid} sends signal {member.exit_signal} at its end")
+        spawn.choose_makers(self.root, {pid: task.shares for pid, task in self.tasks.items()})
+        first: dict[int, TaskImage] = {}
+        last: dict[int, TaskImage] = {}
+        for task in self.tasks.values():
+            vm, table, *_ = task.shares
+            task.first_in_memory = first.setdefault(vm, task)
+            if table in last:
+                last[table].last_at_table = False
+            last[table] = task
 
     def check_here(self) -> list[str]:
         """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
@@ -124,6 +144,18 @@ class Checkpoint:
         """Close the files of pages."""
         for task in self.tasks.values():
             task.pages.close()
+
+
+def _facts(images: store.ImagesDir, member: spawn.Member) -> facts.Facts:
+    """What CRIU's messages have no fields for."""
+    name = f"pycriu-task-{member.pid}.img"
+    if not images.exists(name):
+        return {}
+    with images.raw(name) as file:
+        said = facts.decode(file.read(facts.MAX_SIZE + 1), name, _FACTS)
+    if strangers := set(said) - {member.pid, *member.other_threads}:
+        raise ImageError(f"{name}: {strangers.pop()} is no thread of process {member.pid}")
+    return said
 
 
 def _check_cpu(core: Any, cpu: Arch) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 
-from pycriu import arch, entries, pagecopy, pageimages, pstree
+from pycriu import arch, entries, pagecopy, pageimages, pstree, sharing
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
@@ -31,7 +31,7 @@ from pycriu.options import DumpOptions
 from pycriu.record import record
 from pycriu.resources import limits, memory
 from pycriu.snapshot import Snapshot
-from pycriu.survey import check_sessions, survey
+from pycriu.survey import check_sessions, refuse_relations, survey
 from pycriu.tracee import SIGSTOP
 
 
@@ -74,7 +74,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
             finish(tree, options)
-    pages = sum(pages for snapshot in snapshots for _, pages in snapshot.runs)
+    pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
     seconds = (frozen - begin, copied - frozen, copied - looked)
     threads = sum(len(snapshot.threads) for snapshot in snapshots)
     result = DumpResult(threads, pages, *(round(span * 1e6) for span in seconds))
@@ -104,9 +104,12 @@ def preload(cpu: arch.Arch) -> None:
 def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snapshot]:
     """Everything of everybody, parents first: what can be refused, then what makes the tasks work for us."""
     live = [process for process in tree.root.walk() if not process.zombie]
-    snapshots = [Snapshot(process, tree.threads(process), gadgets, kinds) for process in live]
+    shared = sharing.shares([process.pid for process in live])
+    refuse_relations(live, shared)
+    snapshots = [Snapshot(one, tree.threads(one), gadgets, kinds, shared[one.pid]) for one in live]
+    by_pid = {snapshot.pid: snapshot for snapshot in snapshots}
     for snapshot in snapshots:
-        snapshot.look()
+        snapshot.look(by_pid)
     for snapshot in snapshots:
         snapshot.ask()
     return snapshots
@@ -115,8 +118,10 @@ def take_snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[
 def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds, objects: memory.Objects) -> Saving:
     """Everything that the tree has open or mapped."""
     saving = Saving(kinds, root)
-    descriptors = [known for snapshot in snapshots for known in snapshot.files.descriptors]
-    descriptors += [known for snapshot in snapshots for known in objects.take(snapshot.mappings, kinds)]
+    descriptors = [known for one in snapshots if one.has_own(sharing.FILES) for known in one.files.descriptors]
+    descriptors += [
+        known for one in snapshots if one.has_own(sharing.VM) for known in objects.take(one.mappings, kinds)
+    ]
     saving.take(descriptors, [place for snapshot in snapshots for place in snapshot.places()])
     return saving
 
@@ -127,9 +132,14 @@ def copy_pages(
     """The pages of each task, and of each object, into an image of its own; the System V segments are returned."""
     segments = memory.Attached()
     numbers = pageimages.Numbers()
+    by_pid = {snapshot.pid: snapshot for snapshot in snapshots}
     try:
         for snapshot in snapshots:
-            out = new.create_raw(f"pages-{numbers.pages()}.img").fileno()
+            if not snapshot.has_own(sharing.VM):
+                snapshot.pages_id = by_pid[snapshot.shares[sharing.VM]].pages_id
+                continue
+            snapshot.pages_id = numbers.pages()
+            out = new.create_raw(f"pages-{snapshot.pages_id}.img").fileno()
             pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
         for snapshot in snapshots:
             segments.take(snapshot.mappings)

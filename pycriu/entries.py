@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from pycriu import pageimages, pstree
+from pycriu import pageimages, pstree, sharing
 from pycriu.arch.description import Arch
 from pycriu.images import facts, store
 from pycriu.images import messages as m
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, seccomp, signals, timers
-from pycriu.snapshot import Snapshot, Thread
+from pycriu.snapshot import EXIT_SIGNAL, SIGCHLD, Snapshot, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from pycriu.fds.saving import Saving
+    from pycriu.sharing import Shares
 
 IMG_VERSION = 2
 ALIVE, DEAD, STOPPED = 1, 2, 3  # task_core_entry.task_state
@@ -24,19 +25,21 @@ _SPACES = ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time")
 
 
 class Ids:
-    """Numbers for the kernel's objects. Every process has its own of each kind (`survey` refuses others) and shares all
-    namespaces with us."""
+    """Numbers for the kernel's objects: equal for processes that share one. All namespaces are shared with us."""
 
     def __init__(self) -> None:
         self._last = len(_SPACES)
+        self._known: dict[tuple[int, int], int] = {}
         self.root = self._entry(1, 1, 1, 1)
 
-    def task(self) -> Any:
-        """The ids of one more process."""
+    def task(self, shares: Shares) -> Any:
+        """The ids of one more process; see sharing."""
         numbers = []
-        for _ in range(4):
-            self._last += 1
-            numbers.append(self._last)
+        for part in enumerate(shares):
+            if part not in self._known:
+                self._last += 1
+                self._known[part] = self._last
+            numbers.append(self._known[part])
         return self._entry(*numbers)
 
     @staticmethod
@@ -54,12 +57,17 @@ def write(
 ) -> None:
     """Write every image, the inventory last."""
     ids, filters = Ids(), seccomp.Filters()
-    for number, snapshot in enumerate(snapshots, 1):
-        _write_process(new, snapshot, number, saving, ids.task(), cpu, filters)
+    spaces = {one.pid: mm_entry(one, saving) for one in snapshots if one.has_own(sharing.VM)}
+    for snapshot in snapshots:
+        new.write(f"mm-{snapshot.pid}.img", [spaces[snapshot.shares[sharing.VM]]])
+        _write_process(new, snapshot, saving, ids.task(snapshot.shares), cpu, filters)
     for process in root.walk():
         if process.zombie:
             new.write(f"core-{process.pid}.img", [zombie_entry(process, cpu)])
-            new.write(f"ids-{process.pid}.img", [ids.task()])
+            new.write(f"ids-{process.pid}.img", [ids.task((process.pid,) * 4)])
+            if process.stat.exit_signal != SIGCHLD:
+                said = {process.pid: {EXIT_SIGNAL: (process.stat.exit_signal,)}}
+                new.write_raw(f"pycriu-task-{process.pid}.img", facts.encode(said))
     threads = {snapshot.pid: [thread.tid for thread in snapshot.threads] for snapshot in snapshots}
     new.write("pstree.img", [pstree_entry(process, threads.get(process.pid, [])) for process in root.walk()])
     saving.write(new)
@@ -70,7 +78,6 @@ def write(
 def _write_process(
     new: store.NewCheckpoint,
     snapshot: Snapshot,
-    pages_id: int,
     saving: Saving,
     ids: Any,
     cpu: Arch,
@@ -84,10 +91,10 @@ def _write_process(
         for kind, raw in thread.extras.items():
             new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
     new.write(f"ids-{pid}.img", [ids])
-    new.write(f"mm-{pid}.img", [mm_entry(snapshot, saving)])
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
-    new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
-    new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, snapshot.runs))
+    if snapshot.has_own(sharing.FILES):
+        new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
+    new.write(f"pagemap-{pid}.img", pageimages.entries(snapshot.pages_id, snapshot.runs))
     if extra := memory.extra_facts(snapshot.mappings, snapshot.keys):
         new.write_raw(f"pycriu-memory-{pid}.img", extra)
     if said := facts.encode(snapshot.facts):

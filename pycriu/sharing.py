@@ -7,7 +7,7 @@ Numbers given here are the ids of the images. They mean nothing outside one chec
 from __future__ import annotations
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,18 +73,66 @@ def refuse_own_parts(pid: int, tid: int) -> None:
             )
 
 
-_PARTS = (
-    (libc.KCMP_VM, "address space (CLONE_VM)"),
-    (libc.KCMP_FILES, "descriptor table (CLONE_FILES)"),
-    (libc.KCMP_FS, "working directory (CLONE_FS)"),
-    (libc.KCMP_SIGHAND, "signal handlers (CLONE_SIGHAND)"),
+# What a process may share with others, and the flag of clone(2) that makes it so; the order is that of `Shares`.
+PARTS = (
+    (libc.KCMP_VM, "address space", "CLONE_VM", 0x100),
+    (libc.KCMP_FILES, "descriptor table", "CLONE_FILES", 0x400),
+    (libc.KCMP_FS, "working directory", "CLONE_FS", 0x200),
+    (libc.KCMP_SIGHAND, "signal handlers", "CLONE_SIGHAND", 0x800),
 )
+VM, FILES, FS, SIGHAND = range(4)
+
+Shares = tuple[int, int, int, int]
+"""For each of PARTS a number: equal for processes that share it."""
 
 
-def refuse_shared_parts(parent: int, child: int) -> None:
-    """Unsupported where a process shares a part with its parent that pycriu would make twice."""
-    for kind, name in _PARTS:
-        # A parent in vfork(2) waits, uninterruptibly, for the child with which it shares all: that passes by itself.
-        # It may pass between two looks, so a child that shares must do so still when its parent is seen not to wait.
-        if _kcmp(parent, child, kind) and procfs.stat(parent).state != "D" and _kcmp(parent, child, kind):
-            raise Unsupported(f"processes {parent} and {child} share one {name}, which cannot be saved")
+def shares(pids: list[int]) -> dict[int, Shares]:
+    """Who shares what, each part named by the first of `pids` that has it. Few calls: kcmp(2) sorts."""
+    found: dict[int, list[int]] = {pid: [] for pid in pids}
+    for kind, *_ in PARTS:
+        known: list[int] = []  # one process for each object, in the kernel's order
+        for pid in pids:
+            found[pid].append(_first_with(known, pid, kind))
+    return {pid: (numbers[0], numbers[1], numbers[2], numbers[3]) for pid, numbers in found.items()}
+
+
+def _first_with(known: list[int], pid: int, kind: int) -> int:
+    low, high = 0, len(known)
+    while low < high:
+        middle = (low + high) // 2
+        order = _ordered(pid, known[middle], kind)
+        if order == 0:
+            return known[middle]
+        if order == 1:
+            high = middle
+        else:
+            low = middle + 1
+    known.insert(low, pid)
+    return pid
+
+
+def makers(family: list[tuple[int, int | None, Shares]]) -> dict[int, int | None]:
+    """Who must make each process, so that it is born with what it shares: PID → its parent's, or an elder sibling's
+    (CLONE_PARENT). None for the root, and for a process that neither can make.
+
+    `family` has PID, parent's PID and shares of each process, parents first.
+    """
+    found: dict[int, int | None] = {}
+    of = {pid: mine for pid, _, mine in family}
+    elders: dict[int, list[int]] = {}
+    seen: list[set[int]] = [set() for _ in PARTS]
+    for pid, parent, mine in family:
+        wanted = [part for part in range(len(PARTS)) if mine[part] in seen[part]]
+        found[pid] = None
+        if parent is not None:
+            candidates = [parent, *elders.setdefault(parent, [])]
+            found[pid] = next((one for one in candidates if all(of[one][k] == mine[k] for k in wanted)), None)
+            elders[parent].append(pid)
+        for part, number in enumerate(mine):
+            seen[part].add(number)
+    return found
+
+
+def clone_flags(maker: Shares, child: Shares) -> int:
+    """The flags of clone(2) for what the two share."""
+    return sum(flag for part, (*_, flag) in enumerate(PARTS) if maker[part] == child[part])

@@ -6,7 +6,7 @@ Nothing here is computed that can be computed later; whoever reads this code cou
 
 from __future__ import annotations
 
-from pycriu import home, pstree
+from pycriu import home, pstree, sharing
 from pycriu.home import Home
 from pycriu.kernel import procfs, ptrace
 from pycriu.resources import (
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from pycriu.arch.description import Registers
     from pycriu.fds.openfile import Place
     from pycriu.fds.table import Kinds
+    from pycriu.kernel.pagemap import Run
+    from pycriu.sharing import Shares
+
+SIGCHLD = 17
+EXIT_SIGNAL = "exit_signal"  # the fact: what the parent gets when it ends, where that is not SIGCHLD
 
 
 class Thread:
@@ -95,14 +100,28 @@ class Snapshot:
 
     PARTS = (signals, timers, attributes, memory, prctl)
 
-    def __init__(self, process: pstree.Process, tasks: list[Tracee], gadgets: home.Gadgets, kinds: Kinds) -> None:
+    def __init__(
+        self, process: pstree.Process, tasks: list[Tracee], gadgets: home.Gadgets, kinds: Kinds, shares: Shares
+    ) -> None:
         self.process, self.task, self._gadgets = process, tasks[0], gadgets
         self._kinds = kinds
-        self.pid = process.pid
+        self.pid, self.shares = process.pid, shares
         self.threads = [Thread(task) for task in tasks]
+        self.pages_id = 0
+        self.files: files.Files
+        self.mappings: list[memory.Mapping]
+        self.runs: list[Run]
+        self.guards: list[Run]
 
-    def look(self) -> None:
-        """Everything that can be seen from outside; Unsupported for what cannot be kept."""
+    def has_own(self, part: int) -> bool:
+        """Whether it is the first to have this part (sharing.PARTS), in whose name the part is saved."""
+        return self.shares[part] == self.pid
+
+    def look(self, others: dict[int, Snapshot]) -> None:
+        """Everything that can be seen from outside; Unsupported for what cannot be kept.
+
+        `others` have looked already: what is shared with one of them is looked at once.
+        """
         pid = self.pid
         for thread in self.threads:
             thread.look(self.process)
@@ -117,9 +136,19 @@ class Snapshot:
         self.posix_timers = posix_timers.look(pid)
         self.facts = {thread.tid: thread.facts for thread in self.threads}
         self.facts[pid] |= procfiles.look(pid)
-        self.files = files.look(pid, self.status, self._kinds)
-        self.mappings = memory.look(pid, self._kinds.regular)
-        self.runs, self.guards = memory.content(pid, self.mappings)
+        if self.stat.exit_signal != SIGCHLD:
+            self.facts[pid][EXIT_SIGNAL] = (self.stat.exit_signal,)
+        table = None if self.has_own(sharing.FILES) else others[self.shares[sharing.FILES]].files
+        self.files = files.look(pid, self.status, self._kinds, table)
+        self._look_at_memory(others)
+
+    def _look_at_memory(self, others: dict[int, Snapshot]) -> None:
+        if not self.has_own(sharing.VM):
+            first = others[self.shares[sharing.VM]]
+            self.mappings, self.runs, self.guards = first.mappings, first.runs, first.guards
+            return
+        self.mappings = memory.look(self.pid, self._kinds.regular)
+        self.runs, self.guards = memory.content(self.pid, self.mappings)
 
     def ask(self) -> None:
         """Everything that only the process and its threads themselves can say, and the state of their CPUs."""

@@ -16,11 +16,14 @@ from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.kernel.terminal import TIOCSCTTY, TIOCSPGRP
+from pycriu.sharing import clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pycriu.sharing import Shares
 
 SIGCHLD, SIGTRAP = 17, 5
 EEXIST = 17
@@ -31,8 +34,8 @@ _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace
 _DEAD = 2
 
 # include/uapi/linux/sched.h
-CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM = (
-    0x100, 0x200, 0x400, 0x800, 0x10000, 0x40000,
+CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = (
+    0x100, 0x200, 0x400, 0x800, 0x8000, 0x10000, 0x40000,
 )  # fmt: skip
 _OF_THREADS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _THREADS_AT_ONCE = 256
@@ -41,13 +44,15 @@ _THREADS_AT_ONCE = 256
 class Member:
     """One process to be: its pstree_entry, whether it is a zombie, its parent and children."""
 
-    __slots__ = ("children", "entry", "exit_status", "other_threads", "parent")
+    __slots__ = ("children", "clone_flags", "entry", "exit_signal", "exit_status", "maker", "other_threads", "parent")
 
     def __init__(self, entry: Any, exit_status: int | None) -> None:
         self.entry = entry
         self.exit_status = exit_status  # a wait status for a zombie, None for a live one
         self.parent: Member | None = None
         self.children: list[Member] = []
+        self.maker: Member | None = None  # who makes it: its parent, or an elder sibling
+        self.clone_flags, self.exit_signal = 0, SIGCHLD
         self.other_threads: list[int] = [tid for tid in entry.threads if tid != entry.pid]
 
     @property
@@ -80,6 +85,41 @@ def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
     if root is None:
         raise ImageError("pstree.img has no processes")
     return root
+
+
+def choose_makers(root: Member, shares: dict[int, Shares]) -> None:
+    """Set who makes whom, with which flags; ImageError where processes share what they cannot."""
+    members = {member.pid: member for member in root.walk()}
+    none: Shares = (0, 0, 0, 0)
+    family = [
+        (pid, member.parent.pid if member.parent is not None else None, shares.get(pid, none))
+        for pid, member in members.items()
+    ]
+    for member in members.values():
+        if member.children and member.pid not in shares:
+            raise ImageError(f"pstree.img: process {member.pid} has ended, and has children")
+    made_by = makers([one for one in family if one[0] in shares])
+    for pid, parent, mine in family:
+        if parent is None:
+            continue
+        maker = made_by.get(pid, parent)
+        if maker is None:
+            raise ImageError(f"ids-{pid}.img: it shares something with neither its parent nor a sibling")
+        child = members[pid]
+        child.maker = members[maker]
+        if pid in shares:
+            child.clone_flags = clone_flags(shares[maker], mine)
+        if child.clone_flags & CLONE_SIGHAND and not child.clone_flags & CLONE_VM:
+            raise ImageError(f"ids-{pid}.img: signal handlers are shared where memory is not")
+        if maker != parent:
+            _check_sibling(child, child.maker)
+            child.clone_flags |= CLONE_PARENT
+
+
+def _check_sibling(child: Member, maker: Member) -> None:
+    """It is born into the session of the one that makes it, and its end is told as the end of that one."""
+    if child.entry.sid not in (child.pid, maker.entry.sid) or child.exit_signal != maker.exit_signal:
+        raise ImageError(f"pstree.img: process {child.pid} cannot be a sibling that {maker.pid} has made")
 
 
 def _check_ids(entries: list[Any]) -> None:
@@ -312,7 +352,7 @@ class Nursery:
         if member.entry.sid != member.pid:
             return
         for child in member.children:
-            if child.entry.sid not in (child.pid, member.pid):
+            if child.entry.sid not in (child.pid, member.pid) and child.pid not in self.tasks:
                 self._make_child(member, child)
         self._call(member.pid, "setsid")
         if member.pid in self._terminals:  # whoever is born from here on inherits it
@@ -329,17 +369,24 @@ class Nursery:
         self._call(leader, "ioctl", descriptor, TIOCSPGRP, at)
 
     def _make_child(self, parent: Member, child: Member) -> None:
-        task = self.tasks[parent.pid]
+        maker = child.maker or parent
+        if maker.pid not in self.tasks:
+            self._make_child(parent, maker)
+        task = self.tasks[maker.pid]
         gpr = task.registers()
         stack = gpr[self.arch.sp] & ~0xFFF
-        args = libc.clone_args(flags=0, exit_signal=SIGCHLD, set_tid_address=stack - 256)
+        args = libc.clone_args(
+            flags=child.clone_flags,
+            exit_signal=0 if child.clone_flags & CLONE_PARENT else child.exit_signal,
+            set_tid_address=stack - 256,
+        )
         task.write(stack - 256, struct.pack("<i", child.pid))
         task.write(stack - 512, args)
         wanted = task.call_registers(gpr, task.gate, "clone3", (stack - 512, len(args)))
         task.set_registers(wanted)
         ptrace.cont(task.tid)
         status = ptrace.wait(task.tid)
-        if status >> 16 == ptrace.EVENT_FORK:
+        if status >> 16 in (ptrace.EVENT_FORK, ptrace.EVENT_CLONE):
             self.tasks[child.pid] = Tracee(child.pid, self.arch)
             self.tasks[child.pid].gate = task.gate
             self._await(child.pid, ptrace.EVENT_STOP)

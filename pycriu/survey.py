@@ -16,7 +16,7 @@ from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
 from pycriu.resources import files, memory, posix_timers, seccomp
-from pycriu.sharing import refuse_own_parts, refuse_shared_parts
+from pycriu.sharing import PARTS, Shares, makers, refuse_own_parts, shares
 
 _LOOKS = 10
 NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
@@ -35,13 +35,19 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
         hint = "run it from outside the tree, e.g. with setsid -f"
         raise UserError(f"pycriu itself is below process {options.pid}", hint)
     check_sessions(root, shell_job=options.shell_job)
-    size, shared = 0, memory.Shared()
-    for process in root.walk():
-        if process.zombie:
-            continue
-        size += _survey_one(process, gadgets, kinds, shared)
+    live = [process for process in root.walk() if not process.zombie]
+    _survey_relations(live)
+    shared = memory.Shared()
+    size = sum(_survey_one(process, gadgets, kinds, shared) for process in live)
     shared.refuse_outsiders({process.pid for process in root.walk()})
     return root, size + shared.size
+
+
+def _survey_relations(live: list[pstree.Process]) -> None:
+    try:
+        refuse_relations(live, shares([process.pid for process in live]))
+    except TraceeGone:
+        return  # when they are stopped they will be asked again
 
 
 def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
@@ -77,8 +83,28 @@ def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
         raise Unsupported(f"{name} is a program of 32 bits, which cannot be saved")
     for space in NAMESPACES:
         _refuse_other_namespace(name, pid, space)
-    if process.parent is not None:
-        refuse_shared_parts(process.parent.pid, pid)
+
+
+def refuse_relations(live: list[pstree.Process], shared: dict[int, Shares]) -> None:
+    """Unsupported for a process that shares something with others than its parent and its siblings."""
+    stats = {process.pid: process.stat for process in live}
+    family = [
+        (process.pid, process.parent.pid if process.parent is not None else None, shared[process.pid])
+        for process in live
+    ]
+    made_by = makers(family)
+    for pid, parent, mine in family:
+        maker = made_by[pid]
+        if parent is None or maker == parent:
+            continue
+        session = stats[pid].session
+        if maker is not None and session in (pid, stats[maker].session):
+            continue
+        part = next(number for number, first in enumerate(mine) if first not in (pid, shared[parent][number]))
+        raise Unsupported(
+            f"process {pid} ({stats[pid].comm}) shares its {PARTS[part][1]} ({PARTS[part][2]}) with process "
+            f"{mine[part]}, which is neither its parent nor its sibling in one session; this cannot be saved"
+        )
 
 
 def _is_of_32_bits(pid: int) -> bool:

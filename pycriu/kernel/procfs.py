@@ -42,9 +42,9 @@ class Stat:
     """/proc/PID/stat: the fields that matter, under proc(5)'s names; addresses are 0 without ptrace access."""
 
     __slots__ = (
-        "arg_end", "arg_start", "comm", "end_data", "endcode", "env_end", "env_start", "exit_code", "flags", "nice",
-        "num_threads", "pgrp", "pid", "policy", "ppid", "rt_priority", "session", "start_brk", "start_data",
-        "startcode", "startstack", "starttime", "state", "tpgid", "tty_nr",
+        "arg_end", "arg_start", "comm", "end_data", "endcode", "env_end", "env_start", "exit_code", "exit_signal",
+        "flags", "nice", "num_threads", "pgrp", "pid", "policy", "ppid", "rt_priority", "session", "start_brk",
+        "start_data", "startcode", "startstack", "starttime", "state", "tpgid", "tty_nr",
     )  # fmt: skip
 
     def __init__(self, line: str) -> None:
@@ -57,7 +57,7 @@ class Stat:
         self.ppid, self.pgrp, self.session, self.tty_nr, self.tpgid = (int(x) for x in f[1:6])
         self.flags, self.nice, self.num_threads, self.starttime = int(f[6]), int(f[16]), int(f[17]), int(f[19])
         self.startcode, self.endcode, self.startstack = (int(x) for x in f[23:26])
-        self.rt_priority, self.policy = int(f[37]), int(f[38])
+        self.exit_signal, self.rt_priority, self.policy = int(f[35]), int(f[37]), int(f[38])
         (
             self.start_data, self.end_data, self.start_brk, self.arg_start, self.arg_end, self.env_start, self.env_end,
         ) = (int(x) for x in f[42:49])  # fmt: skip

@@ -34,9 +34,14 @@ class Files:
     umask: int
 
 
-def look(pid: int, status: dict[str, str], kinds: Kinds) -> Files:
-    """Everything of a stopped process; Unsupported names the first descriptor or place that cannot be kept."""
-    descriptors = tuple((file, kinds.of(file)) for file in look_descriptors(pid))
+def look(pid: int, status: dict[str, str], kinds: Kinds, shared: Files | None = None) -> Files:
+    """Everything of a stopped process; Unsupported names the first descriptor or place that cannot be kept.
+
+    `shared` is of a process that has the same descriptor table.
+    """
+    descriptors = (
+        tuple((file, kinds.of(file)) for file in look_descriptors(pid)) if shared is None else shared.descriptors
+    )
     cwd, exe = _place(pid, "cwd", kinds), _place(pid, "exe", kinds)
     return Files(descriptors, cwd, _root(pid, kinds), exe, int(status["Umask"], 8))
 

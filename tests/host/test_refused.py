@@ -186,15 +186,27 @@ def test_connected_socket_between_two_tests_stays_usable(host: Host) -> None:
     ours.close()
 
 
-def test_shared_memory_between_processes_is_refused(host: Host) -> None:
-    """clone(CLONE_VM) without CLONE_THREAD: two processes, one address space, for good."""
-    subject = host.python(
-        "import mmap\nCB = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)\n"
-        "stack = mmap.mmap(-1, 1 << 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
-        "top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + (1 << 16) - 64\n"
-        "fn = ctypes.cast(libc.pause, ctypes.c_void_p)\n"
-        "pid = libc.clone(fn, ctypes.c_void_p(top), 0x100 | 17, None)\nassert pid > 0\n"
-        "pause_for_dump()\nos.kill(pid, 9)\nos.waitpid(pid, 0)\nsay('ok')"
+GRANDPARENT = """
+clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+def child():
+    return libc.syscall(clone, 0x200 | 17, 0, 0, 0, 0)
+if not child():
+    if not child():
+        say("grandchild", os.getpid())
+        wait_for_go(); os._exit(0)
+    libc.unshare(0x200)
+    say("alone")
+    wait_for_go(); os._exit(0)
+while not {"grandchild", "alone"} <= {line.split()[0] for line in open("out")}: time.sleep(0.002)
+pause_for_dump()
+say("ok")
+"""
+
+
+def test_sharing_with_a_grandparent_is_refused(host: Host) -> None:
+    subject = host.python(GRANDPARENT)
+    grandchild = next(line.split()[1] for line in subject.said() if line.startswith("grandchild"))
+    host.refused(
+        subject, f"process {grandchild} (python", "working directory (CLONE_FS)", f"process {subject.pid}", "neither"
     )
-    host.refused(subject, "address space")
     assert subject.go() == ["ok"]

@@ -20,7 +20,7 @@ FLOORS = (
     {"pstree", "spawn", "pagecopy", "pageimages"},
     {"fds"},
     {"resources"},
-    {"snapshot", "entries", "checkpoint", "survey"},
+    {"snapshot", "entries", "checkpoint", "survey", "rebuild"},
     {"dump", "restore", "check", "probes"},
     {"cli"},
     {"__main__"},

@@ -19,7 +19,7 @@ def scenario() -> Iterator[victim.Damage]:
     humble = victim.child(lambda: judge(hold, release))
     partly = victim.child(lambda: judge_saved(hold, release))
     os.close(hold)
-    victim.wait_until(lambda: os.path.exists("humble") and os.path.exists("partly"), "the children's new ids")
+    victim.wait_until(lambda: settled("humble") and settled("partly"), "the children's new ids")
     before = [victim.status_lines(*LINES, pid=pid) for pid in ("self", str(humble), str(partly))]
     yield lambda: os.setgroups([7])
     victim.equal(
@@ -30,12 +30,17 @@ def scenario() -> Iterator[victim.Damage]:
     victim.join(partly, "the one who may become root again")
 
 
+def settled(name: str) -> bool:
+    return os.path.exists(name) and os.path.getsize(name) > 0
+
+
 def judge(hold: int, release: int) -> None:
     os.close(release)
-    with open("humble", "wb"):
+    with open("humble", "wb") as settled:
         os.setgroups([10, 20, NOBODY])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+        settled.write(b"x")
     os.read(hold, 1)
     victim.equal(os.getresuid(), (NOBODY,) * 3, "real, effective and saved user")
     victim.equal(sorted(os.getgroups()), [10, 20, NOBODY], "supplementary groups")
@@ -48,8 +53,9 @@ def judge(hold: int, release: int) -> None:
 
 def judge_saved(hold: int, release: int) -> None:
     os.close(release)
-    with open("partly", "wb"):
+    with open("partly", "wb") as settled:
         os.setresuid(1000, 1000, 0)
+        settled.write(b"x")
     os.read(hold, 1)
     victim.equal(os.getresuid(), (1000, 1000, 0), "real, effective and saved user")
     os.setresuid(0, 0, 0)
