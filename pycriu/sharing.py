@@ -11,6 +11,8 @@ from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pycriu.fds.openfile import OpenFile
 
 ESRCH, ENOSYS = 3, 38
@@ -43,6 +45,21 @@ class FileIds:
         number = self.fresh()
         like.insert(low, (file, number))
         return number, True
+
+    def find(self, inode: int, compare: Callable[[OpenFile], int]) -> int | None:
+        """The id of a file on that inode to which `compare` answers 0; 1 asks for one that comes later, 2 for earlier.
+
+        kcmp(2) answers so, however it has been told of the file that is looked for.
+        """
+        for (_, its, _), like in self._known.items():
+            low, high = 0, len(like) if its == inode else 0
+            while low < high:
+                middle = (low + high) // 2
+                answer = compare(like[middle][0])
+                if answer == _EQUAL:
+                    return like[middle][1]
+                low, high = (middle + 1, high) if answer == _LESS else (low, middle)
+        return None
 
 
 def _kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> bool:

@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 
 from pycriu import arch
@@ -102,33 +103,15 @@ class Epoll(Kind):
             if number is None or number in self._found:
                 continue
             self._found[number] = []
-            seen: dict[int, int] = {}
+            look = _Look(file, saving.descriptors_of(number), saving)
             for index, watch in enumerate(parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))):
-                which = seen[watch.number] = seen.get(watch.number, -1) + 1
-                target = _target(file, watch, which, saving)
-                at = self._place(number, index, watch, target, file, saving)
+                target = look.target(watch)
+                at, whole = look.place(watch, target)
+                if not whole:
+                    self._slots[number, index] = watch.number, target
                 self._found[number].append((watch, target, at))
             if params := _params(file):
                 self._params[number] = params
-
-    def _place(self, number: int, index: int, watch: Watch, target: int, file: OpenFile, saving: Saving) -> int:
-        """The number for CRIU's message; where that does not say it all, `_slots` does."""
-        holders = saving.descriptors_of(number)
-        there = {saving.number_of(pid, watch.number) for pid, _ in holders} - {None}
-        together = [
-            (pid, fd) for pid, fd in holders if saving.number_of(pid, watch.number) == target and pid != os.getpid()
-        ]
-        if saving.files[target][1].TYPE == SIGNALFD and not together:
-            raise Unsupported(
-                f"{file.name} watches a signalfd as descriptor {watch.number}, which is closed by now",
-                "only the task that has both can be given them back; let it watch the signalfd under a number it has",
-            )
-        if there == {target}:
-            return watch.number
-        self._slots[number, index] = watch.number, target
-        if saving.number_of(file.pid, watch.number) == target:
-            return watch.number
-        return next((fd for pid, fd in saving.descriptors_of(target) if pid == file.pid), NOWHERE)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message."""
@@ -222,19 +205,60 @@ def _known(epoll: int, number: int, holders: list[tuple[int, int]], opening: Ope
     raise ImageError(f"epoll {epoll} watches descriptor {number}, which no task that has it has open")
 
 
-def _target(file: OpenFile, watch: Watch, which: int, saving: Saving) -> int:
-    """The id of the file that is watched."""
-    here = saving.number_of(file.pid, watch.number)
-    if here is not None and libc.kcmp_epoll(file.pid, watch.number, file.pid, file.fd, watch.number, which):
-        return here
-    for number, (other, _) in saving.files.items():
-        same = other.status.st_ino == watch.inode
-        if same and libc.kcmp_epoll(other.pid, other.fd, file.pid, file.fd, watch.number, which):
-            return number
-    raise Unsupported(
-        f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
-        "let the task end that watch, or close that file everywhere",
-    )
+class _Look:
+    """The watches of one epoll file, against what the tree has open; `holders` are the descriptors that lead to it."""
+
+    def __init__(self, file: OpenFile, holders: list[tuple[int, int]], saving: Saving) -> None:
+        self._file, self._holders, self._saving = file, holders, saving
+        self._pids = sorted({pid for pid, _ in holders})
+        self._seen: dict[int, int] = {}  # number → watches of that number so far
+        self._numbers: dict[int, int] = {}  # id → descriptor of the owner
+
+    def target(self, watch: Watch) -> int:
+        """The id of the file that is watched; Unsupported where no task of the tree has it."""
+        file, saving = self._file, self._saving
+        which = self._seen[watch.number] = self._seen.get(watch.number, -1) + 1
+        here = saving.number_of(file.pid, watch.number)
+        if here is not None:
+            status = saving.files[here][0].status
+            # A socket is one open file for ever, so its inode tells; many watches of sockets would be slow to ask for.
+            if stat.S_ISSOCK(status.st_mode) and status.st_ino == watch.inode:
+                return here
+            if not libc.kcmp_epoll(file.pid, watch.number, file.pid, file.fd, watch.number, which):
+                return here
+        found = saving.find(
+            watch.inode,
+            lambda other: libc.kcmp_epoll(other.pid, other.fd, file.pid, file.fd, watch.number, which),
+        )
+        if found is None:
+            raise Unsupported(
+                f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
+                "let the task end that watch, or close that file everywhere",
+            )
+        return found
+
+    def place(self, watch: Watch, target: int) -> tuple[int, bool]:
+        """The number for CRIU's message, and whether that says it all."""
+        saving, number = self._saving, watch.number
+        there = {pid: saving.number_of(pid, number) for pid in self._pids}
+        if saving.files[target][1].TYPE == SIGNALFD and target not in [there[p] for p in there if p != os.getpid()]:
+            raise Unsupported(
+                f"{self._file.name} watches a signalfd as descriptor {number}, which is closed by now",
+                "only the task that has both can be given them back; let it watch the signalfd under a number it has",
+            )
+        if set(there.values()) - {None} == {target}:
+            return number, True
+        if there[self._file.pid] == target:
+            return number, False
+        return self._number_of_owner(target), False
+
+    def _number_of_owner(self, target: int) -> int:
+        if not self._numbers:
+            for fd in procfs.descriptors(self._file.pid):
+                found = self._saving.number_of(self._file.pid, fd)
+                if found is not None:
+                    self._numbers.setdefault(found, fd)
+        return self._numbers.get(target, NOWHERE)
 
 
 def _params(file: OpenFile) -> bytes:

@@ -15,6 +15,7 @@ from pycriu.sharing import FileIds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pycriu import pstree
@@ -78,6 +79,10 @@ class Saving:
     def number_of(self, pid: int, fd: int) -> int | None:
         """The id of the open file behind a descriptor; None where the tree has no such descriptor."""
         return self._numbers.get((pid, fd))
+
+    def find(self, inode: int, compare: Callable[[OpenFile], int]) -> int | None:
+        """The id of a file that only the kernel can compare with those that we have; see sharing.FileIds.find."""
+        return self._ids.find(inode, compare)
 
     def descriptors_of(self, number: int) -> list[tuple[int, int]]:
         """Every (PID, descriptor) that leads to the file of an id."""

@@ -39,14 +39,14 @@ def kcmp(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> int:
     return call("kcmp", pid1, pid2, kind, fd1, fd2, what=f"{pid1}, {pid2}")
 
 
-def kcmp_epoll(pid1: int, fd1: int, pid2: int, epoll: int, watched: int, which: int) -> bool:
-    """kcmp(2), KCMP_EPOLL_TFD (Linux 4.13): whether descriptor `fd1` leads to a file that descriptor `epoll` watches.
+def kcmp_epoll(pid1: int, fd1: int, pid2: int, epoll: int, watched: int, which: int) -> int:
+    """kcmp(2), KCMP_EPOLL_TFD (Linux 4.13): descriptor `fd1` against a file that descriptor `epoll` watches.
 
     It is the one registered as descriptor `watched`, and among those of the same number the `which`th.
     """
     slot = (ctypes.c_uint32 * 3)(epoll, watched, which)
     what = f"descriptor {watched} of epoll descriptor {epoll} of process {pid2}"
-    return call("kcmp", pid1, pid2, KCMP_EPOLL_TFD, fd1, ctypes.addressof(slot), what=what) == 0
+    return call("kcmp", pid1, pid2, KCMP_EPOLL_TFD, fd1, ctypes.addressof(slot), what=what)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

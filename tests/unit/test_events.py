@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pycriu import entries
+from pycriu import entries, sharing
 from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.fds import epoll, eventfd, fanotify, inotify, namespace, pidfd, refused, timerfd, watched
 from pycriu.fds.openfile import no_owner
@@ -401,3 +401,23 @@ class Other:
 def test_what_nobody_handles_is_named(other: Any, words: str) -> None:
     assert refused.describe(other)[0] == words
     assert refused.describe(other)[1]
+
+
+def test_a_file_is_found_by_the_kernels_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever kcmp compares it with, and without asking about every file."""
+    order = {fd: place for place, fd in enumerate([5, 3, 9, 7, 1])}
+
+    def compare(fd1: int, fd2: int) -> int:
+        return 0 if fd1 == fd2 else 1 if order[fd1] < order[fd2] else 2
+
+    class File:
+        def __init__(self, fd: int) -> None:
+            self.pid, self.fd, self.identity = 1, fd, (0, 26, 0)
+
+    monkeypatch.setattr(sharing.libc, "kcmp", lambda _pid1, _pid2, _kind, fd1, fd2: compare(fd1, fd2))
+    ids = sharing.FileIds()
+    numbers = {fd: ids.of(File(fd))[0] for fd in (1, 3, 5, 7)}  # type: ignore[arg-type]
+    for fd, number in numbers.items():
+        assert ids.find(26, lambda other, fd=fd: compare(other.fd, fd)) == number  # type: ignore[misc]
+    assert ids.find(26, lambda other: compare(other.fd, 9)) is None
+    assert ids.find(27, lambda other: compare(other.fd, 1)) is None
