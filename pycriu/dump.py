@@ -73,7 +73,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
-            finish(tree, options)
+            finish(tree, kinds, options)
     pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
     seconds = (frozen - begin, copied - frozen, copied - looked)
     threads = sum(len(snapshot.threads) for snapshot in snapshots)
@@ -151,7 +151,7 @@ def copy_pages(
     return segments
 
 
-def finish(tree: pstree.Freeze, options: DumpOptions) -> None:
+def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
     """The end state of the tree: killed, stopped, or (already) running."""
     if options.leave_running:
         return
@@ -160,6 +160,7 @@ def finish(tree: pstree.Freeze, options: DumpOptions) -> None:
             tree.stop_signals[process.pid] = SIGSTOP
         tree.thaw()
         return
+    kinds.before_kill([process.pid for process in tree.root.walk() if not process.zombie])
     tree.kill()
 
 

@@ -85,7 +85,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         segments.finish()
         if options.pidfile is not None:
             write_pidfile(options.pidfile, checkpoint.root.pid)
-        nursery.release(SIGSTOP if options.leave_stopped else 0)
+        nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
     if tty:
         tty.tell_size(list(checkpoint.tasks))
     return pages

@@ -21,6 +21,7 @@ from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from pycriu.sharing import Shares
@@ -192,15 +193,17 @@ class AllOrNone:
     """A scope at whose end all of `pids` live, or, if we are killed within it, none.
 
     A guard of our own making waits for one byte, which is the moment of truth. If we end without having sent it, the
-    guard kills them all. A single task needs no guard: letting it go is one act.
+    guard kills them all. A single task needs no guard: letting it go is one act. But who is `concerned` needs one,
+    having something to do on either side of that moment (`hold`, `released` of fds/kind.py).
     """
 
-    def __init__(self, pids: list[int]) -> None:
+    def __init__(self, pids: list[int], concerned: Sequence[Any] = ()) -> None:
         self._pids = pids
+        self._concerned = concerned
         self._guard = 0
 
     def __enter__(self) -> AllOrNone:
-        if len(self._pids) < 2:
+        if len(self._pids) < 2 and not self._concerned:
             return self
         heard, self._tell = os.pipe2(os.O_CLOEXEC)
         self._guard = os.fork()
@@ -212,10 +215,15 @@ class AllOrNone:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if not self._guard:
             return
-        if error is None:
-            os.write(self._tell, b"x")
-        os.close(self._tell)
-        os.waitpid(self._guard, 0)
+        try:
+            if error is None:
+                os.write(self._tell, b"x")
+                for one in self._concerned:
+                    one.released()
+                os.write(self._tell, b"x")
+        finally:
+            os.close(self._tell)
+            os.waitpid(self._guard, 0)
 
     def _watch(self, heard: int) -> None:
         """The guard's life: it makes system calls and ends."""
@@ -223,10 +231,20 @@ class AllOrNone:
             os.setsid()  # what a terminal sends to us is not for it
             os.close(self._tell)
             if not os.read(heard, 1):
-                for pid in self._pids:
-                    os.kill(pid, SIGKILL)
+                self._end()
+            elif not os.read(heard, 1):
+                for one in self._concerned:
+                    one.released()
         finally:
             os._exit(0)
+
+    def _end(self) -> None:
+        try:
+            for one in self._concerned:
+                one.hold()
+        finally:
+            for pid in self._pids:
+                os.kill(pid, SIGKILL)
 
 
 class Nursery:
@@ -262,13 +280,15 @@ class Nursery:
         self.tasks, self._zombies = {}, []
         libc.call("prctl", PR_SET_CHILD_SUBREAPER, self._was_subreaper)
 
-    def release(self, signal: int) -> None:
+    def release(self, signal: int, concerned: Sequence[Any] = ()) -> None:
         """Let all tasks go, with `signal` if not 0: from here on they live without us.
 
         Tasks can only be let go one after the other; `AllOrNone` sees to it that no part of a tree is left of that.
         A single process needs no guard: as long as one of its threads has PTRACE_O_EXITKILL, all end with us.
         """
-        with AllOrNone(list(self.tasks)):
+        with AllOrNone(list(self.tasks), concerned):
+            for one in concerned:
+                one.let_go()
             tids = [tid for pid in self.tasks for tid in (pid, *self._threads.get(pid, []))]
             for task in self.tasks.values():
                 task.close()
@@ -276,7 +296,7 @@ class Nursery:
                 ptrace.set_options(tid, 0)
             for tid in tids:
                 ptrace.detach(tid, signal)
-        self.tasks, self._zombies = {}, []
+            self.tasks, self._zombies = {}, []
 
     def make(self, root: Member) -> None:
         """The whole tree, every task stopped, each in its session and group; zombies are zombies."""

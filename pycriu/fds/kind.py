@@ -63,8 +63,11 @@ class Kind:
     def write(self, new: NewCheckpoint) -> None:
         """Images of this kind beside the files image."""
 
+    def before_kill(self, pids: list[int]) -> None:
+        """The checkpoint is whole; the processes `pids` are about to be killed, and it is too late to go back."""
+
     def thaw(self) -> None:
-        """Undo what holds the tree back; also after an error, and more than once."""
+        """Undo what holds the tree back; also after an error, and more than once. After `before_kill`: let go of it."""
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -92,6 +95,19 @@ class Kind:
 
     def finish(self, opening: Opening) -> None:
         """All tasks are complete and none runs yet."""
+
+    def is_delicate(self) -> bool:
+        """Whether the end of the restore matters to somebody outside: the next three are called only then."""
+        return False
+
+    def let_go(self) -> None:
+        """The last thing before the tasks run."""
+
+    def hold(self) -> None:
+        """They will not run after all, but end. May be called in a process of its own, because we have ended."""
+
+    def released(self) -> None:
+        """They run. May be called in a process of its own, and more than once."""
 
     def close(self) -> None:
         """Give back what `read` and `open` have kept; after an error, too."""

@@ -80,7 +80,7 @@ _LINGER = struct.Struct("=ii")
 _FILTER = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true, jump if false, operand
 MAX_FILTER = 4096  # BPF_MAXINSNS
 EINVAL, ENOPROTOOPT, EOPNOTSUPP, EACCES = 22, 92, 95, 13
-_NO_SUCH_OPTION = (ENOPROTOOPT, EOPNOTSUPP, EINVAL)
+NO_SUCH_OPTION = (ENOPROTOOPT, EOPNOTSUPP, EINVAL)
 
 FAMILIES = {
     1: "UNIX", 2: "IPv4", 3: "AX.25", 4: "IPX", 5: "AppleTalk", 6: "NET/ROM", 8: "ATM", 9: "X.25", 10: "IPv6",
@@ -172,7 +172,7 @@ def try_get(fd: int, option: int, size: int, level: int = SOL_SOCKET) -> bytes |
     try:
         return get(fd, option, size, level)
     except KernelError as error:
-        if error.errno in _NO_SUCH_OPTION:
+        if error.errno in NO_SUCH_OPTION:
             return None
         raise
 
@@ -216,7 +216,7 @@ def filter_of(fd: int, name: str) -> bytes:
     try:  # here the length is in instructions
         libc.call("getsockopt", fd, SOL_SOCKET, SO_ATTACH_FILTER, ctypes.addressof(code), ctypes.addressof(count))
     except KernelError as error:
-        if error.errno in _NO_SUCH_OPTION:
+        if error.errno in NO_SUCH_OPTION:
             return b""
         if error.errno != EACCES:
             raise

@@ -39,7 +39,7 @@ def _socket(*families: int) -> Looks:
     return looks
 
 
-AF_UNIX = 1
+AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 
 # Module, class, fd_types of the image format, and what could be of this kind by its looks: the module, which costs time
 # to import, has the last word. What is gathered later may find what was gathered before.
@@ -58,6 +58,7 @@ KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("tun", "Tun", 15, lambda file: file.link.endswith("/net/tun")),
     ("tty", "Tty", 11, lambda file: file.is_character_device()),
     ("unix", "Unix", 5, _socket(AF_UNIX)),
+    ("inet", "Inet", 4, _socket(AF_INET, AF_INET6)),
     # last: what it watches may be in flight in a socket, which must have been looked into
     ("epoll", "Epoll", 7, _anonymous("[eventpoll]")),
 )
@@ -111,6 +112,15 @@ class Kinds:
         self.thaw()
         for kind in self.all:
             kind.close()
+
+    def before_kill(self, pids: list[int]) -> None:
+        """The checkpoint is whole, and these processes are about to be killed."""
+        for kind in self.all:
+            kind.before_kill(pids)
+
+    def delicate(self) -> list[Kind]:
+        """Those to whom the end of a restore matters."""
+        return [kind for kind in self.all if kind.is_delicate()]
 
     def thaw(self) -> None:
         """Let nothing hold the tree back any more."""

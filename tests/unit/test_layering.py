@@ -44,8 +44,11 @@ MAY_CATCH_ALL = {
 # What several neighbours of a shelf may use.
 COMMON = {
     "fds": {
+        "connections",
         "deleted",
         "ghost",
+        "inetaddress",
+        "inetoptions",
         "inflight",
         "kind",
         "locks",

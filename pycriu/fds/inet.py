@@ -1,0 +1,486 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sockets of IPv4 and IPv6: TCP, UDP, UDP-Lite, ICMP and raw ones.
+
+A TCP connection is kept with --tcp-established (`connections`, kernel.tcp), or closed with --tcp-close. Connections
+that nobody has accepted are lost, with --skip-in-flight; so are datagrams that nobody has read, with a warning.
+Refused: what has an error or urgent data waiting, upper protocols (TLS), MD5 and AO keys, MPTCP, other protocols.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import termios
+
+from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.fds import connections, inetaddress, inetoptions, sockets
+from pycriu.fds.connections import Held, Hold, Rebuilt
+from pycriu.fds.kind import Kind
+from pycriu.fds.openfile import OpenFile, no_owner
+from pycriu.images import messages as m
+from pycriu.images import notes
+from pycriu.kernel import nftables, sockdiag, tcp
+from pycriu.kernel.nftables import Connection
+from pycriu.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.fds.opening import Opening
+    from pycriu.fds.saving import Saving
+    from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
+
+AF_INET, AF_INET6 = 2, 10
+STREAM, DGRAM, RAW = _socket.SOCK_STREAM, _socket.SOCK_DGRAM, _socket.SOCK_RAW
+TCP, UDP, UDPLITE, ICMP, ICMPV6 = 6, 17, 136, 1, 58
+_KEPT = {(STREAM, TCP), (DGRAM, UDP), (DGRAM, UDPLITE), (DGRAM, ICMP), (DGRAM, ICMPV6)}
+_MAX_BACKLOG = (1 << 31) - 1
+_SOCKETS = "pycriu-sockets-inet.img"
+_TABLE, _ENDED, _MORE = "table", "ended", "sockopts"
+_TABLE_NUMBER = 0  # the note with the names of tables belongs to no socket
+_IN_FLIGHT = "connections that are not yet accepted can be dropped with --skip-in-flight"
+_KNOWN = inetoptions.NOTES | sockets.NOTES | {_TABLE, _ENDED}
+POLLIN, POLLPRI, POLLERR, POLLRDHUP = 1, 2, 8, 0x2000
+_ENOTCONN, _ENOENT = 107, 2
+_MD5, _SHUTDOWN = 18, 8  # INET_DIAG_MD5SIG, INET_DIAG_SHUTDOWN
+
+
+@record
+class Known:
+    """A socket as it was read while all stood still."""
+
+    about: sockets.About
+    state: int
+    local: tuple[Any, ...]
+    remote: tuple[Any, ...] | None
+    backlog: int
+    shutdown: int
+    opts: Any  # sk_opts_entry
+    options: dict[str, bytes]
+
+
+class Inet(Kind):
+    """Everything of AF_INET and AF_INET6."""
+
+    TYPE = 4  # fd_types.INETSK
+
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._known: dict[int, Known] = {}  # by inode, as the rest
+        self._streams: dict[int, tcp.Stream] = {}
+        self._notes: dict[int, dict[str, bytes]] = {}
+        self._holds: list[Hold] = []
+        self._lock_checked = False
+        self._rebuilt = Rebuilt()
+        self._pending: list[tuple[Any, _socket.socket]] = []
+
+    # ------------------------------------------------------------------------------------------------------------ dump
+
+    def matches(self, file: OpenFile) -> bool:
+        """A socket of IPv4 or IPv6."""
+        about = sockets.about(file)
+        return about is not None and about.family in (AF_INET, AF_INET6)
+
+    def inspect(self, file: OpenFile) -> None:
+        """Unsupported for other protocols, and for what the options given do not allow."""
+        about = sockets.about(file)
+        assert about is not None
+        if (about.type, about.protocol) not in _KEPT and about.type != RAW:
+            raise Unsupported(
+                f"{file.name} is a {about.words} (type {about.type}, protocol {about.protocol}), which cannot be saved",
+                "let the task close it before the dump",
+            )
+        sock = _socket.socket(fileno=file.borrow())
+        try:
+            self._inspect_waiting(file, sock)
+            if about.protocol == TCP and about.type == STREAM:
+                self._inspect_tcp(file, sock)
+        finally:
+            sock.close()
+
+    def _inspect_waiting(self, file: OpenFile, sock: _socket.socket) -> None:
+        events = _poll(sock)
+        if events & POLLERR:
+            raise Unsupported(
+                f"{file.name} has an error waiting, which can be read but once", "let the task read it before the dump"
+            )
+        if sock.type == DGRAM and tcp.queued(sock, termios.TIOCOUTQ):
+            raise Unsupported(f"{file.name} holds back a datagram (UDP_CORK, MSG_MORE), which cannot be read")
+
+    def _inspect_tcp(self, file: OpenFile, sock: _socket.socket) -> None:
+        info = tcp.info(sock)
+        ulp = sockets.try_get(sock.fileno(), tcp.TCP_ULP, 16, TCP)
+        if ulp and ulp.strip(b"\0"):
+            raise Unsupported(
+                f"{file.name} has the upper protocol {ulp.strip(bytes(1)).decode('ascii', 'replace')} (TCP_ULP), "
+                "whose keys cannot be read"
+            )
+        if info.state == tcp.LISTEN:
+            self._inspect_listener(file, info)
+        elif info.state == tcp.SYN_RECV:
+            raise Unsupported(f"{file.name} is a connection that is being opened (SYN_RECV), which cannot be saved")
+        elif info.state != tcp.CLOSE:
+            self._inspect_connection(file, sock, info)
+
+    def _inspect_listener(self, file: OpenFile, info: tcp.Info) -> None:
+        if info.waiting and not self.options.skip_in_flight:
+            raise Unsupported(f"{file.name} has {info.waiting} connections waiting to be accepted", _IN_FLIGHT)
+
+    def _inspect_connection(self, file: OpenFile, sock: _socket.socket, info: tcp.Info) -> None:
+        name = f"{file.name} is a TCP connection ({tcp.NAMES.get(info.state, info.state)})"
+        if not (self.options.tcp_established or self.options.tcp_close):
+            raise Unsupported(name, "keep it with --tcp-established, or let it be closed with --tcp-close")
+        if self.options.tcp_close:
+            return
+        if _poll(sock) & POLLPRI:
+            raise Unsupported(f"{name} with urgent data (MSG_OOB) that has not been read")
+        if not self._lock_checked and self.options.network_lock != "skip":
+            why = nftables.available()
+            if why is not None:
+                raise Unsupported(
+                    f"{name}, whose packets cannot be held back: this kernel has no nf_tables ({why})",
+                    "CONFIG_NF_TABLES_INET is missing; with --network-lock skip they are not, and the connection "
+                    "breaks if its peer sends anything meanwhile",
+                )
+            self._lock_checked = True
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """Hold all connections, then read them and everything of the other sockets."""
+        fresh = {file.status.st_ino: file for file in files if file.status.st_ino not in self._known}
+        diag = _diag(list(fresh.values()))
+        held: list[Held] = []
+        for inode, file in fresh.items():
+            sock = _socket.socket(fileno=file.borrow())
+            known = self._look(file, sock, diag.get(inode & 0xFFFFFFFF))
+            self._known[inode] = known
+            if known.remote is not None and _is_kept(known, self.options):
+                held.append(Held(sock, file))
+            else:
+                self._look_waiting(file, sock, known)
+                sock.close()
+        if held:
+            self._hold(held)
+
+    def _hold(self, held: list[Held]) -> None:
+        ends = [self._ends(one) for one in held]
+        table = None
+        if self.options.network_lock != "skip":
+            table = connections.fresh_table(self.options.pid)
+            known = self._notes.setdefault(_TABLE_NUMBER, {})
+            known[_TABLE] = known.get(_TABLE, b"") + table.encode() + b"\n"
+        self._holds.append(Hold(held, table, ends))
+        for one in held:
+            inode = one.file.status.st_ino
+            try:
+                stream = one.read()
+            except OSError as error:
+                raise KernelError("TCP_REPAIR", error.errno or 0, one.file.name) from None
+            self._streams[inode] = stream
+
+    def _ends(self, one: Held) -> Connection:
+        known = self._known[one.file.status.st_ino]
+        return inetaddress.connection(known.local, known.remote)
+
+    def _look(self, file: OpenFile, sock: _socket.socket, diag: sockdiag.Inet | None) -> Known:
+        about = sockets.about(file)
+        assert about is not None
+        fd = sock.fileno()
+        info = tcp.info(sock) if about.protocol == TCP and about.type == STREAM else None
+        remote = _peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
+        state = info.state if info else tcp.ESTABLISHED if remote else tcp.CLOSE
+        if diag is not None and _MD5 in diag.attributes:
+            raise Unsupported(f"{file.name} has MD5 keys (TCP_MD5SIG), which cannot be saved")
+        connected = info is not None and state not in (tcp.CLOSE, tcp.LISTEN)
+        options = inetoptions.look(fd, about, connected=connected)
+        backlog = info.backlog if info and state == tcp.LISTEN else 0
+        shutdown = _shutdown(sock, diag, info)
+        self._notes[file.status.st_ino & 0xFFFFFFFF] = options | sockets.notes(fd)
+        return Known(about, state, sock.getsockname(), remote, backlog, shutdown, sockets.entry(fd, file.name), options)
+
+    def _look_waiting(self, file: OpenFile, sock: _socket.socket, known: Known) -> None:
+        if known.about.type != STREAM:
+            if _poll(sock) & POLLIN:
+                self.log.warn("%s has datagrams that nobody has read: they are lost", file.name)
+        elif known.state == tcp.CLOSE and _poll(sock) & POLLRDHUP:
+            waiting = tcp.queued(sock, termios.FIONREAD)
+            data = sock.recv(waiting, tcp.MSG_PEEK | tcp.MSG_DONTWAIT) if waiting else b""
+            self._notes[file.status.st_ino & 0xFFFFFFFF][_ENDED] = data
+
+    def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
+        """The image of one socket."""
+        known = self._known[file.status.st_ino]
+        about, local, remote = known.about, known.local, known.remote
+        state = known.state
+        closed = about.protocol == TCP and remote is not None and not _is_kept(known, self.options)
+        if closed:
+            state, remote, local = tcp.CLOSE, None, inetaddress.nowhere(about.family)
+        entry = m.inet_sk_entry(
+            id=number, ino=file.status.st_ino & 0xFFFFFFFF, family=about.family, type=about.type, proto=about.protocol,
+            state=state, src_port=local[1], dst_port=remote[1] if remote else 0, flags=file.flags,
+            backlog=known.backlog, src_addr=inetaddress.words(local[0], about.family), opts=known.opts, fown=no_owner(),
+            dst_addr=inetaddress.words(remote[0] if remote else "", about.family),
+            ip_opts=inetoptions.ip_entry(known.options, about),
+        )  # fmt: skip
+        if about.family == AF_INET6:
+            entry.v6only = bool(any(known.options.get("ipv6_v6only", b"")))
+        for address in (local, remote):
+            if address is not None and len(address) > 3 and address[3]:
+                entry.ifname = _socket.if_indextoname(address[3])
+        if about.protocol == TCP and about.type == STREAM:
+            entry.tcp_opts.CopyFrom(inetoptions.tcp_entry(known.options))
+        if known.shutdown and not closed:
+            entry.shutdown = known.shutdown
+        return m.file_entry(type=self.TYPE, id=number, isk=entry)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """tcp-stream-X.img of each connection, X its inode in hex; our own notes."""
+        for inode, stream in self._streams.items():
+            entry = connections.entry_of(stream, self._notes[inode & 0xFFFFFFFF])
+            new.write(f"tcp-stream-{inode & 0xFFFFFFFF:x}.img", [(entry, stream.received + stream.sent)])
+        notes.write(new, _SOCKETS, self._notes)
+
+    def before_kill(self, pids: list[int]) -> None:
+        """The connections end with their processes, and in silence."""
+        for hold in self._holds:
+            hold.before_kill(pids)
+
+    def thaw(self) -> None:
+        """Let the connections go on."""
+        for hold in self._holds:
+            hold.thaw()
+        self._holds = []
+
+    # --------------------------------------------------------------------------------------------------------- restore
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """Our notes, and the queues of the connections; UserError where the options do not allow any."""
+        self._notes = notes.read(images, _SOCKETS, _KNOWN)
+        named = self._notes.get(_TABLE_NUMBER, {}).get(_TABLE, b"")
+        self._rebuilt.tables = [connections.table_of(line) for line in named.split(b"\n")[:-1]]
+        for entry in entries:
+            isk = entry.isk
+            name = f"the socket {isk.id}"
+            about = _check_entry(isk, name)
+            mine = self._notes.get(isk.ino, {})
+            sockets.check(isk.opts, name)
+            sockets.check_notes({key: mine[key] for key in mine.keys() & sockets.NOTES}, name)
+            inetoptions.check(_options(isk, mine), about, name)
+            if not _is_connection(isk) or self.options.tcp_close:
+                continue
+            if not self.options.tcp_established:
+                raise UserError(
+                    "there are TCP connections in this checkpoint",
+                    "restore it with --tcp-established, or with --tcp-close and without them",
+                )
+            pairs = images.read_with_payloads(f"tcp-stream-{isk.ino:x}.img")
+            if len(pairs) != 1:
+                raise ImageError(f"tcp-stream-{isk.ino:x}.img: {len(pairs)} entries where one is expected")
+            self._streams[isk.ino] = connections.stream_of(isk.state, *pairs[0])
+
+    def open(self, entry: Any, opening: Opening) -> int:
+        """Make the socket. It listens only when all are bound, and stays in repair mode until the end."""
+        isk = entry.isk
+        about = sockets.About(isk.family, isk.type, isk.proto)
+        sock = _make(about)
+        try:
+            os.set_blocking(sock.fileno(), not isk.flags & os.O_NONBLOCK)
+            self._open(isk, about, sock)
+        except OSError as error:
+            raise UserError(f"the socket {isk.id} cannot be made as it was: {error.strerror or error}") from None
+        finally:
+            fd = sock.detach()
+        return fd
+
+    def _open(self, isk: Any, about: sockets.About, sock: _socket.socket) -> None:
+        fd, mine = sock.fileno(), self._notes.get(isk.ino, {})
+        options = _options(isk, mine)
+        is_tcp = about.protocol == TCP and about.type == STREAM
+        sockets.restore_reuse(fd, isk.opts)
+        if is_tcp:  # sockets that share a port may come in any order; the true value is set in `finish`
+            sockets.set_int(fd, sockets.SO_REUSEADDR, 1)
+        sockets.restore(fd, _before_bind(isk.opts))
+        inetoptions.restore(fd, options, about, lambda name: name not in inetoptions.WITH_CONNECTION)
+        if is_tcp and isk.ino in self._streams:
+            self._open_connection(isk, about, sock, options)
+        elif _ENDED in mine and is_tcp:
+            self._enlarge(fd)
+            local = inetaddress.address(isk, isk.src_addr, isk.src_port)
+            connections.make_ended(
+                sock, mine[_ENDED], local, inetaddress.connection(local, local), local[3] if local[3:] else 0
+            )
+        else:
+            self._bind_and_connect(isk, about, sock)
+        inetoptions.restore(fd, options, about, lambda name: name in inetoptions.WITH_CONNECTION)
+        if "groups" in options:
+            inetoptions.join(fd, options["groups"], f"the socket {isk.id}")
+        sockets.restore(fd, isk.opts)
+        sockets.restore_notes(fd, {key: mine[key] for key in mine.keys() & sockets.NOTES})
+
+    @staticmethod
+    def _enlarge(fd: int) -> None:
+        """Room for any queue; the true sizes come with the other options."""
+        sockets.set_int(fd, sockets.SO_SNDBUFFORCE, _MAX_BACKLOG // 2)
+        sockets.set_int(fd, sockets.SO_RCVBUFFORCE, _MAX_BACKLOG // 2)
+
+    def _open_connection(self, isk: Any, about: sockets.About, sock: _socket.socket, options: dict[str, bytes]) -> None:
+        stream = self._streams[isk.ino]
+        local, remote = (
+            inetaddress.address(isk, isk.src_addr, isk.src_port),
+            inetaddress.address(isk, isk.dst_addr, isk.dst_port),
+        )
+        ends = inetaddress.connection(local, remote)
+        self._enlarge(sock.fileno())
+        self._rebuilt.build(sock, stream, (local, remote), int(isk.opts.reuseaddr))
+        inetoptions.restore(sock.fileno(), options, about, lambda name: name in inetoptions.WITH_CONNECTION)
+        self._rebuilt.finish(sock, stream, ends, local[3] if local[3:] else 0)
+        if isk.shutdown & 1 and stream.state not in tcp.PEER_FINISHED:
+            sock.shutdown(_socket.SHUT_RD)
+
+    def _bind_and_connect(self, isk: Any, about: sockets.About, sock: _socket.socket) -> None:
+        if any(isk.src_addr) or (isk.src_port and about.type != RAW):
+            inetaddress.bind(sock, inetaddress.address(isk, isk.src_addr, isk.src_port))
+        if about.protocol == TCP and about.type == STREAM:
+            self._pending.append((isk, _socket.socket(fileno=os.dup(sock.fileno()))))
+        elif isk.state == tcp.ESTABLISHED:
+            sock.connect(inetaddress.address(isk, isk.dst_addr, isk.dst_port))
+        if isk.shutdown:
+            try:
+                sock.shutdown({1: _socket.SHUT_RD, 2: _socket.SHUT_WR, 3: _socket.SHUT_RDWR}[isk.shutdown])
+            except OSError as error:
+                if error.errno != _ENOTCONN:  # what the kernel says although it has done it
+                    raise
+
+    def finish(self, opening: Opening) -> None:
+        """All are bound: who listened listens again."""
+        for isk, sock in self._pending:
+            if isk.state == tcp.LISTEN:
+                try:
+                    sock.listen(min(isk.backlog, _MAX_BACKLOG))
+                except OSError as error:
+                    raise UserError(f"the socket {isk.id} cannot listen again: {error.strerror}") from None
+            sockets.restore_reuse(sock.fileno(), isk.opts)
+
+    def is_delicate(self) -> bool:
+        """Peers must not hear of a restore that fails."""
+        return bool(self._streams or self._rebuilt.tables)
+
+    def let_go(self) -> None:
+        """The connections become such, but nothing comes or goes yet."""
+        self._rebuilt.let_go()
+
+    def hold(self) -> None:
+        """Whoever has the connections is about to end: let nobody hear of it."""
+        self._rebuilt.hold()
+
+    def released(self) -> None:
+        """The tasks live: let the packets through."""
+        self._rebuilt.released()
+
+    def close(self) -> None:
+        """Give back our own descriptors."""
+        for _, sock in self._pending:
+            sock.close()
+        self._pending = []
+        self._rebuilt.close()
+
+
+def _make(about: sockets.About) -> _socket.socket:
+    try:
+        return _socket.socket(about.family, about.type | os.O_CLOEXEC, about.protocol)
+    except OSError as error:
+        hint = "the sysctl net.ipv4.ping_group_range must allow it" if about.type == DGRAM else None
+        raise UserError(
+            f"a {about.words} of protocol {about.protocol} cannot be made: {error.strerror}", hint
+        ) from None
+
+
+def _before_bind(opts: Any) -> Any:
+    """Those of the common options that decide what a socket can be bound to or reach."""
+    early = m.sk_opts_entry(
+        so_sndbuf=0, so_rcvbuf=0, so_snd_tmo_sec=0, so_snd_tmo_usec=0, so_rcv_tmo_sec=0, so_rcv_tmo_usec=0,
+        so_bound_dev=opts.so_bound_dev,
+    )  # fmt: skip
+    for name in ("so_mark", "so_dontroute", "so_broadcast"):
+        if opts.HasField(name):
+            setattr(early, name, getattr(opts, name))
+    return early
+
+
+def _options(isk: Any, mine: dict[str, bytes]) -> dict[str, bytes]:
+    return inetoptions.from_entry(isk) | {key: mine[key] for key in mine.keys() & inetoptions.NOTES}
+
+
+def _is_kept(known: Known, options: Any) -> bool:
+    """Whether it is a TCP connection that goes into the images."""
+    return known.about.protocol == TCP and known.about.type == STREAM and not options.tcp_close
+
+
+def _is_connection(isk: Any) -> bool:
+    return bool(isk.proto == TCP and isk.type == STREAM and isk.state in (*tcp.CONNECTED, tcp.SYN_SENT))
+
+
+def _poll(sock: _socket.socket) -> int:
+    poll = select.poll()
+    poll.register(sock, POLLIN | POLLPRI | POLLRDHUP)
+    found = poll.poll(0)
+    return found[0][1] if found else 0
+
+
+def _diag(files: list[OpenFile]) -> dict[int, sockdiag.Inet]:
+    """What only sock_diag tells; a kernel without it leaves that out."""
+    wanted = set()
+    for file in files:
+        about = sockets.about(file)
+        if about is not None:
+            kind = sockdiag.RAW if about.type == RAW else about.protocol
+            if kind in (TCP, UDP, UDPLITE, sockdiag.RAW):
+                wanted.add((about.family, kind))
+    found = {}
+    for family, kind in sorted(wanted):
+        try:
+            listed = sockdiag.inet(family, kind, extensions=1 << _SHUTDOWN - 1)
+        except Unsupported:
+            continue
+        found.update({one.inode: one for one in listed if one.inode})
+    return found
+
+
+def _shutdown(sock: _socket.socket, diag: sockdiag.Inet | None, info: tcp.Info | None) -> int:
+    """sk_shutdown of what is not told by the state of a TCP connection."""
+    if diag is not None and _SHUTDOWN in diag.attributes:
+        how = diag.attributes[_SHUTDOWN][0]
+    else:
+        how = 1 if _poll(sock) & POLLRDHUP else 0
+    if info is None:
+        return how
+    return how & 1 if info.state in (tcp.ESTABLISHED, tcp.FIN_WAIT1, tcp.FIN_WAIT2) else 0
+
+
+def _peer(sock: _socket.socket, *, connecting: bool, diag: sockdiag.Inet | None) -> tuple[Any, ...] | None:
+    try:
+        return tuple(sock.getpeername())
+    except OSError as error:
+        if error.errno != _ENOTCONN:
+            raise
+    if diag is None or not any(diag.destination) or not (connecting or sock.type != STREAM):
+        return None
+    address = _socket.inet_ntop(diag.family, diag.destination)
+    return (address, diag.destination_port, 0, diag.interface)[: 2 if diag.family == AF_INET else 4]
+
+
+def _check_entry(isk: Any, name: str) -> sockets.About:
+    """ImageError for what is no socket of ours."""
+    about = sockets.About(isk.family, isk.type, isk.proto)
+    if isk.family not in (AF_INET, AF_INET6) or ((isk.type, isk.proto) not in _KEPT and isk.type != RAW):
+        raise ImageError(f"{name} is of family {isk.family}, type {isk.type}, protocol {isk.proto}, which is not known")
+    size = 1 if isk.family == AF_INET else 4
+    if len(isk.src_addr) != size or len(isk.dst_addr) not in (0, size):
+        raise ImageError(f"{name} has an address of {len(isk.src_addr)} and one of {len(isk.dst_addr)} words")
+    if isk.src_port > 0xFFFF or isk.dst_port > 0xFFFF or isk.proto > 0xFF or isk.shutdown > 3:
+        raise ImageError(f"{name} has a port or protocol that is out of bounds")
+    if isk.state not in tcp.NAMES or isk.state in (tcp.SYN_RECV, tcp.TIME_WAIT):
+        raise ImageError(f"{name} is in state {isk.state}, which no socket with a descriptor has")
+    return about
