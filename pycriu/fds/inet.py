@@ -193,7 +193,7 @@ class Inet(Kind):
         state = info.state if info else tcp.ESTABLISHED if remote else tcp.CLOSE
         if diag is not None and _MD5 in diag.attributes:
             raise Unsupported(f"{file.name} has MD5 keys (TCP_MD5SIG), which cannot be saved")
-        connected = info is not None and state not in (tcp.CLOSE, tcp.LISTEN)
+        connected = info is not None and (state not in (tcp.CLOSE, tcp.LISTEN) or bool(_poll(sock) & POLLRDHUP))
         options = inetoptions.look(fd, about, connected=connected)
         backlog = info.backlog if info and state == tcp.LISTEN else 0
         shutdown = _shutdown(sock, diag, info)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""TCP sockets without a connection, over IPv4 and IPv6: fresh, bound, listening on shared ports, both stacks, ended ones.
+"""TCP sockets without a connection, over IPv4 and IPv6: fresh, bound, listening, with shared ports, ended ones.
 
 Kept: TCP sockets without a connection: fresh, bound, listening (backlog, shared ports, dual stack, options), ended
 Missing: connections not yet accepted (dropped with --skip-in-flight, else refused); what TCP_SAVED_SYN would tell
@@ -33,7 +33,8 @@ def info(sock: socket.socket) -> tuple[object, ...]:
     data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     tcp = [sock.getsockopt(socket.IPPROTO_TCP, n) for n in (TCP_FASTOPEN, TCP_DEFER_ACCEPT, socket.TCP_NODELAY)]
     common = [sock.getsockopt(socket.SOL_SOCKET, n) for n in (*REUSE, socket.SO_SNDBUF, socket.SO_RCVBUF)]
-    v6only = sock.getsockopt(41, socket.IPV6_V6ONLY) if sock.family == socket.AF_INET6 else None
+    any_v6 = sock.getsockname()[0] == "::"  # elsewhere the option says nothing
+    v6only = sock.getsockopt(41, socket.IPV6_V6ONLY) if any_v6 else None
     backlog = struct.unpack_from("=I", data, 28)[0] if data[0] == 10 else 0
     return data[0], backlog, sock.getsockname(), tcp, common, v6only, sock.getblocking()
 
