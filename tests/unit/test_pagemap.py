@@ -58,10 +58,30 @@ def test_both_ways_see_the_pages_that_were_written() -> None:
     found = pagemap.private_pages(os.getpid(), spans)
     assert [(at - start) // P + n for at, count in found for n in range(count)] == written
     with open("/proc/self/pagemap", "rb", buffering=0) as file:
-        plain = pagemap._read(file.fileno(), spans)
+        plain = pagemap._read(file.fileno(), spans, {})
     pages = [(at - start) // P + n for at, count in plain for n in range(count)]
     assert set(written) <= set(pages) <= {*written, 20}
 
 
 def test_no_spans_no_pages() -> None:
     assert pagemap.private_pages(os.getpid(), []) == []
+
+
+def test_the_slow_way_looks_at_what_is_there_only() -> None:
+    """A terabyte of which two pages are touched: what comes behind the second is not read."""
+    import ctypes
+
+    area = mmap.mmap(-1, 1 << 40, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    area[3 * P] = area[70 * P] = 1
+    counts = pagemap.page_counts(f"{start:x}-{start + (1 << 40):x} rw-p 0 00:00 0\nRss: {2 * P >> 10} kB\nSwap: 0 kB\n")
+    assert counts == {start: 2}
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        found = pagemap._read(file.fileno(), [(start, start + (1 << 40))], counts)
+    assert found == [(start + 3 * P, 1), (start + 70 * P, 1)]
+
+
+def test_page_counts() -> None:
+    smaps = "1000-3000 rw-p 00000000 00:00 0 \nRss: 8 kB\nPss: 4 kB\nSwap: 4 kB\nSwapPss: 4 kB\nVmFlags: rd\n"
+    assert pagemap.page_counts(smaps) == {0x1000: (8 << 10) // P + (4 << 10) // P}
