@@ -165,3 +165,29 @@ def test_task_that_is_gone() -> None:
         procfs.descriptors(4194303)
     with pytest.raises(TraceeGone):
         procfs.link(4194303, "cwd")
+
+
+HUGE = """\
+7f0000000000-7f0000400000 rw-p 00000000 00:11 234395                     /anon_hugepage (deleted)
+Size:               4096 kB
+KernelPageSize:     2048 kB
+MMUPageSize:        2048 kB
+ProtectionKey:         3
+VmFlags: rd wr mr mw me de ht
+7f0000400000-7f0000401000 rw-p 00000000 00:00 0                          [anon:VmFlags: no]
+Size:                  4 kB
+KernelPageSize:        4 kB
+MMUPageSize:           4 kB
+ProtectionKey:         0
+VmFlags: rd wr mr mw me ac sd lo lf
+"""
+
+
+def test_smaps_of_huge_pages_and_keys() -> None:
+    huge, small = procfs.parse_smaps(HUGE)
+    assert (huge.page_size, huge.key, huge.flags[-1], huge.inode) == (2 << 20, 3, "ht", 234395)
+    assert (small.page_size, small.key, small.flags[-2:], small.name) == (0, 0, ("lo", "lf"), "[anon:VmFlags: no]")
+
+
+def test_smaps_without_flags_is_read_once() -> None:
+    assert len(procfs.parse_smaps("1000-2000 rw-p 00000000 00:00 0 \nSize: 4 kB\nRss: 4 kB\n")) == 1
