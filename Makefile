@@ -75,6 +75,7 @@ $(SUITES): build/test/%:
 	@$(NINJA) -C $@ 9>&2
 
 host:
+	@$(DEV) -m tests.debian
 	@$(DEV) -m pytest tests/host
 
 runtime: $(addprefix runtime-,$(MACHINES))

@@ -1,35 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """CRIU to compare with: the one that is named, the host's, or Debian's with its own libraries, unpacked into the cache.
 
-Debian's comes through an apt with lists and state of its own, from the archive that the host's apt is configured with;
-apt checks signatures and hashes. Nothing is installed on the host.
+Debian's is fetched by `tests.debian`. Nothing is installed on the host.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 SUITES = ("trixie", "sid")  # the newest release that carries criu comes first
-
-APT = """\
-#clear APT::Update;
-#clear DPkg;
-Dir::State "{root}/state/";
-Dir::State::lists "{root}/lists/";
-Dir::State::status "{root}/status";
-Dir::Cache "{root}/cache/";
-Dir::Etc::sourcelist "{root}/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Sandbox::User "root";
-APT::Install-Recommends "false";
-Acquire::Languages "none";
-"""
 
 
 class NoPeerError(Exception):
@@ -83,38 +65,9 @@ def _tried(command: tuple[str, ...]) -> Peer:
 
 
 def _download(root: Path) -> None:
-    from layer.errors import LayerError
-    from layer.fetch import debian
+    from tests import debian
 
-    shutil.rmtree(root, ignore_errors=True)
-    for part in ("state", "lists/partial", "cache/archives/partial", "root"):
-        (root / part).mkdir(parents=True)
-    (root / "status").touch()
-    (root / "apt.conf").write_text(APT.format(root=root))
-    said = ""
-    for suite in SUITES:
-        try:
-            line = debian.source_line(suite)
-        except LayerError as error:
-            raise NoPeerError(str(error)) from None
-        (root / "sources.list").write_text(line.replace("deb-src", "deb", 1))
-        said = _apt(root, "update") or _apt(root, "install", "--yes", "--download-only", "criu")
-        if not said:
-            break
-    else:
-        raise NoPeerError(f"no criu could be had from {' or '.join(SUITES)}: {said}")
-    for package in sorted((root / "cache/archives").glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", package, root / "root"], check=True)
-    shutil.rmtree(root / "cache")
-
-
-def _apt(root: Path, *words: str) -> str:
-    """Run apt-get; what it says when it fails, else nothing."""
-    done = subprocess.run(
-        ["apt-get", "-c", root / "apt.conf", "-q", *words],
-        env=os.environ | {"LC_ALL": "C"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
+    try:
+        debian.unpack(root, SUITES, ("criu",), alone=True)
+    except debian.NotHadError as error:
+        raise NoPeerError(str(error)) from None

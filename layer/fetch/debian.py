@@ -136,6 +136,14 @@ def sort_versions(versions: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(versions, key=functools.cmp_to_key(compare)))
 
 
+def codename() -> str:
+    """The release of this host, such as bookworm; InputError where it is no Debian."""
+    found = _os_release().get("VERSION_CODENAME", "")
+    if not found:
+        raise InputError("this host does not say which release of Debian it is (/etc/os-release)")
+    return found
+
+
 def _host_archive() -> aptsources.Archive:
     named = os.environ.get("LAYER_DEBIAN_ARCHIVE")
     if named:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import debian
+
 DEADLINE = 20.0 * float(os.environ.get("PYCRIU_TEST_SLOWNESS", "1"))
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -263,6 +265,12 @@ def subreaper() -> None:
     if os.geteuid():
         pytest.skip("the host tests trace processes and choose PIDs: they need root")
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpacked_programs() -> None:
+    """What `make host` has fetched is found, behind what the host has."""
+    os.environ.update(debian.environment())
 
 
 @pytest.fixture

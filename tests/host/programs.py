@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the tests with real programs share: how one is started, dumped and restored, and for how long it stood still.
 
-A test needs what it names of NEEDED and is skipped by that name where it is missing: nothing is downloaded here.
+A test needs what it names of NEEDED and is skipped by that name where it is missing: no test downloads anything.
 """
 
 from __future__ import annotations
@@ -20,20 +20,14 @@ import pexpect
 import pytest
 
 from pycriu.images import store
+from tests import debian
 from tests.host.conftest import DEADLINE, Host, alive, reap, state, wait_until
 
-# program → Debian package
-NEEDED = {
-    "bash": "bash",
+# program → Debian package; those of tests.debian are fetched by `make host`, these are too large for that
+NEEDED = debian.PROGRAMS | {
     "java": "default-jdk-headless",
     "javac": "default-jdk-headless",
-    "less": "less",
-    "nginx": "nginx-light",
     "node": "nodejs",
-    "postgres": "postgresql",
-    "redis-server": "redis-server",
-    "tmux": "tmux",
-    "vi": "vim",
 }
 _PLACES = "/usr/lib/postgresql/*/bin", "/usr/sbin"
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs of Debian's packages, unpacked into the cache: CRIU to compare with, servers and editors for the tests.
+
+They come through an apt with lists and state of its own, from the archive that the host's apt is configured with; apt
+checks signatures and hashes. Nothing is installed on the host, and no package's scripts run.
+
+`python3 -m tests.debian` fetches what the tests with real programs want and this host does not have.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from layer.errors import LayerError
+from layer.fetch import debian
+
+APT = """\
+#clear APT::Update;
+#clear DPkg;
+Dir::State "{root}/state/";
+Dir::State::lists "{root}/lists/";
+Dir::State::status "{status}";
+Dir::Cache "{root}/cache/";
+Dir::Etc::sourcelist "{root}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+"""
+
+# program → the package that has it
+PROGRAMS = {
+    "bash": "bash",
+    "go": "golang-go",
+    "less": "less",
+    "nginx": "nginx-light",
+    "postgres": "postgresql",
+    "redis-server": "redis-server",
+    "tmux": "tmux",
+    "vi": "vim-tiny",
+}
+_FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
+_LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
+
+
+class NotHadError(Exception):
+    """The packages cannot be had; the text says why."""
+
+
+def cache() -> Path:
+    """The cache of the build, where all that is fetched lies."""
+    return Path(os.environ.get("LAYER_CACHE") or Path.home() / ".cache/pycriu-layer")
+
+
+def unpack(root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, alone: bool) -> None:
+    """Packages of the first suite that has them, and what they depend on, below `root`/root.
+
+    `alone`: with every library down to libc; else what the host has installed is left out.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    for part in ("state", "lists/partial", "cache/archives/partial", "root"):
+        (root / part).mkdir(parents=True)
+    (root / "status").touch()
+    status = root / "status" if alone else "/var/lib/dpkg/status"
+    (root / "apt.conf").write_text(APT.format(root=root, status=status))
+    said = ""
+    for suite in suites:
+        try:
+            line = debian.source_line(suite)
+        except LayerError as error:
+            raise NotHadError(str(error)) from None
+        (root / "sources.list").write_text(line.replace("deb-src", "deb", 1))
+        said = _apt(root, "update") or _apt(root, "install", "--yes", "--download-only", *packages)
+        if not said:
+            break
+    else:
+        raise NotHadError(f"{', '.join(packages)} cannot be had from {' or '.join(suites)}: {said}")
+    for package in sorted((root / "cache/archives").glob("*.deb")):
+        subprocess.run(["dpkg-deb", "-x", package, root / "root"], check=True)
+    shutil.rmtree(root / "cache")
+
+
+def _apt(root: Path, *words: str) -> str:
+    """Run apt-get; what it says when it fails, else nothing."""
+    done = subprocess.run(
+        ["apt-get", "-c", root / "apt.conf", "-q", *words],
+        env=os.environ | {"LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
+
+
+def programs() -> Path:
+    """Where the programs for the tests are unpacked."""
+    return cache() / "programs"
+
+
+def folders(patterns: tuple[str, ...]) -> list[str]:
+    """Those folders of the unpacked packages that exist."""
+    root = programs() / "root"
+    return [str(found) for pattern in patterns for found in sorted(root.glob(pattern)) if found.is_dir()]
+
+
+def environment() -> dict[str, str]:
+    """What makes the unpacked programs run beside the host's, which come first."""
+    paths = {"PATH": folders(_FOLDERS), "LD_LIBRARY_PATH": folders(_LIBRARIES)}
+    changed = {name: os.pathsep.join([*filter(None, [os.environ.get(name)]), *found]) for name, found in paths.items()}
+    return {name: value for name, value in changed.items() if value}
+
+
+def missing() -> list[str]:
+    """Programs that neither the host nor the cache has."""
+    path = environment().get("PATH")
+    return [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+
+
+def main() -> int:
+    """Fetch what is missing, once. A host without an archive goes without: the tests say what they lack."""
+    if not missing() or (programs() / "root").exists():
+        return 0
+    codename = debian.codename()
+    wanted = missing()
+    sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {programs()}\n")
+    try:
+        unpack(programs(), (codename,), tuple(PROGRAMS[program] for program in wanted), alone=False)
+    except NotHadError as error:
+        sys.stderr.write(f"  {error}\n")
+        return 0
+    tiny = programs() / "root/usr/bin/vim.tiny"
+    if tiny.exists():  # Debian names it by a script that has not run
+        (tiny.parent / "vi").symlink_to(tiny.name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
