@@ -28,6 +28,7 @@ NEEDED = debian.PROGRAMS | {
     "java": "default-jdk-headless",
     "javac": "default-jdk-headless",
     "node": "nodejs",
+    "script": "bsdutils",
 }
 _PLACES = "/usr/lib/postgresql/*/bin", "/usr/sbin"
 
