@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""pidfd_open(2): of tasks of the tree, of their threads, and of processes that have ended and been waited for.
+"""pidfd_open(2): of processes of the tree and their first threads, and of those that have ended and been waited for.
 
+Refused: processes outside the tree; threads other than the first (PIDFD_THREAD), which come later than descriptors.
 Of the last a restore makes one: a process that ends in the same way while pidfds of it are opened. How it ended tells
 PIDFD_GET_INFO (Linux 6.15), and CRIU's message has no field for it.
 """
@@ -60,7 +61,14 @@ class Pidfd(Kind):
     def inspect(self, file: OpenFile) -> None:
         """Unsupported for a process outside the tree."""
         pid = target(file)
-        if pid == DEAD or in_tree(pid, self.options.pid):
+        if pid == DEAD:
+            return
+        if in_tree(pid, self.options.pid):
+            if not _leads(pid):
+                raise Unsupported(
+                    f"{file.name} is of thread {pid}, which a restore makes when its process has all its descriptors",
+                    "let the task use a pidfd of the process (without PIDFD_THREAD), or close it first",
+                )
             return
         if not pid:
             raise Unsupported(f"{file.name} is of a process in another PID namespace", "let the task close it first")
@@ -158,6 +166,14 @@ def in_tree(tid: int, root: int) -> bool:
     except TraceeGone:
         return False
     return pid == root
+
+
+def _leads(tid: int) -> bool:
+    """Whether a task is the first thread of its process; one that has just ended is none that matters."""
+    try:
+        return procfs.parse_status(procfs.text(tid, "status"))["Tgid"] == str(tid)
+    except TraceeGone:
+        return True
 
 
 def _exit_status(file: OpenFile) -> int | None:

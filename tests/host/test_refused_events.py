@@ -50,6 +50,15 @@ REFUSED = {
     ),
     "landlock": ("x = have(libc.syscall(444, struct.pack('Q', 1), 8, 0))", ("a Landlock ruleset",)),
     "fsopen": ("x = have(libc.syscall(430, b'tmpfs', 0))", ("a file system that is being set up",)),
+    "detached mount": ("x = have(libc.syscall(428, -100, b'.', 1))", ("mount",)),
+    "mount to be": (
+        "f = have(libc.syscall(430, b'tmpfs', 0))\nlibc.syscall(431, f, 6, None, None, 0)\n"
+        "x = have(libc.syscall(432, f, 0, 0))\nos.close(f)",
+        ("mount",),
+    ),
+    "notification pipe": (
+        "p = (ctypes.c_int * 2)()\nx = have(-1 if libc.pipe2(p, os.O_EXCL) else p[0])", ("notification",)
+    ),
     "secret memory": ("x = have(libc.syscall(447, 0))", ("secret memory",)),
     "fuse": ("x = opened('/dev/fuse')", ("FUSE",)),
     "real-time clock": ("x = opened('/dev/rtc0')", ("real-time clock",)),
@@ -96,6 +105,18 @@ def test_pidfd_of_an_outsider(host: Host) -> None:
     host.refused(subject, "pidfd", f"process {outsider.pid}", "outside the tree")
     outsider.communicate()
     assert host.dump(subject, "-R").ok, "a process that has ended is nobody's"
+    assert subject.go() == ["ok"]
+
+
+def test_pidfd_of_a_thread(host: Host) -> None:
+    subject = host.python(
+        "import threading\nthread = threading.Thread(target=wait_for_go)\nthread.start()\n"
+        "try:\n    x = os.pidfd_open(thread.native_id, os.O_EXCL)\nexcept OSError:\n    say('no')\n"
+        "say('thread', thread.native_id)\npause_for_dump()\nsay('ok')"
+    )
+    if subject.said()[0] == "no":
+        pytest.skip("pidfds of threads need Linux 6.9")
+    host.refused(subject, "pidfd", subject.said()[0])
     assert subject.go() == ["ok"]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Processes by descriptor: of itself, of a child, of a zombie, of a child's parent, of a thread, and of processes that
+"""Processes by descriptor: of itself, a child, a zombie, a parent, the first thread, and of processes that
 have ended, with how they did; waiting, polling and signalling by them.
 
-Missing: pidfds of processes outside the tree (refused).
+Missing: pidfds of processes outside the tree, and of threads other than the first of a process (both refused).
 """
 
 import fcntl

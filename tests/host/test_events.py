@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Event descriptors in company: pidfds of threads, watches where handles lead nowhere, groups that report by name."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+THREADS = """
+import threading
+def name_itself():
+    fds.append(os.pidfd_open(threading.get_native_id(), os.O_EXCL))
+fds = []
+try:
+    fds.append(os.pidfd_open(os.getpid(), os.O_EXCL))
+except OSError:
+    say("kernel lacks it")
+short = threading.Thread(target=name_itself)
+short.start()
+short.join()
+while not select.select([fds[1]], [], [], 0)[0]: time.sleep(0.001)
+pause_for_dump()
+say([int(line.split()[1]) for fd in fds for line in open(f"/proc/self/fdinfo/{fd}") if line.startswith("Pid:")])
+say([fd in select.select(fds, [], [], 0)[0] for fd in fds])
+"""
+
+
+def test_pidfds_of_threads(host: Host) -> None:
+    """The first of the process, and one that has ended."""
+    subject = host.python(THREADS)
+    if subject.said()[0] == "kernel lacks it":
+        pytest.skip("pidfds of threads need Linux 6.9")
+    host.round_trip(subject)
+    host.round_trip(subject)
+    assert subject.go()[-2:] == [f"[{subject.pid}, -1]", "[False, True]"]
+
+
+WATCH = """
+os.chdir("merged")
+x = libc.inotify_init1(os.O_NONBLOCK)
+wd = libc.inotify_add_watch(x, b"d/f", 2)
+os.chdir("..")
+pause_for_dump()
+open("merged/d/f", "a").write("x")
+say(struct.unpack_from("=iI", os.read(x, 100)) == (wd, 2))
+"""
+
+
+@pytest.fixture
+def overlay(host: Host) -> Iterator[Path]:
+    """An overlayfs, which makes handles that it cannot resolve."""
+    for name in ("lower/d", "upper", "work", "merged"):
+        (host.folder / name).mkdir(parents=True)
+    (host.folder / "lower" / "d" / "f").touch()
+    options = f"lowerdir={host.folder}/lower,upperdir={host.folder}/upper,workdir={host.folder}/work"
+    merged = host.folder / "merged"
+    mounted = subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(merged)], check=False)
+    if mounted.returncode:
+        pytest.skip("no overlayfs on this file system")
+    (merged / "d" / "f").write_text("copied up")
+    try:
+        yield merged
+    finally:
+        subprocess.run(["umount", "-l", str(merged)], check=True)
+
+
+def test_watch_on_overlayfs(host: Host, overlay: Path) -> None:
+    subject = host.python(WATCH)
+    host.round_trip(subject)
+    assert subject.go() == ["True"]
+
+
+NAMES = """
+os.mkdir("folder")
+group = libc.fanotify_init(2 | 0xe00, 0)
+mark = libc.fanotify_mark
+mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]
+if group < 0 or mark(group, 1, 0x40000300, -100, b"folder"):
+    say("kernel lacks it")
+pause_for_dump()
+open("folder/new", "w").close()
+say(b"new\\0" in os.read(group, 4096))
+"""
+
+
+def test_fanotify_that_reports_names(host: Host) -> None:
+    subject = host.python(NAMES)
+    if subject.said()[0] == "kernel lacks it":
+        pytest.skip("FAN_REPORT_DFID_NAME needs Linux 5.9")
+    host.round_trip(subject)
+    host.round_trip(subject)
+    assert subject.go() == ["True"]
