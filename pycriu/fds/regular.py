@@ -51,6 +51,7 @@ class Regular(Kind):
         ] = {}  # path and inode → whether it leads there, when last inspected
         self._taken: dict[int, bool] = {}  # id → whether it is a ghost or linked
         self._sync: dict[str, int] = {}
+        self._watched = False
         self._attached: list[tuple[int, OpenFile]] = []
 
     # ------------------------------------------------------------------------------------------------------------ dump
@@ -94,7 +95,11 @@ class Regular(Kind):
             if number is None or number in self._taken:
                 continue
             _refuse_other_process(file, saving)
-            self._take(number, file.link, file.status, f"/proc/{file.pid}/fd/{file.fd}", saving)
+            self._take(number, file.link, file.status, file.flags, f"/proc/{file.pid}/fd/{file.fd}", saving)
+
+    def settle(self, saving: Saving) -> None:
+        """Whether the tree would see that files are opened."""
+        self._watched = any(saving.kinds.find(kind) for kind in ("inotify", "fanotify"))
 
     def keep(self, number: int, file: OpenFile, fd: int) -> bool:
         """Whether `fd`, ours for an open file, is needed to sync that: opened anew, it would break leases."""
@@ -107,7 +112,7 @@ class Regular(Kind):
     def gather_places(self, places: list[tuple[int, Place, int]], saving: Saving) -> None:
         """The same for places, each with its id and the flags to open it."""
         for number, place, flags in places:
-            self._take(number, place.path, place.status, place.link, saving)
+            self._take(number, place.path, place.status, flags, place.link, saving)
             if flags & os.O_ACCMODE and self._must_be_synced(number, place.path, place.status):
                 self._sync[place.path] = os.open(place.link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -118,11 +123,11 @@ class Regular(Kind):
     def attach(self, file: OpenFile, saving: Saving) -> int:
         """The id of an entry for the path of a file of another kind (a FIFO), as which it must be opened first."""
         number = saving.fresh()
-        self._take(number, file.link, file.status, f"/proc/{file.pid}/fd/{file.fd}", saving)
+        self._take(number, file.link, file.status, file.flags, f"/proc/{file.pid}/fd/{file.fd}", saving)
         self._attached.append((number, file))
         return number
 
-    def _take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
+    def _take(self, number: int, path: str, status: os.stat_result, flags: int, link: str, saving: Saving) -> None:
         if number in self._taken:
             return
         key = path, status.st_dev, status.st_ino
@@ -131,7 +136,7 @@ class Regular(Kind):
         if gone:
             self._ghosts.take(number, path, status, link, saving)
         else:
-            self._notes.add(number, path, status, self._digest(path, status))
+            self._notes.add(number, path, status, flags, self._digest(path, status))
 
     def _digest(self, path: str, status: os.stat_result) -> bytes | None:
         wanted = self.options.file_validation == validation.CHECKSUM and stat.S_ISREG(status.st_mode)
@@ -171,7 +176,7 @@ class Regular(Kind):
 
     def write(self, new: NewCheckpoint) -> None:
         """Ghosts, and what restores compare."""
-        self._notes.write(new)
+        self._notes.write(new, watched=self._watched)
         self._ghosts.write(new)
 
     def to_sync(self) -> dict[str, int]:

@@ -2,7 +2,8 @@
 """Whether a file that is opened again is the one that was open at the dump (--file-validation).
 
     filesize   as many bytes as then
-    mtime      and not written to since; the default
+    mtime      and not written to since; the default. A file that the tree only reads may be a copy: where it is newer,
+               a sample of its content decides (its beginning and end, as a file that a boot has unpacked has them)
     buildid    size, and for programs and libraries the GNU build-id, as CRIU does
     checksum   size, and the content: a dump with the same option reads every file to its end
 
@@ -12,6 +13,7 @@ and build-ids are in CRIU's reg_file_entry, which has no field for the others: t
 
 from __future__ import annotations
 
+import binascii
 import os
 import stat
 import struct
@@ -28,16 +30,17 @@ if TYPE_CHECKING:
 
 FILESIZE, MTIME, BUILDID, CHECKSUM = "filesize", "mtime", "buildid", "checksum"
 IMAGE = "pycriu-files.img"
-_RECORD = struct.Struct("<IIq16s")  # id, what is known, mtime in ns, digest
-_KNOWS_MTIME, _KNOWS_DIGEST = 1, 2
+_RECORD = struct.Struct("<IIqI16s")  # id, what is known, mtime in ns, sample, digest
+_KNOWS_MTIME, _KNOWS_DIGEST, _KNOWS_SAMPLE = 1, 2, 4
+_SAMPLE = 1 << 16  # bytes from either end
 PSEUDO = ("/proc/", "/sys/")  # their times are those of our looking
 _PIECE = 1 << 20
 _ELF_HEAD, _NOTES_ROOM = 64, 1 << 16
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 
 
-Known = tuple[int | None, bytes | None]
-"""What is known of one file beyond CRIU's fields: its mtime in ns, and a digest. A plain tuple: there are thousands."""
+Known = tuple[int | None, int | None, bytes | None]
+"""What is known of one file beyond CRIU's fields: its mtime in ns, a sample, a digest. A tuple: there are thousands."""
 
 
 class Notes:
@@ -45,32 +48,45 @@ class Notes:
 
     def __init__(self) -> None:
         self._known: dict[int, Known] = {}
+        self._added: list[tuple[int, str, os.stat_result, bytes | None]] = []
+        self._written: set[tuple[int, int]] = set()
 
-    def add(self, number: int, path: str, status: os.stat_result, digest: bytes | None) -> None:
-        """Note a regular file with a path."""
+    def add(self, number: int, path: str, status: os.stat_result, flags: int, digest_: bytes | None) -> None:
+        """Note a regular file with a path, open with `flags`."""
         if stat.S_ISREG(status.st_mode) and not path.startswith(PSEUDO):
-            self._known[number] = status.st_mtime_ns, digest
+            self._added.append((number, path, status, digest_))
+            if flags & os.O_ACCMODE and not flags & os.O_PATH:
+                self._written.add((status.st_dev, status.st_ino))
 
-    def write(self, new: NewCheckpoint) -> None:
-        """The image."""
-        records.write(new, IMAGE, _RECORD, [_row(number, known) for number, known in self._known.items()])
+    def write(self, new: NewCheckpoint, *, watched: bool) -> None:
+        """The image. Where the tree has watches, no sample is taken: to open a file would be seen.
+
+        None is taken either of what the tree writes to: it may have done so again since it was stopped.
+        """
+        samples: dict[str, int | None] = {}
+        rows = []
+        for number, path, status, digest_ in self._added:
+            found = None
+            if not watched and (status.st_dev, status.st_ino) not in self._written:
+                if path not in samples:
+                    samples[path] = sample(path)
+                found = samples[path]
+            what = _KNOWS_MTIME | _KNOWS_DIGEST * (digest_ is not None) | _KNOWS_SAMPLE * (found is not None)
+            rows.append((number, what, status.st_mtime_ns, found or 0, digest_ or b""))
+        records.write(new, IMAGE, _RECORD, rows)
 
     def read(self, images: ImagesDir) -> None:
         """The image; there is none in a checkpoint of CRIU's."""
-        for number, what, mtime, digest_ in records.read(images, IMAGE, _RECORD):
+        for number, what, mtime, sample_, digest_ in records.read(images, IMAGE, _RECORD):
             self._known[number] = (
-                mtime if what & _KNOWS_MTIME else None, digest_ if what & _KNOWS_DIGEST else None
-            )  # fmt: skip
+                mtime if what & _KNOWS_MTIME else None,
+                sample_ if what & _KNOWS_SAMPLE else None,
+                digest_ if what & _KNOWS_DIGEST else None,
+            )
 
     def of(self, number: int) -> Known:
         """What is known of a file."""
-        return self._known.get(number, (None, None))
-
-
-def _row(number: int, known: Known) -> tuple[int, int, int, bytes]:
-    mtime, digest_ = known
-    what = _KNOWS_MTIME * (mtime is not None) | _KNOWS_DIGEST * (digest_ is not None)
-    return number, what, mtime or 0, digest_ or b""
+        return self._known.get(number, (None, None, None))
 
 
 def check_kind(path: str, status: os.stat_result, reg: Any, *, skip_rwx: bool) -> None:
@@ -93,18 +109,19 @@ def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> N
     """UserError, with the difference, unless a regular file is the one of the image."""
     if not stat.S_ISREG(status.st_mode) or reg.name.startswith(PSEUDO):
         return
-    mtime, then = known
+    mtime, sampled, then = known
     hint = "the task would continue with another file than it had; put back the file of the dump"
     if reg.HasField("size") and reg.size != status.st_size:
         raise UserError(f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}", hint)
-    if reg.build_id and how != CHECKSUM:
+    if reg.build_id and how in (MTIME, BUILDID):
         words = b"".join(word.to_bytes(4, "little") for word in reg.build_id)
         if (found := build_id(reg.name)) != words:
             said = found.hex() if found else "none"
             raise UserError(
                 f"{reg.name} is another build: its build-id is {said}, at the dump it was {words.hex()}", hint
             )
-    if how == MTIME and mtime is not None and status.st_mtime_ns > mtime:
+    newer = how == MTIME and mtime is not None and status.st_mtime_ns > mtime
+    if mtime is not None and newer and (sampled is None or sample(reg.name) != sampled):
         raise UserError(
             f"{reg.name} has been written to since the dump: it was changed at {_when(status.st_mtime_ns)}, "
             f"at the dump that was {_when(mtime)}",
@@ -121,6 +138,21 @@ def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> N
 
 def _when(ns: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns // 10**9)) + f".{ns % 10**9:09d}"
+
+
+def sample(path: str) -> int | None:
+    """A checksum of the beginning and the end of a file; None where it cannot be read at once."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        end = max(os.fstat(fd).st_size - _SAMPLE, 0)
+        return binascii.crc32(os.pread(fd, _SAMPLE, end), binascii.crc32(os.pread(fd, _SAMPLE, 0)))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def digest(path: str) -> bytes:

@@ -125,6 +125,20 @@ def test_file_that_changed_since_the_dump(host: Host, change: str) -> None:
     assert subject.go() == ["content"]
 
 
+def test_file_that_is_newer_but_the_same(host: Host) -> None:
+    """A file that is only read may have been unpacked again; one that was written to must be the very one."""
+    for name in ("read", "written"):
+        (host.folder / name).write_text("content")
+    subject = host.python("x, y = open('read'), open('written', 'r+')\npause_for_dump()\nsay(x.read(), y.read())")
+    assert host.dump(subject).ok
+    (host.folder / "read").write_text("content")
+    (host.folder / "written").write_text("content")
+    assert "/written has been written to" in host.restore().errors()
+    restored = host.restore("--file-validation", "filesize")
+    assert restored.ok, restored
+    assert subject.go() == ["content content"]
+
+
 def test_options_say_what_must_match(host: Host) -> None:
     path = host.folder / "data"
     path.write_text("content")
