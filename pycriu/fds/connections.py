@@ -261,6 +261,9 @@ def _hear(sock: _socket.socket, stream: tcp.Stream, ends: Connection, scope: int
 
 def _repeat(sock: _socket.socket, before: int, ends: Connection, scope: int, data: bytes) -> None:
     """Send a segment to ourselves until the socket is in another state than before."""
+    if not inetaddress.is_here(ends.source):
+        address = inetaddress.unpacked(ends.source)
+        raise UserError(f"a connection of {address} had one side finished: that needs an address of this machine")
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         segment.inject(ends.destination, ends.source, segment.IPPROTO_TCP, data, scope)

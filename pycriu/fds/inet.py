@@ -2,7 +2,7 @@
 """Sockets of IPv4 and IPv6: TCP, UDP, UDP-Lite, ICMP and raw ones.
 
 A TCP connection is kept with --tcp-established (`connections`, kernel.tcp), or closed with --tcp-close. Connections
-that nobody has accepted are lost, with --skip-in-flight; so are datagrams that nobody has read, with a warning.
+that nobody has accepted are lost, with --skip-in-flight; so are packets that nobody has read from a raw socket.
 Refused: what has an error or urgent data waiting, upper protocols (TLS), MD5 and AO keys, MPTCP, other protocols.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import termios
 
 from pycriu.errors import ImageError, KernelError, Unsupported, UserError
-from pycriu.fds import connections, inetaddress, inetoptions, sockets
+from pycriu.fds import connections, datagrams, inetaddress, inetoptions, inetstate, queues, sockets
 from pycriu.fds.connections import Held, Hold, Rebuilt
+from pycriu.fds.inetstate import POLLERR, POLLIN, POLLPRI, POLLRDHUP
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -39,13 +39,11 @@ TCP, UDP, UDPLITE, ICMP, ICMPV6 = 6, 17, 136, 1, 58
 _KEPT = {(STREAM, TCP), (DGRAM, UDP), (DGRAM, UDPLITE), (DGRAM, ICMP), (DGRAM, ICMPV6)}
 _MAX_BACKLOG = (1 << 31) - 1
 _SOCKETS = "pycriu-sockets-inet.img"
-_TABLE, _ENDED, _MORE = "table", "ended", "sockopts"
+_TABLE, _ENDED, _DATAGRAMS = "table", "ended", "datagrams"
 _TABLE_NUMBER = 0  # the note with the names of tables belongs to no socket
 _IN_FLIGHT = "connections that are not yet accepted can be dropped with --skip-in-flight"
-_KNOWN = inetoptions.NOTES | sockets.NOTES | {_TABLE, _ENDED}
-POLLIN, POLLPRI, POLLERR, POLLRDHUP = 1, 2, 8, 0x2000
-_ENOTCONN, _ENOENT = 107, 2
-_MD5, _SHUTDOWN = 18, 8  # INET_DIAG_MD5SIG, INET_DIAG_SHUTDOWN
+_KNOWN = inetoptions.NOTES | sockets.NOTES | {_TABLE, _ENDED, _DATAGRAMS}
+_ENOTCONN = 107
 
 
 @record
@@ -102,7 +100,7 @@ class Inet(Kind):
             sock.close()
 
     def _inspect_waiting(self, file: OpenFile, sock: _socket.socket) -> None:
-        events = _poll(sock)
+        events = inetstate.poll(sock)
         if events & POLLERR:
             raise Unsupported(
                 f"{file.name} has an error waiting, which can be read but once", "let the task read it before the dump"
@@ -135,7 +133,7 @@ class Inet(Kind):
             raise Unsupported(name, "keep it with --tcp-established, or let it be closed with --tcp-close")
         if self.options.tcp_close:
             return
-        if _poll(sock) & POLLPRI:
+        if inetstate.poll(sock) & POLLPRI:
             raise Unsupported(f"{name} with urgent data (MSG_OOB) that has not been read")
         if not self._lock_checked and self.options.network_lock != "skip":
             why = nftables.available()
@@ -150,7 +148,7 @@ class Inet(Kind):
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Hold all connections, then read them and everything of the other sockets."""
         fresh = {file.status.st_ino: file for file in files if file.status.st_ino not in self._known}
-        diag = _diag(list(fresh.values()))
+        diag = inetstate.diag(list(fresh.values()))
         held: list[Held] = []
         for inode, file in fresh.items():
             sock = _socket.socket(fileno=file.borrow())
@@ -189,25 +187,35 @@ class Inet(Kind):
         assert about is not None
         fd = sock.fileno()
         info = tcp.info(sock) if about.protocol == TCP and about.type == STREAM else None
-        remote = _peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
+        remote = inetstate.peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
         state = info.state if info else tcp.ESTABLISHED if remote else tcp.CLOSE
-        if diag is not None and _MD5 in diag.attributes:
+        if diag is not None and inetstate.MD5 in diag.attributes:
             raise Unsupported(f"{file.name} has MD5 keys (TCP_MD5SIG), which cannot be saved")
-        connected = info is not None and (state not in (tcp.CLOSE, tcp.LISTEN) or bool(_poll(sock) & POLLRDHUP))
+        connected = info is not None and (
+            state not in (tcp.CLOSE, tcp.LISTEN) or bool(inetstate.poll(sock) & POLLRDHUP)
+        )
         options = inetoptions.look(fd, about, connected=connected)
         backlog = info.backlog if info and state == tcp.LISTEN else 0
-        shutdown = _shutdown(sock, diag, info)
+        shutdown = inetstate.shutdown(sock, diag, info)
         self._notes[file.status.st_ino & 0xFFFFFFFF] = options | sockets.notes(fd)
         return Known(about, state, sock.getsockname(), remote, backlog, shutdown, sockets.entry(fd, file.name), options)
 
     def _look_waiting(self, file: OpenFile, sock: _socket.socket, known: Known) -> None:
         if known.about.type != STREAM:
-            if _poll(sock) & POLLIN:
-                self.log.warn("%s has datagrams that nobody has read: they are lost", file.name)
-        elif known.state == tcp.CLOSE and _poll(sock) & POLLRDHUP:
+            if inetstate.poll(sock) & POLLIN:
+                self._look_datagrams(file, sock, known)
+        elif known.state == tcp.CLOSE and inetstate.poll(sock) & POLLRDHUP:
             waiting = tcp.queued(sock, termios.FIONREAD)
             data = sock.recv(waiting, tcp.MSG_PEEK | tcp.MSG_DONTWAIT) if waiting else b""
             self._notes[file.status.st_ino & 0xFFFFFFFF][_ENDED] = data
+
+    def _look_datagrams(self, file: OpenFile, sock: _socket.socket, known: Known) -> None:
+        if known.about.protocol not in (UDP, UDPLITE) or known.about.type == RAW:
+            self.log.warn("%s has packets that nobody has read: they are lost", file.name)
+            return
+        with queues.guarded([sock.fileno()]):
+            waiting = datagrams.peek(sock)
+        self._notes[file.status.st_ino & 0xFFFFFFFF][_DATAGRAMS] = datagrams.pack(waiting)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one socket."""
@@ -268,6 +276,7 @@ class Inet(Kind):
             sockets.check(isk.opts, name)
             sockets.check_notes({key: mine[key] for key in mine.keys() & sockets.NOTES}, name)
             inetoptions.check(_options(isk, mine), about, name)
+            datagrams.parse(mine.get(_DATAGRAMS, b""), name)
             if not _is_connection(isk) or self.options.tcp_close:
                 continue
             if not self.options.tcp_established:
@@ -313,6 +322,7 @@ class Inet(Kind):
             )
         else:
             self._bind_and_connect(isk, about, sock)
+            self._put_back(isk, sock, mine.get(_DATAGRAMS, b""))
         inetoptions.restore(fd, options, about, lambda name: name in inetoptions.WITH_CONNECTION)
         if "groups" in options:
             inetoptions.join(fd, options["groups"], f"the socket {isk.id}")
@@ -338,6 +348,16 @@ class Inet(Kind):
         self._rebuilt.finish(sock, stream, ends, local[3] if local[3:] else 0)
         if isk.shutdown & 1 and stream.state not in tcp.PEER_FINISHED:
             sock.shutdown(_socket.SHUT_RD)
+
+    def _put_back(self, isk: Any, sock: _socket.socket, note: bytes) -> None:
+        waiting = datagrams.parse(note, f"the socket {isk.id}")
+        if not waiting:
+            return
+        self._enlarge(sock.fileno())
+        arrived = datagrams.put_back(sock, isk.proto, waiting, True if isk.state == tcp.ESTABLISHED else None)
+        if arrived < len(waiting):
+            self.log.warn("Of %d datagrams that waited in the socket %d, %d are lost", len(waiting), isk.id,
+                          len(waiting) - arrived)  # fmt: skip
 
     def _bind_and_connect(self, isk: Any, about: sockets.About, sock: _socket.socket) -> None:
         if any(isk.src_addr) or (isk.src_port and about.type != RAW):
@@ -420,55 +440,6 @@ def _is_kept(known: Known, options: Any) -> bool:
 
 def _is_connection(isk: Any) -> bool:
     return bool(isk.proto == TCP and isk.type == STREAM and isk.state in (*tcp.CONNECTED, tcp.SYN_SENT))
-
-
-def _poll(sock: _socket.socket) -> int:
-    poll = select.poll()
-    poll.register(sock, POLLIN | POLLPRI | POLLRDHUP)
-    found = poll.poll(0)
-    return found[0][1] if found else 0
-
-
-def _diag(files: list[OpenFile]) -> dict[int, sockdiag.Inet]:
-    """What only sock_diag tells; a kernel without it leaves that out."""
-    wanted = set()
-    for file in files:
-        about = sockets.about(file)
-        if about is not None:
-            kind = sockdiag.RAW if about.type == RAW else about.protocol
-            if kind in (TCP, UDP, UDPLITE, sockdiag.RAW):
-                wanted.add((about.family, kind))
-    found = {}
-    for family, kind in sorted(wanted):
-        try:
-            listed = sockdiag.inet(family, kind, extensions=1 << _SHUTDOWN - 1)
-        except Unsupported:
-            continue
-        found.update({one.inode: one for one in listed if one.inode})
-    return found
-
-
-def _shutdown(sock: _socket.socket, diag: sockdiag.Inet | None, info: tcp.Info | None) -> int:
-    """sk_shutdown of what is not told by the state of a TCP connection."""
-    if diag is not None and _SHUTDOWN in diag.attributes:
-        how = diag.attributes[_SHUTDOWN][0]
-    else:
-        how = 1 if _poll(sock) & POLLRDHUP else 0
-    if info is None:
-        return how
-    return how & 1 if info.state in (tcp.ESTABLISHED, tcp.FIN_WAIT1, tcp.FIN_WAIT2) else 0
-
-
-def _peer(sock: _socket.socket, *, connecting: bool, diag: sockdiag.Inet | None) -> tuple[Any, ...] | None:
-    try:
-        return tuple(sock.getpeername())
-    except OSError as error:
-        if error.errno != _ENOTCONN:
-            raise
-    if diag is None or not any(diag.destination) or not (connecting or sock.type != STREAM):
-        return None
-    address = _socket.inet_ntop(diag.family, diag.destination)
-    return (address, diag.destination_port, 0, diag.interface)[: 2 if diag.family == AF_INET else 4]
 
 
 def _check_entry(isk: Any, name: str) -> sockets.About:

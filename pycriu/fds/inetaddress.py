@@ -35,6 +35,11 @@ def packed(address: str) -> bytes:
     return value[12:] if value.startswith(bytes(10) + b"\xff\xff") else value
 
 
+def unpacked(address: bytes) -> str:
+    """As people write it."""
+    return _socket.inet_ntop(_socket.AF_INET if len(address) == 4 else _socket.AF_INET6, address)
+
+
 def words(address: str, family: int) -> list[int]:
     """An address as the image has it: its bytes in network order, taken as numbers of the machine."""
     size = 4 if family == AF_INET else 16
@@ -64,6 +69,21 @@ def bind(sock: _socket.socket, local: Any) -> None:
             13: "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE",
         }.get(error.errno or 0)
         raise UserError(f"a socket cannot be bound to {text(local)} again: {error.strerror}", hint) from None
+
+
+def is_here(address: bytes) -> bool:
+    """Whether this machine has the address: what is sent there does not leave it."""
+    family = _socket.AF_INET if len(address) == 4 else _socket.AF_INET6
+    if address[:2] >= b"\xfe\x80" and address[:2] < b"\xfe\xc0" and len(address) == 16:
+        return True  # of a link, on whose interface alone it goes out
+    probe = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        probe.bind((_socket.inet_ntop(family, address), 0))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
 
 
 def text(address: Any) -> str:

@@ -39,10 +39,10 @@ def segment(source: bytes, destination: bytes, ports: tuple[int, int], numbers: 
     return _with_checksum(head, 16, source, destination, IPPROTO_TCP)
 
 
-def datagram(source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes) -> bytes:
-    """A UDP datagram."""
-    head = struct.pack(">HHHH", *ports, 8 + len(payload), 0)
-    return _with_checksum(head + payload, 6, source, destination, IPPROTO_UDP)
+def datagram(source: bytes, destination: bytes, ports: tuple[int, int], payload: bytes, protocol: int) -> bytes:
+    """A UDP or UDP-Lite datagram; the latter has, in place of its length, 0 for a checksum of everything."""
+    head = struct.pack(">HHHH", *ports, 8 + len(payload) if protocol == IPPROTO_UDP else 0, 0)
+    return _with_checksum(head + payload, 6, source, destination, protocol)
 
 
 def _with_checksum(data: bytes, at: int, source: bytes, destination: bytes, protocol: int) -> bytes:

@@ -16,8 +16,8 @@ FLOORS = (
     {"kernel"},
     {"arch", "images", "log", "arguments"},
     {"home"},
-    {"tracee", "sharing", "family"},
-    {"allornone", "pstree", "spawn", "pagecopy", "pageimages"},
+    {"tracee", "sharing"},
+    {"pstree", "spawn", "pagecopy", "pageimages"},
     {"fds"},
     {"resources"},
     {"snapshot", "entries", "checkpoint", "survey", "rebuild"},
@@ -45,10 +45,12 @@ MAY_CATCH_ALL = {
 COMMON = {
     "fds": {
         "connections",
+        "datagrams",
         "deleted",
         "ghost",
         "inetaddress",
         "inetoptions",
+        "inetstate",
         "inflight",
         "kind",
         "locks",

@@ -9,7 +9,6 @@ from pycriu import pageimages
 from pycriu.errors import ImageError
 from pycriu.resources.memory import advice
 from pycriu.resources.memory.mappings import (
-    AIORING,
     ANON_SHARED,
     FILE_SHARED,
     KNOWN_STATUS,
@@ -78,8 +77,8 @@ def _check_mappings(plan_: Plan, page_size: int, arch: Arch) -> None:
                 f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
             )
         end = vma.end
-        whole = vma.status & (ANON_SHARED | SYSVIPC) in (0, ANON_SHARED | SYSVIPC)
-        if vma.status & ~KNOWN_STATUS or not vma.status & (REGULAR | AIORING) or not whole:
+        shared = vma.status & (ANON_SHARED | SYSVIPC)
+        if vma.status & ~KNOWN_STATUS or not vma.status & REGULAR or shared not in (0, ANON_SHARED | SYSVIPC):
             raise ImageError(
                 f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
                 "restore these images with criu",
