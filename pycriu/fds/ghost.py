@@ -3,9 +3,8 @@
 opened while they have other names (kept by a hard link beside it, with --link-remap). Regular files, directories, FIFOs
 and symbolic links.
 
-Kept of a ghost: content with its holes, owner, mode, times. A restore makes it again for everybody who had it open,
-under its old path where that is free, and deletes it at once. `deleted` has the restoring half's dangerous minute.
-Missing: extended attributes.
+Kept of a ghost: content with its holes, owner, mode, times, extended attributes. A restore makes it again for everybody
+who had it open, under its old path where that is free, and deletes it at once; `deleted` has that dangerous minute.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import stat
 from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.fds import deleted
 from pycriu.images import messages as m
-from pycriu.images import store
+from pycriu.images import notes, store
 from pycriu.kernel import procfs
 
 TYPE_CHECKING = False
@@ -36,6 +35,8 @@ LINK_NAME = "link_remap."
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFLNK)
 _CHUNK_ROOM = 64  # bytes: no ghost_chunk_entry is as long
 _WHOLE = 1 << 30
+NOTES, _NOTE = "pycriu-ghosts.img", "xattrs"
+_ATTRIBUTES = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 
 
 def inspect(path: str, status: os.stat_result, name: str, options: DumpOptions) -> bool:
@@ -94,6 +95,7 @@ class Ghosts:
         self._sources: list[tuple[int, os.stat_result, int, str]] = []  # id, status, descriptor of ours, link's target
         self._links: list[tuple[int, str, int]] = []  # id of the entry for the link, its path, descriptor of ours
         self._remaps: list[Any] = []
+        self._attributes: notes.Notes = {}
 
     def take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
         """Keep what is open as `link`, a magic link in /proc, and which the images call `number`."""
@@ -108,6 +110,8 @@ class Ghosts:
             else:
                 self._ids[key] = len(self._sources) + 1
                 self._sources.append((self._ids[key], status, *_source(link, status, saving)))
+                if found := _attributes(link):
+                    self._attributes[self._ids[key]] = {_NOTE: found}
         remap = m.remap_file_path_entry(orig_id=number, remap_id=self._ids[key], remap_type=LINKED if linked else GHOST)
         self._remaps.append(remap)
 
@@ -119,6 +123,7 @@ class Ghosts:
         """remap-fpath.img, the ghosts, and the links, which go away again unless the checkpoint is committed."""
         if self._remaps:
             new.write("remap-fpath.img", self._remaps)
+        notes.write(new, NOTES, self._attributes)
         for number, status, fd, target in self._sources:
             _write_ghost(new, f"ghost-file-{number:x}.img", status, fd, target)
         for _, path, fd in self._links:
@@ -157,6 +162,21 @@ def _source(link: str, status: os.stat_result, saving: Saving) -> tuple[int, str
         return copy, ""
     finally:
         os.close(fd)
+
+
+def _attributes(link: str) -> bytes:
+    """The extended attributes that are part of a file and no label of a security module: names and values, each with
+    its size before it."""
+    found = b""
+    try:
+        names = os.listxattr(link)
+    except OSError:  # a file system without them
+        return b""
+    for name in names:
+        if name.startswith(_ATTRIBUTES):
+            for part in (os.fsencode(name), os.getxattr(link, name)):
+                found += len(part).to_bytes(4, "little") + part
+    return found
 
 
 def _free_link_path(path: str, number: int) -> str:
@@ -249,11 +269,14 @@ class Remaps:
         self._links: dict[int, Any] = {}
         self._remapped: set[int] = set()
         self._opened: dict[int, int] = {}
+        self._attributes: dict[int, list[tuple[str, bytes]]] = {}
 
     def read(self, images: ImagesDir, regs: dict[int, Any]) -> None:
         """remap-fpath.img and the heads of the ghosts, held against the files `regs` of the image."""
         if not images.exists("remap-fpath.img"):
             return
+        for number, note in notes.read(images, NOTES, (_NOTE,)).items():
+            self._attributes[number] = list(parse_attributes(note[_NOTE]))
         remap: Any
         for remap in images.read("remap-fpath.img"):
             if remap.remap_type == PROCFS:
@@ -299,7 +322,7 @@ class Remaps:
         made = deleted.make(plans)
         try:
             for number, fd in made.ghosts.items():
-                _fill(fd, *self._ghosts[number])
+                _fill(fd, *self._ghosts[number], self._attributes.get(number, []))
         finally:
             for fd in made.ghosts.values():
                 os.close(fd)
@@ -356,7 +379,22 @@ def _read_ghost(images: ImagesDir, number: int) -> tuple[str, Any, FileIO, int]:
     return name, entry, file, at
 
 
-def _fill(fd: int, name: str, entry: Any, image: FileIO, at: int) -> None:
+def parse_attributes(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and values of extended attributes; ImageError for what is none of those that are kept."""
+    parts, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        parts.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(data) or len(parts) % 2:
+        raise ImageError(f"{NOTES}: extended attributes that are cut short")
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        if not name.startswith(tuple(known.encode() for known in _ATTRIBUTES)) or b"\0" in name:
+            raise ImageError(f"{NOTES}: {name!r} is no extended attribute that a dump keeps")
+        yield os.fsdecode(name), value
+
+
+def _fill(fd: int, name: str, entry: Any, image: FileIO, at: int, attributes: list[tuple[str, bytes]]) -> None:
     """Content, owner, mode and times of a ghost, which `fd` has open for writing if it has content."""
     try:
         if stat.S_ISREG(entry.mode):
@@ -365,6 +403,8 @@ def _fill(fd: int, name: str, entry: Any, image: FileIO, at: int) -> None:
         os.chown(path, entry.uid, entry.gid)
         if not stat.S_ISLNK(entry.mode):
             os.chmod(path, stat.S_IMODE(entry.mode))
+        for key, value in attributes:
+            os.setxattr(path, key, value)
         if entry.HasField("atim") and entry.HasField("mtim"):
             times = [at.tv_sec * 10**9 + at.tv_usec * 1000 for at in (entry.atim, entry.mtim)]
             os.utime(path, ns=(times[0], times[1]))

@@ -260,6 +260,10 @@ def _inspect_proc(path: str, name: str) -> None:
     parts = path.split("/")[3:]
     if any(part in _INNER and parts[at + 1 :] for at, part in enumerate(parts)):
         raise Unsupported(f"{name} stands for a descriptor or a mapping of a task", "let the task close it first")
+    if parts[:1] == ["task"] and len(parts) > 1 and parts[1] != str(process_of(path)):
+        raise Unsupported(
+            f"{name} is part of a thread, which comes back later than files", "let the task close it first"
+        )
 
 
 def _refuse_other_process(file: OpenFile, saving: Saving) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,30 @@ def test_directory_that_is_gone_for_good(host: Host) -> None:
     (host.folder / "place" / "above").unlink()
     assert host.restore().ok
     restored(host, subject.go())
+
+
+def test_working_directory(host: Host) -> None:
+    subject = host.python(
+        "go = os.path.abspath('go')\nos.mkdir('d')\nos.chdir('d')\nos.rmdir('../d')\n"
+        "def wait_for_go():\n    while not os.path.exists(go): time.sleep(0.002)\n"
+        "def where(): return os.readlink('/proc/self/cwd'), os.stat('..').st_ino, os.stat('.').st_nlink\n"
+        "before = where()\npause_for_dump()\nsay(where() == before)"
+    )
+    host.round_trip(subject)
+    assert not (host.folder / "d").exists()
+    assert subject.go() == ["True"]
+
+
+def test_program(host: Host) -> None:
+    """The file that a process runs from, which it has mapped as well."""
+    program = host.folder / "program"
+    shutil.copy("/bin/sh", program)
+    subject = host.start(str(program), "-c", "echo ready; while [ ! -e go ]; do sleep 0.01; done; echo ok")
+    program.unlink()
+    host.round_trip(subject)
+    assert os.readlink(f"/proc/{subject.pid}/exe") == f"{program} (deleted)"
+    assert not program.exists()
+    assert subject.go() == ["ok"]
 
 
 @pytest.mark.parametrize("option", [(), ("--leave-running",)])

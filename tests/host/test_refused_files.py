@@ -36,6 +36,10 @@ UNSUPPORTED = {
     "proc of a dead child": (
         "p = os.fork()\nif not p: os._exit(0)\nx = open(f'/proc/{p}/stat')\nos.waitpid(p, 0)", ("/stat", "has ended"),
     ),
+    "thread in proc": (
+        "import threading\nt = threading.Thread(target=wait_for_go)\nt.start()\nx = open(f'/proc/self/task/{t.native_id}/stat')",
+        ("/task/", "part of a thread"),
+    ),
     "descriptor in proc": ("y = os.open('/proc/self/fdinfo/0', os.O_RDONLY)", ("/fdinfo/0", "descriptor or a mapping")),
     "working directory in proc": (
         "go = os.path.abspath('go')\nos.chdir('/proc/self')\ndef wait_for_go():\n    while not os.path.exists(go): time.sleep(0.002)",

@@ -226,6 +226,20 @@ def test_chunks_that_lie(images: Images, place: Path, payload: bytes, words: str
     assert list(place.iterdir()) == []
 
 
+def test_attributes() -> None:
+    good = b"".join(len(part).to_bytes(4, "little") + part for part in (b"user.a", b"", b"user.b", b"x" * 300))
+    assert list(ghost.parse_attributes(good)) == [("user.a", b""), ("user.b", b"x" * 300)]
+    assert list(ghost.parse_attributes(b"")) == []
+
+
+@pytest.mark.parametrize(
+    "data", [b"\1", b"\xff\xff\xff\xff", b"\6\0\0\0user.a", b"\3\0\0\0abc\0\0\0\0", b"\6\0\0\0user.\0\0\0\0\0"]
+)
+def test_attributes_that_lie(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"pycriu-ghosts\.img"):
+        list(ghost.parse_attributes(data))
+
+
 def test_failure_leaves_nothing(place: Path) -> None:
     """The second of two cannot be made: the first is gone again, and so are the directories made for both."""
     before = os.listdir("/proc/self/fd")

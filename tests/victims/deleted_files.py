@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Deleted files: content with holes, position, flags, owner, mode, times, the name in /proc; one shared by two open
+"""Deleted files: content with holes, position, flags, owner, mode, times, extended attributes, the name in
+/proc; one shared by two open
 files, one of a child, a replaced one, one without a name (O_TMPFILE), a deleted directory with a file in it.
 
-Missing: extended attributes; more than --ghost-limit (1 MiB).
+Missing: more than --ghost-limit (1 MiB).
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -57,6 +59,8 @@ def sparse_file(name: str) -> int:
     if os.geteuid() == 0:
         os.fchown(fd, 12, 34)
         os.fchmod(fd, 0o2640)
+    with contextlib.suppress(OSError):  # not every file system has them
+        os.setxattr(fd, "user.victim", b"attribute")
     os.utime(fd, ns=WHEN)
     os.unlink(name)
     return fd
@@ -96,8 +100,15 @@ def told(*fds: int) -> list[object]:
         ]
         # Who has no name is called by his inode, which is another each time; whose name is taken gets another.
         kept = os.path.dirname(link) if "/#" in link or "/replaced" in link or "/.pycriu" in link else link
-        found.append([*what, kept, os.lseek(fd, 0, os.SEEK_CUR)])
+        found.append([*what, kept, os.lseek(fd, 0, os.SEEK_CUR), attributes(fd)])
     return found
+
+
+def attributes(fd: int) -> list[str]:
+    try:
+        return [name for name in os.listxattr(fd) if name.startswith("user.")]
+    except OSError:
+        return []
 
 
 def read_and_write(turn: int, my_turn: int, fd: int) -> None:

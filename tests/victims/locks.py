@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import victim
 
-OFD_SETLK, OFD_GETLK = 37, 36
+OFD_SETLK, OFD_GETLK, SETSIG = 37, 36, 10
 
 
 def scenario() -> Iterator[victim.Damage]:
@@ -27,7 +27,8 @@ def scenario() -> Iterator[victim.Damage]:
     fcntl.lockf(posix, fcntl.LOCK_EX, 10, 5)
     fcntl.lockf(posix, fcntl.LOCK_SH, 0, 50)
     fcntl.fcntl(ofd, OFD_SETLK, lock(fcntl.F_WRLCK, 0, 7))
-    check_lease = leased()
+    check_read_lease = leased("read-lease", fcntl.F_RDLCK, os.O_WRONLY)
+    check_write_lease = leased("write-lease", fcntl.F_WRLCK, os.O_RDONLY)
     turn, my_turn = os.pipe()
     said, say = os.pipe()
     child = victim.child(lambda: other_range(turn, my_turn, say, whole))
@@ -39,7 +40,8 @@ def scenario() -> Iterator[victim.Damage]:
     yield lambda: (fcntl.flock(shared, fcntl.LOCK_UN), fcntl.flock(whole, fcntl.LOCK_UN))
     check_flocks()
     check_ranges(child)
-    check_lease()
+    check_read_lease()
+    check_write_lease()
     victim.check(victim.sleeping(waiter), "the child has the lock that it waits for")
     fcntl.flock(whole, fcntl.LOCK_UN)
     victim.join(waiter, "the child that waited for the lock")
@@ -63,31 +65,33 @@ def check_ranges(child: int) -> None:
     )
 
 
-def leased() -> Callable[[], None]:
-    """Take a lease; what it gives back judges it."""
-    with open("lease", "wb"):
+def leased(name: str, kind: int, breaker: int) -> Callable[[], None]:
+    """Take a lease; what it gives back judges it, by opening the file with the flags `breaker`."""
+    with open(name, "wb"):
         pass
-    lease = os.open("lease", os.O_RDONLY)
+    lease = os.open(name, os.O_RDONLY if kind == fcntl.F_RDLCK else os.O_RDWR)
     broken: list[int] = []
-    signal.signal(signal.SIGIO, lambda *_: broken.append(1))
-    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    number = signal.SIGRTMIN + 1 + kind
+    signal.signal(number, lambda *_: broken.append(1))
+    fcntl.fcntl(lease, SETSIG, number)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, kind)
 
     def judge() -> None:
-        victim.equal(broken, [], "signals that the lease is broken")
-        victim.equal(fcntl.fcntl(lease, fcntl.F_GETLEASE), fcntl.F_RDLCK, "the lease")
-        victim.join(victim.child(break_lease), "the breaker, who has to wait")
-        victim.wait_until(lambda: broken == [1], "the signal that the lease is broken", 10)
+        victim.equal(broken, [], f"signals that the lease of {name} is broken")
+        victim.equal(fcntl.fcntl(lease, fcntl.F_GETLEASE), kind, f"the lease of {name}")
+        victim.join(victim.child(lambda: break_lease(name, breaker)), "the breaker, who has to wait")
+        victim.wait_until(lambda: broken == [1], f"the signal that the lease of {name} is broken", 10)
         fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     return judge
 
 
-def break_lease() -> None:
+def break_lease(name: str, flags: int) -> None:
     try:
-        os.open("lease", os.O_WRONLY | os.O_NONBLOCK)
+        os.open(name, flags | os.O_NONBLOCK)
     except BlockingIOError:
         return
-    victim.check(False, "the file could be opened for writing")
+    victim.check(False, f"{name} could be opened")
 
 
 def lock(kind: int, start: int, length: int) -> bytes:
