@@ -97,3 +97,44 @@ def test_fanotify_that_reports_names(host: Host) -> None:
     host.round_trip(subject)
     host.round_trip(subject)
     assert subject.go() == ["True"]
+
+
+IN_FLIGHT = """
+import array, socket
+left, right = socket.socketpair()
+counter, watcher = os.eventfd(5), select.epoll()
+timer = libc.timerfd_create(1, os.O_NONBLOCK)
+assert libc.timerfd_settime(timer, 0, struct.pack("qqqq", 0, 0, 1000, 0), None) == 0
+watches = libc.inotify_init1(os.O_NONBLOCK)
+os.mkdir("folder")
+assert libc.inotify_add_watch(watches, b"folder", 0x100) == 1
+kept, away = os.pipe()
+watcher.register(counter, 1)
+watcher.register(kept, 1)
+sent = [counter, timer, watches, watcher.fileno(), os.pidfd_open(os.getpid())]
+left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", sent))])
+for fd in sent[:3] + sent[4:]: os.close(fd)
+watcher.close()
+pause_for_dump()
+_, ancillary, _, _ = right.recvmsg(10, 1000)
+got = array.array("i", ancillary[0][2])
+again = select.epoll.fromfd(got[3])
+say("set", [fd for fd, _ in again.poll(0)] == [counter])
+os.write(away, b"x")
+say("set", sorted(fd for fd, _ in again.poll(0)) == sorted([counter, kept]))
+say("counter", os.eventfd_read(got[0]))
+spec = ctypes.create_string_buffer(32)
+libc.timerfd_gettime(got[1], spec)
+say("timer", 900 < struct.unpack("qqqq", spec.raw)[2] < 1000)
+open("folder/new", "w")
+say("watch", struct.unpack_from("=iI", os.read(got[2], 100)))
+say("pidfd", f"Pid:\\t{os.getpid()}\\n" in open(f"/proc/self/fdinfo/{got[4]}").read())
+"""
+
+
+def test_in_flight(host: Host) -> None:
+    """They were sent over a socket, closed, and are received when their task is back."""
+    subject = host.python(IN_FLIGHT)
+    host.round_trip(subject)
+    host.round_trip(subject)
+    assert subject.go() == ["set True", "set True", "counter 5", "timer True", "watch (1, 256)", "pidfd True"]
