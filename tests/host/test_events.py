@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,3 +139,46 @@ def test_in_flight(host: Host) -> None:
     host.round_trip(subject)
     host.round_trip(subject)
     assert subject.go() == ["set True", "set True", "counter 5", "timer True", "watch (1, 256)", "pidfd True"]
+
+
+BUSY = """
+watcher = select.epoll()
+try:
+    fcntl.ioctl(watcher, 0x40088A01, struct.pack("=IHBB", 50, 8, 1, 0))
+except OSError:
+    say("kernel lacks it")
+pause_for_dump()
+say(struct.unpack("=IHBB", fcntl.ioctl(watcher, 0x80088A02, bytes(8))))
+"""
+
+
+def test_busy_polling(host: Host) -> None:
+    subject = host.python(BUSY)
+    if subject.said()[0] == "kernel lacks it":
+        pytest.skip("EPIOCSPARAMS needs Linux 6.9 and CONFIG_NET_RX_BUSY_POLL")
+    host.round_trip(subject)
+    host.round_trip(subject)
+    assert subject.go() == ["(50, 8, 1, 0)"]
+
+
+ABSOLUTE = """
+def timer(clock, after):
+    fd = libc.timerfd_create(clock, os.O_NONBLOCK)
+    at = time.clock_gettime_ns(clock) + after
+    spec = struct.pack("qqqq", 0, 0, at // 10**9, at % 10**9)
+    assert libc.timerfd_settime(fd, 1, spec, None) == 0
+    return fd
+timers = [timer(clock, 300_000_000) for clock in (0, 1, 7)]
+pause_for_dump()
+say([bool(select.select([fd], [], [], 0.1)[0]) for fd in timers])
+say([int.from_bytes(os.read(fd, 8), "little") for fd in timers])
+"""
+
+
+def test_absolute_timers_that_expire_while_away(host: Host) -> None:
+    """They have expired when their task is back, once."""
+    subject = host.python(ABSOLUTE)
+    assert host.dump(subject).ok
+    time.sleep(0.4)
+    assert host.restore().ok
+    assert subject.go() == ["[True, True, True]", "[1, 1, 1]"]
