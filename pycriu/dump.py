@@ -146,6 +146,8 @@ def copy_pages(
         segments.copy(new, numbers)
         for kind in kinds.all:
             kind.copy(new, numbers)
+        for snapshot in snapshots:
+            memory.check_idle(snapshot.task, snapshot.rings)
     except OSError as error:
         raise store.refusal(error, options.images_dir) from None
     return segments

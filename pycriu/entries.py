@@ -166,6 +166,7 @@ def mm_entry(snapshot: Snapshot, saving: Saving) -> Any:
     vmas += memory.guard_entries(snapshot.guards)
     exe = saving.place(snapshot.files.exe)
     mm = memory.mm_entry(snapshot.stat, snapshot.brk, snapshot.auxv, exe, snapshot.attributes.dumpable, vmas)
+    mm.aios.extend(memory.ring_entries(snapshot.rings))
     if snapshot.attributes.thp_disabled:
         mm.thp_disabled = True
     return mm

@@ -44,6 +44,7 @@ class Builder:
         self._sources = memory.Sources(memory.open_mapped(plans, opened), segments)
         memory.check_huge_pages(plans)
         self._pages_fd = {pid: opened.adopt(os.dup(image.pages.fileno())) for pid, image in images.items()}
+        self._null = opened.adopt(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         self._born_with = credentials.own()
         self._threads: list[tuple[Tracee, TaskImage, ThreadImage]] = []
 
@@ -85,7 +86,9 @@ class Builder:
             + memory.map_rows(plan, self._sources.files)
             + self._sources.segments.rows(plan, busy, remote.task.arch.task_size)
         )
-        return memory.fill(remote, image.plan, self._pages_fd[image.pid], PAGE_SIZE)
+        pages = memory.fill(remote, plan, self._pages_fd[image.pid], PAGE_SIZE)
+        memory.restore_rings(remote, plan, image.pages.fileno(), self._null)
+        return pages
 
     def _place(self, remote: Remote, image: TaskImage) -> None:
         """Its layout of memory, its directory, and its descriptors under their numbers."""

@@ -75,7 +75,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         builder = Builder(nursery, opened, segments, checkpoint.tasks)
         if options.shell_job and not options.detached:
             spawn.join_our_group(checkpoint.root)
-        nursery.make(checkpoint.root)
+        nursery.make(checkpoint.root, spawn.plan(checkpoint.root, shell_job=options.shell_job))
         log.info("Made %d tasks", len(nursery.tasks))
         stop_again(nursery, checkpoint)
         opened.open_late(nursery.tasks)

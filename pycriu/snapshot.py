@@ -112,6 +112,7 @@ class Snapshot:
         self.mappings: list[memory.Mapping]
         self.runs: list[Run]
         self.guards: list[Run]
+        self.rings: list[memory.Ring]
 
     def has_own(self, part: int) -> bool:
         """Whether it is the first to have this part (sharing.PARTS), in whose name the part is saved."""
@@ -146,9 +147,11 @@ class Snapshot:
         if not self.has_own(sharing.VM):
             first = others[self.shares[sharing.VM]]
             self.mappings, self.runs, self.guards = first.mappings, first.runs, first.guards
+            self.rings = first.rings
             return
         self.mappings = memory.look(self.pid, self._kinds.regular)
         self.runs, self.guards = memory.content(self.pid, self.mappings)
+        self.rings = memory.look_at_rings(self.task, self.mappings)
 
     def ask(self) -> None:
         """Everything that only the process and its threads themselves can say, and the state of their CPUs."""

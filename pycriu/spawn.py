@@ -12,6 +12,8 @@ import ctypes
 import os
 import struct
 
+from pycriu import family
+from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
@@ -147,6 +149,33 @@ def join_our_group(root: Member) -> None:
             member.entry.pgid = os.getpgrp()
 
 
+def plan(root: Member, *, shell_job: bool) -> family.Plan:
+    """How the tree is made. Under `shell_job` a root whose session leader is not in the tree stays in our session."""
+    members = root.walk()
+    kin = [
+        family.Kin(
+            one.pid,
+            0 if one.parent is None else one.parent.pid,
+            one.entry.pgid,
+            one.entry.sid,
+            0 if one.maker in (None, one.parent) else one.maker.pid,
+        )
+        for one in members
+    ]
+    inside = root.entry.sid in [one.pid for one in members]
+    made = family.Plan(kin, 0 if inside or not shell_job else root.entry.sid)
+    for pid in made.helpers:
+        if not 0 < pid < 1 << 22:
+            raise ImageError(f"pstree.img: the session or group {pid} is out of bounds")
+        if procfs.exists(pid):
+            raise UserError(
+                f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by "
+                f"{procfs.stat(pid).comm}",
+                "with --shell-job the tree stays in the session of the restore",
+            )
+    return made
+
+
 def refuse_taken(pids: list[int]) -> None:
     """UserError for the first PID that somebody else has, with who that is and what to do."""
     for pid in pids:
@@ -189,64 +218,6 @@ def elf(arch: Arch) -> bytes:
     return head + struct.pack("<IIQQQQQQ", pt_load, read_execute, 0, _ELF_AT, _ELF_AT, size, size, page) + code
 
 
-class AllOrNone:
-    """A scope at whose end all of `pids` live, or, if we are killed within it, none.
-
-    A guard of our own making waits for one byte, which is the moment of truth. If we end without having sent it, the
-    guard kills them all. A single task needs no guard: letting it go is one act. But who is `concerned` needs one,
-    having something to do on either side of that moment (`hold`, `released` of fds/kind.py).
-    """
-
-    def __init__(self, pids: list[int], concerned: Sequence[Any] = ()) -> None:
-        self._pids = pids
-        self._concerned = concerned
-        self._guard = 0
-
-    def __enter__(self) -> AllOrNone:
-        if len(self._pids) < 2 and not self._concerned:
-            return self
-        heard, self._tell = os.pipe2(os.O_CLOEXEC)
-        self._guard = os.fork()
-        if not self._guard:
-            self._watch(heard)
-        os.close(heard)
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if not self._guard:
-            return
-        try:
-            if error is None:
-                os.write(self._tell, b"x")
-                for one in self._concerned:
-                    one.released()
-                os.write(self._tell, b"x")
-        finally:
-            os.close(self._tell)
-            os.waitpid(self._guard, 0)
-
-    def _watch(self, heard: int) -> None:
-        """The guard's life: it makes system calls and ends."""
-        try:
-            os.setsid()  # what a terminal sends to us is not for it
-            os.close(self._tell)
-            if not os.read(heard, 1):
-                self._end()
-            elif not os.read(heard, 1):
-                for one in self._concerned:
-                    one.released()
-        finally:
-            os._exit(0)
-
-    def _end(self) -> None:
-        try:
-            for one in self._concerned:
-                one.hold()
-        finally:
-            for pid in self._pids:
-                os.kill(pid, SIGKILL)
-
-
 class Nursery:
     """The scope in which new tasks live. Those not released by its end are killed and reaped.
 
@@ -259,6 +230,7 @@ class Nursery:
         self._terminals = terminals or {}
         self.tasks: dict[int, Tracee] = {}
         self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
+        self._members: dict[int, Member] = {}
         self._zombies: list[int] = []
         self._was_subreaper = _is_subreaper()
 
@@ -298,16 +270,12 @@ class Nursery:
                 ptrace.detach(tid, signal)
             self.tasks, self._zombies = {}, []
 
-    def make(self, root: Member) -> None:
+    def make(self, root: Member, plan: family.Plan) -> None:
         """The whole tree, every task stopped, each in its session and group; zombies are zombies."""
-        self._make_root(root.pid)
-        self._enter_session(root)
-        self._make_children(root)
         members = root.walk()
-        inside = {member.pid for member in members} | {os.getpgrp()}
-        for member in sorted(members, key=lambda one: one.entry.pgid != one.pid):  # a group begins with its leader
-            if member.entry.pgid in inside:
-                self._enter_group(member)
+        self._members = {member.pid: member for member in members}
+        for step in plan.steps:
+            self._carry_out(step)
         groups = {member.entry.pgid for member in members}
         for session, (descriptor, group) in self._terminals.items():
             if session in self.tasks and group in groups:
@@ -360,64 +328,75 @@ class Nursery:
         if status >> 16 != event or (event != ptrace.EVENT_STOP and os.WSTOPSIG(status) != SIGTRAP):
             raise PycriuError(f"task {pid} stopped with {status:#x} where ptrace event {event} was due")
 
-    def _make_children(self, member: Member) -> None:
-        """Children that stay in the session that their parent left are born before it leaves (see _enter_session)."""
-        for child in member.children:
-            if child.pid not in self.tasks:
-                self._make_child(member, child)
-        for child in member.children:
-            self._make_children(child)
-
-    def _enter_session(self, member: Member) -> None:
-        if member.entry.sid != member.pid:
-            return
-        for child in member.children:
-            if child.entry.sid not in (child.pid, member.pid) and child.pid not in self.tasks:
-                self._make_child(member, child)
-        self._call(member.pid, "setsid")
-        if member.pid in self._terminals:  # whoever is born from here on inherits it
-            self._call(member.pid, "ioctl", self._terminals[member.pid][0], TIOCSCTTY, 0)
-
-    def _enter_group(self, member: Member) -> None:
-        if member.entry.sid != member.pid:  # a session leader leads its group, and cannot leave it
-            self._call(member.pid, "setpgid", 0, member.entry.pgid)
-
     def _bring_to_foreground(self, leader: int, descriptor: int, group: int) -> None:
         task = self.tasks[leader]
         at = (task.registers()[self.arch.sp] & ~0xFFF) - 256
         task.write(at, struct.pack("<i", group))
         self._call(leader, "ioctl", descriptor, TIOCSPGRP, at)
 
-    def _make_child(self, parent: Member, child: Member) -> None:
-        maker = child.maker or parent
-        if maker.pid not in self.tasks:
-            self._make_child(parent, maker)
-        task = self.tasks[maker.pid]
+    def _carry_out(self, step: family.Step) -> None:
+        who, child = step.who, self._members.get(step.whom)
+        if step.what == family.ROOT:
+            self._make_root(step.whom)
+        elif step.what == family.THROUGH:
+            self._bear_through(who, step.whom, step.value)
+        elif step.what in (family.CHILD, family.SIBLING):
+            flags, signal = (0, SIGCHLD) if child is None else (child.clone_flags, child.exit_signal)
+            planned = child is not None and child.maker is not None and child.maker.pid == who
+            self._bear(who, step.whom, flags if planned else _alone(flags, step.whom), step.what, signal)
+        elif step.what == family.SETSID:
+            self._call(who, "setsid")
+            if who in self._terminals:  # whoever is born from here on inherits it
+                self._call(who, "ioctl", self._terminals[who][0], TIOCSCTTY, 0)
+        elif step.what == family.SETPGID:
+            self._call(who, "setpgid", 0, step.value)
+        else:
+            self._end_helper(who, step.value)
+
+    def _bear(self, maker: int, pid: int, flags: int, what: str, exit_signal: int) -> None:
+        """Let a task make another. A sibling's end is told as the end of the one that makes it."""
+        task = self.tasks[maker]
         gpr = task.registers()
         stack = gpr[self.arch.sp] & ~0xFFF
+        sibling = what == family.SIBLING
         args = libc.clone_args(
-            flags=child.clone_flags,
-            exit_signal=0 if child.clone_flags & CLONE_PARENT else child.exit_signal,
+            flags=flags | CLONE_PARENT if sibling else flags,
+            exit_signal=0 if sibling else exit_signal,
             set_tid_address=stack - 256,
         )
-        task.write(stack - 256, struct.pack("<i", child.pid))
+        task.write(stack - 256, struct.pack("<i", pid))
         task.write(stack - 512, args)
         wanted = task.call_registers(gpr, task.gate, "clone3", (stack - 512, len(args)))
         task.set_registers(wanted)
         ptrace.cont(task.tid)
         status = ptrace.wait(task.tid)
         if status >> 16 in (ptrace.EVENT_FORK, ptrace.EVENT_CLONE):
-            self.tasks[child.pid] = Tracee(child.pid, self.arch)
-            self.tasks[child.pid].gate = task.gate
-            self._await(child.pid, ptrace.EVENT_STOP)
+            self.tasks[pid] = Tracee(pid, self.arch)
+            self.tasks[pid].gate = task.gate
+            self._await(pid, ptrace.EVENT_STOP)
             ptrace.cont(task.tid)
             ptrace.wait(task.tid)
         try:
-            check(task.result(), "clone3", f"PID {child.pid}")
+            check(task.result(), "clone3", f"PID {pid}")
         except KernelError as error:
-            raise _explain(error, child.pid) from None
+            raise _explain(error, pid) from None
         task.set_registers(gpr)
-        self._enter_session(child)
+
+    def _bear_through(self, maker: int, pid: int, reaper: int) -> None:
+        """Let a task make a child of `reaper`, which is further above: by way of one that ends."""
+        between = _free_pid(set(self._members) | set(self.tasks))
+        self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 1)
+        self._bear(maker, between, 0, family.CHILD, SIGCHLD)
+        self._bear(between, pid, _alone(self._members[pid].clone_flags, pid), family.CHILD, SIGCHLD)
+        self._end_helper(between, maker)
+        self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 0)
+
+    def _end_helper(self, pid: int, parent: int) -> None:
+        """End a task that is not of the tree; its parent (0: we) forgets it."""
+        self._end(pid, 0)
+        self._zombies.remove(pid)
+        if parent:
+            self._call(parent, "wait4", pid, 0, os.WNOHANG | ptrace.WALL, 0)
 
     def make_threads(self, remote: Remote, tids: list[int]) -> list[Tracee]:
         """The threads of a process but the first, which makes them: stopped, all signals blocked, without a stack."""
@@ -463,6 +442,22 @@ class Nursery:
         result = task.step_call(gpr, name, *args, what=f"task {pid}")
         task.set_registers(gpr)
         return result
+
+
+def _alone(flags: int, pid: int) -> int:
+    """The flags of a task that is not made by whom it shares something with: none."""
+    if flags & ~CLONE_PARENT:
+        raise ImageError(f"process {pid} shares something with its parent, and is in another session")
+    return 0
+
+
+def _free_pid(taken_by_us: set[int]) -> int:
+    """A PID that nobody has, from above: those from below are given to others next."""
+    with open("/proc/sys/kernel/pid_max") as file:
+        pid = min(int(file.read()), 1 << 22) - 1
+    while pid in taken_by_us or procfs.exists(pid):
+        pid -= 1
+    return pid
 
 
 def _is_subreaper() -> int:

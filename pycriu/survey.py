@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu import pstree
+from pycriu import family, pstree
 from pycriu.errors import TraceeGone, Unsupported, UserError
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
@@ -139,21 +139,37 @@ def _refuse_other_namespace(name: str, pid: int, space: str) -> None:
 
 
 def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
-    """UserError or Unsupported where a session or process group cannot be made again from the tree alone."""
-    members = {process.pid for process in root.walk()}
-    for process in root.walk():
+    """UserError or Unsupported where a session or process group cannot be made again."""
+    processes = root.walk()
+    members = {process.pid for process in processes}
+    outside = root.stat.session if shell_job and root.stat.session not in members else 0
+    for process in processes:
         stat = process.stat
         name = f"process {process.pid} ({stat.comm})"
-        if stat.session not in members:
-            _check_outer_session(name, stat, root.stat.session, shell_job=shell_job)
-        elif not _can_be_born_into(process, stat.session):
-            raise Unsupported(f"{name} is in session {stat.session}, which its parent has left or never was in")
-        elif stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
+        # Nobody gets the PID of a leader that has ended as long as its session or group has members.
+        if stat.session not in members and stat.session != outside and procfs.exists(stat.session):
+            _refuse_outer_session(name, stat, shell_job=shell_job)
+        if stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
             raise Unsupported(
                 f"{name} leads a session whose controlling terminal nobody in the tree has open, which cannot be saved"
             )
-        if stat.pgrp not in members and stat.pgrp != root.stat.pgrp:
-            raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} has ended")
+        roots = stat.session == outside and stat.pgrp == root.stat.pgrp
+        if stat.pgrp not in members and not roots and procfs.exists(stat.pgrp):
+            raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} is outside the tree")
+    family.Plan(
+        (
+            family.Kin(one.pid, 0 if one.parent is None else one.parent.pid, one.stat.pgrp, one.stat.session)
+            for one in processes
+        ),
+        outside,
+    )
+
+
+def _refuse_outer_session(name: str, stat: procfs.Stat, *, shell_job: bool) -> None:
+    if not shell_job:
+        hint = "it was started from a shell: add --shell-job"
+        raise UserError(f"the session leader {stat.session} of {name} is outside the tree", hint)
+    raise Unsupported(f"{name} belongs to session {stat.session}, of which the root of the tree is not")
 
 
 def _is_open(device: int, pids: set[int]) -> bool:
@@ -167,20 +183,3 @@ def _is_open(device: int, pids: set[int]) -> bool:
         except (TraceeGone, FileNotFoundError, ProcessLookupError):
             continue
     return False
-
-
-def _check_outer_session(name: str, stat: procfs.Stat, session: int, *, shell_job: bool) -> None:
-    if not shell_job:
-        hint = "it was started from a shell: add --shell-job"
-        raise UserError(f"the session leader {stat.session} of {name} is outside the tree", hint)
-    if stat.session != session:
-        raise Unsupported(f"{name} belongs to session {stat.session}, of which the root of the tree is not")
-
-
-def _can_be_born_into(process: pstree.Process, session: int) -> bool:
-    """A task leads its session, or is born into the one that its parent has, or had before it became a leader."""
-    parent = process.parent
-    if process.pid == session or parent is None or parent.stat.session == session:
-        return True
-    before = parent.parent
-    return before is not None and parent.pid == parent.stat.session and before.stat.session == session

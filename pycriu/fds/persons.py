@@ -12,7 +12,7 @@ import os
 import struct
 
 from pycriu.errors import KernelError
-from pycriu.kernel import libc
+from pycriu.kernel import libc, procfs
 from pycriu.record import record
 from pycriu.tracee import Remote, Row, Tracee
 
@@ -29,6 +29,8 @@ SIGCHLD = 17
 AF_UNIX, SOCK_CLOEXEC = 1, 0o2000000
 EIO = 5
 _INT = struct.Struct("=i")
+_LOW = 0xFFFFFFFF
+_CAP_HEADER = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
 _SAME = -1  # to setresuid(2) and setresgid(2)
 
 
@@ -47,6 +49,7 @@ class Persons:
 
     def __init__(self, opening: Opening, log: Log) -> None:
         self._opening, self._log = opening, log
+        self._capabilities = _all_effective(procfs.parse_status(procfs.text("self", "status")))
         self._us = Person(os.getpid(), os.geteuid(), os.getegid(), tuple(os.getgroups()))
 
     def listen(self, who: Person | None, fd: int, backlog: int) -> None:
@@ -100,7 +103,7 @@ class Persons:
             remote.calls([*self._become(who, remote), row, *self._back(who), Row("close", theirs)])
 
     def _become(self, who: Person, remote: Remote) -> list[Row]:
-        """The effective ids; for the file system root stays root, so that it may open what leads to our sockets."""
+        """The effective ids, with all capabilities: it must be able to follow what leads to our sockets."""
         rows = []
         if who.groups != self._us.groups:
             groups = remote.data(struct.pack(f"={len(who.groups)}I", *who.groups))
@@ -109,7 +112,7 @@ class Persons:
             rows += [
                 Row("setresgid", _SAME, who.group, _SAME),
                 Row("setresuid", _SAME, who.user, _SAME),
-                Row("setfsuid", self._us.user),
+                Row("capset", remote.data(_CAP_HEADER), remote.data(self._capabilities)),
             ]
         return rows
 
@@ -157,7 +160,8 @@ class Persons:
                 os.setgroups(who.groups)
             os.setresgid(_SAME, who.group, _SAME)
             os.setresuid(_SAME, who.user, _SAME)
-            libc.call("setfsuid", self._us.user)
+            header, data = ctypes.create_string_buffer(_CAP_HEADER), ctypes.create_string_buffer(self._capabilities)
+            libc.call("capset", ctypes.addressof(header), ctypes.addressof(data))
             made = action()
             os.write(tell, _INT.pack(0) + b"".join(map(_INT.pack, made)))
             os.read(hold, 1)
@@ -193,6 +197,13 @@ class stand_in:  # noqa: N801 - reads as a word where it is used
         os.close(self._let_go)
         if self._child:
             os.waitpid(self._child, 0)
+
+
+def _all_effective(status: dict[str, str]) -> bytes:
+    """Data for capset(2): what /proc/PID/status says is permitted, all of it effective."""
+    permitted, inheritable = int(status["CapPrm"], 16), int(status["CapInh"], 16)
+    halves = ((permitted & _LOW, inheritable & _LOW), (permitted >> 32, inheritable >> 32))
+    return b"".join(struct.pack("=III", some, some, inherited) for some, inherited in halves)
 
 
 def _nothing(_: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from pycriu.errors import KernelError, TraceeGone, Unsupported
 from pycriu.fds import queues, sockets, unixmake
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
-from pycriu.fds.queues import SOCK_DGRAM
+from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
 from pycriu.images import messages as m
 from pycriu.images import notes
 from pycriu.kernel import procfs, sockdiag
@@ -84,7 +84,8 @@ class Unix(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Everything; Unsupported where a connection leads out of the tree."""
-        new = {file.status.st_ino: file for file in files if file.status.st_ino not in self._socks}
+        # Of the tasks that share one, the first is the likeliest to have made it: parents come before children.
+        new = {file.status.st_ino: file for file in reversed(files) if file.status.st_ino not in self._socks}
         if not new:
             return
         self._listed = self._listed or sockdiag.unix()
@@ -122,7 +123,13 @@ class Unix(Kind):
 
     def _read_queues(self, some: list[Socket], saving: Saving) -> dict[int, OpenFile]:
         """Fill in the messages; the UNIX sockets among what came with them that are new."""
-        reading = [one for one in some if one.row.state != LISTEN]
+        # Where nothing waits, a look would take an error away that does.
+        reading = [
+            one
+            for one in some
+            if one.row.state != LISTEN
+            and (one.row.queued or (one.row.type != SOCK_STREAM and "reset" not in one.notes))
+        ]
         found = queues.peek(
             [
                 queues.Queue(one.fd, one.row.type, one.row.queued, bool(one.row.shutdown & 1), one.file.name)
@@ -274,8 +281,13 @@ def _look_at_state(one: Socket) -> None:
     ((_, events),) = poll.poll(0) or ((one.fd, 0),)
     if events & select.POLLPRI:
         raise Unsupported(f"{one.file.name} has an out-of-band byte (MSG_OOB) waiting, which cannot be saved")
-    if events & select.POLLERR:
-        one.notes["reset"] = b""  # ECONNRESET; no other error is kept for later
+    if events & select.POLLERR:  # ECONNRESET: no other error is kept for later
+        if one.row.type != SOCK_STREAM and (one.is_datagram or one.row.queued):
+            raise Unsupported(
+                f"{one.file.name} has an error waiting (ECONNRESET), which a look at its messages would take away",
+                "try again when the task has read it",
+            )
+        one.notes["reset"] = b""
     credentials = sockets.get(one.fd, sockets.SO_PEERCRED, 12)
     pid, user, group = queues.UCRED.unpack(credentials)
     if (user, group) != (_NOBODY, _NOBODY):

@@ -136,7 +136,8 @@ def _bind_there(fd: int, name: Name, where: str) -> int:
 def _bind_elsewhere(fd: int, name: Name, text: str, base: str) -> int:
     """To the same words in a directory of ours on the disk of the real one; the file is then moved or deleted."""
     yard = f"{base.rstrip('/')}/.pycriu-{os.getpid()}-{fd}"
-    start = "/" + "/".join([_DEEP] * text.split("/").count(".."))  # so that ".." has something to climb out of
+    climbs = 0 if text.startswith("/") else text.split("/").count("..")
+    start = "/" + "/".join([_DEEP] * climbs)
     folders, file = _way(start, text)
     os.mkdir(yard, 0o700)
     try:

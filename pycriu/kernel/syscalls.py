@@ -37,6 +37,8 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "getsockopt": (55, 209),
     "inotify_add_watch": (254, 27),
     "inotify_init1": (294, 26),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
     "ioctl": (16, 29),
     "ioprio_get": (252, 31),
     "ioprio_set": (251, 30),

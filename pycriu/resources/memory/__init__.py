@@ -7,6 +7,7 @@
     outside   shared memory that others have, too
     sysv      System V shared memory
     huge      whether there are enough huge pages
+    aio       rings of asynchronous I/O
     pages     private pages with content
     layout    brk, auxiliary vector and their like; the vDSO, which is moved, not copied
 
@@ -15,6 +16,10 @@ Everything that others need is here by name.
 
 from pycriu.resources.memory.advice import allocated_keys, extra_facts, guard_entries, key_rows, vma_advice
 from pycriu.resources.memory.advice import rows as finish_rows
+from pycriu.resources.memory.aio import Ring, check_idle
+from pycriu.resources.memory.aio import entries as ring_entries
+from pycriu.resources.memory.aio import look as look_at_rings
+from pycriu.resources.memory.aio import restore as restore_rings
 from pycriu.resources.memory.huge import check as check_huge_pages
 from pycriu.resources.memory.layout import (
     ask,
@@ -52,12 +57,14 @@ __all__ = (
     "Mapping",
     "Objects",
     "Plan",
+    "Ring",
     "Segments",
     "Shared",
     "Sources",
     "allocated_keys",
     "ask",
     "check_huge_pages",
+    "check_idle",
     "clear_rows",
     "content",
     "extra_facts",
@@ -69,6 +76,7 @@ __all__ = (
     "guard_entries",
     "key_rows",
     "look",
+    "look_at_rings",
     "map_rows",
     "merge_clock_pages",
     "mm_entry",
@@ -77,6 +85,8 @@ __all__ = (
     "parking_size",
     "places",
     "plan",
+    "restore_rings",
+    "ring_entries",
     "same_vdso",
     "vdso_rows",
     "vma_advice",

@@ -32,8 +32,8 @@ MAP_FIXED_NOREPLACE = 0x100000
 # vma_entry.status
 REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5
 FILE_PRIVATE, FILE_SHARED, ANON_SHARED, ANON_PRIVATE, SYSVIPC = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 10
-VVAR, MEMFD = 1 << 12, 1 << 14
-KERNEL_MADE = VSYSCALL | VDSO | VVAR
+VVAR, AIORING, MEMFD = 1 << 12, 1 << 13, 1 << 14
+KERNEL_MADE = VSYSCALL | VDSO | VVAR | AIORING
 KNOWN_STATUS = (
     REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD | SYSVIPC | ANON_SHARED
 )
@@ -94,6 +94,8 @@ def classify(pid: int, line: procfs.Mapping, regular: Regular, file: Place | Non
         return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
     if "ht" in line.flags and not line.shared and line.name == "/anon_hugepage (deleted)":
         return Mapping(line, REGULAR | ANON_PRIVATE, None)
+    if line.name == "/[aio] (deleted)":
+        return Mapping(line, AIORING, None)
     new = file is None
     file = file or _file_of(pid, line)
     status = REGULAR | (FILE_SHARED if line.shared else FILE_PRIVATE)
@@ -143,7 +145,7 @@ def vma_entry(mapping: Mapping, file_id: int, madv: int) -> Any:
     """The image of one mapping; `file_id` is 0 for one without a file, `madv` is from `advice.vma_advice`."""
     line = mapping.line
     flags = MAP_SHARED if line.shared else MAP_DROPPABLE if "dp" in line.flags else MAP_PRIVATE
-    if not mapping.status & (FILE_PRIVATE | FILE_SHARED):
+    if not mapping.status & (FILE_PRIVATE | FILE_SHARED | AIORING):
         flags |= MAP_ANONYMOUS
     flags |= (
         MAP_GROWSDOWN * ("gd" in line.flags) | MAP_LOCKED * ("lo" in line.flags) | MAP_NORESERVE * ("nr" in line.flags)

@@ -11,7 +11,7 @@ import struct
 from pycriu.errors import ImageError
 from pycriu.kernel import pagemap
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.resources.memory.mappings import KERNEL_MADE, VDSO, Mapping
+from pycriu.resources.memory.mappings import AIORING, KERNEL_MADE, VDSO, Mapping
 from pycriu.resources.memory.plan import Plan
 from pycriu.tracee import Remote, Row
 
@@ -25,7 +25,7 @@ def content(pid: int, mappings: list[Mapping]) -> tuple[list[Run], list[Run]]:
     every = [(x.line.start, x.line.end) for x in ours]
     private = [(x.line.start, x.line.end) for x in ours if is_private(x)]
     runs, guards = pagemap.look(pid, private, every)
-    return sorted(runs + vdso_run(mappings)), guards
+    return sorted(runs + kernels_runs(mappings)), guards
 
 
 def is_private(mapping: Mapping) -> bool:
@@ -33,18 +33,18 @@ def is_private(mapping: Mapping) -> bool:
     return not mapping.line.shared and "dp" not in mapping.line.flags
 
 
-def vdso_run(mappings: list[Mapping]) -> list[Run]:
-    """The vDSO's pages: in the image, they tell a restore whether its kernel has the same."""
-    return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & VDSO]
+def kernels_runs(mappings: list[Mapping]) -> list[Run]:
+    """Pages of the vDSO: in the image, they tell a restore whether its kernel has the same. And rings, see `aio`."""
+    return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & (VDSO | AIORING)]
 
 
 def fill(remote: Remote, plan_: Plan, pages_fd: int, page_size: int) -> int:
     """Let the task read its pages from the descriptor `pages_fd` of its own; returns how many."""
-    vdso = [(vma.start, vma.end) for vma in plan_.vmas if vma.status & KERNEL_MADE]
+    kernels = [(vma.start, vma.end) for vma in plan_.vmas if vma.status & KERNEL_MADE]
     pieces = [
         (address, pages * page_size, offset)
         for address, pages, offset in plan_.runs
-        if not any(start <= address < end for start, end in vdso)
+        if not any(start <= address < end for start, end in kernels)
     ]
     rows: list[Row] = []
     sizes: list[int] = []

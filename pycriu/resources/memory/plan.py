@@ -9,6 +9,7 @@ from pycriu import pageimages
 from pycriu.errors import ImageError
 from pycriu.resources.memory import advice
 from pycriu.resources.memory.mappings import (
+    AIORING,
     ANON_SHARED,
     FILE_SHARED,
     KNOWN_STATUS,
@@ -77,8 +78,8 @@ def _check_mappings(plan_: Plan, page_size: int, arch: Arch) -> None:
                 f"the mapping {vma.start:x}-{vma.end:x} is not aligned, overlaps another, or is out of bounds"
             )
         end = vma.end
-        shared = vma.status & (ANON_SHARED | SYSVIPC)
-        if vma.status & ~KNOWN_STATUS or not vma.status & REGULAR or shared not in (0, ANON_SHARED | SYSVIPC):
+        whole = vma.status & (ANON_SHARED | SYSVIPC) in (0, ANON_SHARED | SYSVIPC)
+        if vma.status & ~KNOWN_STATUS or not vma.status & (REGULAR | AIORING) or not whole:
             raise ImageError(
                 f"the mapping {vma.start:x}-{vma.end:x} is of a kind that cannot be restored ({vma.status:#x})",
                 "restore these images with criu",
