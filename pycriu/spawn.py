@@ -328,6 +328,13 @@ class Nursery:
         if status >> 16 != event or (event != ptrace.EVENT_STOP and os.WSTOPSIG(status) != SIGTRAP):
             raise PycriuError(f"task {pid} stopped with {status:#x} where ptrace event {event} was due")
 
+    def _take_terminal(self, leader: int) -> None:
+        try:
+            self._call(leader, "ioctl", self._terminals[leader][0], TIOCSCTTY, 0)
+        except KernelError as error:
+            error.hint = f"the controlling terminal of session {leader} must not be that of another session"
+            raise
+
     def _bring_to_foreground(self, leader: int, descriptor: int, group: int) -> None:
         task = self.tasks[leader]
         at = (task.registers()[self.arch.sp] & ~0xFFF) - 256
@@ -347,7 +354,7 @@ class Nursery:
         elif step.what == family.SETSID:
             self._call(who, "setsid")
             if who in self._terminals:  # whoever is born from here on inherits it
-                self._call(who, "ioctl", self._terminals[who][0], TIOCSCTTY, 0)
+                self._take_terminal(who)
         elif step.what == family.SETPGID:
             self._call(who, "setpgid", 0, step.value)
         else:

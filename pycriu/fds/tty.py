@@ -38,9 +38,10 @@ _BACK_IN_CALLS = 0.1  # seconds that a program may take until it sleeps
 PTY, CONSOLE, VT, CTTY, EXT_TTY, SERIAL = range(1, 7)  # TtyType
 _MAX_INDEX = 1 << 20
 _MAX_WAITING = 1 << 16  # bytes; the kernel holds less than 24 KiB for each direction
-# tty_info_entry.id: pairs have what CRIU gives them, and these mark all others
-_HUNG_UP, _BY_ALIAS, _SINGLE = 1 << 28, 1 << 29, 1 << 30
+# tty_info_entry.id: pairs have what CRIU gives them, all others one of these. CRIU crashes at numbers from 2048.
+_FREE_IDS = (*range(2047, 1999, -1), *range(2 * _MAX_INDEX, 2 * _MAX_INDEX + 1000))
 N_TTY = 0
+_PTS = "/dev/pts"
 _KEEP = os.O_ACCMODE | os.O_NONBLOCK
 _STANDARD = (0, 1, 2)  # where the user's terminal is looked for
 
@@ -78,6 +79,7 @@ class Tty(Kind):
         self._majors: set[int] = set()
         self._infos: dict[int, Any] = {}  # tty_info_entry by id
         self._info_of: dict[tuple[int, int], int] = {}  # (pid, fd) → id
+        self._ids: dict[tuple[object, ...], int] = {}  # what tells a single terminal from others → its id
         self._outputs: dict[int, bytes] = {}  # id of a master → what waits for its readers
         self._pairs: dict[int, Any] = {}  # index → pycriu_tty_entry
         self._groups: dict[int, list[Any]] = {}  # index → file_entry of what was open of the pair, until it is made
@@ -142,9 +144,11 @@ class Tty(Kind):
                 f"{file.name} belongs to the terminal of session {session}, which is outside the tree of the dump",
                 "dump a tree that holds them both",
             )
+        if any(slave.status.st_dev != os.stat(_PTS).st_dev for slave, _ in live):
+            raise Unsupported(f"{live[0][0].name} is a terminal of another devpts than the one at {_PTS}")
         closed = not live and terminal.has_been_left(fd)
         waiting = typeahead.look(fd) if live or closed else typeahead.Waiting()
-        node = live[0][0].status if live else os.stat(f"/dev/pts/{index}")
+        node = live[0][0].status if live else os.stat(f"{_PTS}/{index}")
         self._pairs[index] = m.pycriu_tty_entry(
             index=index, mode=stat.S_IMODE(node.st_mode), closed=closed, line=waiting.lines, typed=waiting.typed,
             behind=waiting.behind, stopped=waiting.stopped, status=waiting.status,
@@ -159,20 +163,22 @@ class Tty(Kind):
         if terminal.is_hung_up(fd):
             if index is None:
                 raise Unsupported(f"{file.name} is a terminal that has been hung up", "let the task close it")
-            self._note(file, _id(index, master=False) | _HUNG_UP, _bare_info(file.status, PTY, (0, 0), index))
+            number = self._number(("hung up", index), _id(index, master=False))
+            self._note(file, number, _bare_info(file.status, PTY, (0, 0), index))
             return
         device = terminal.number(fd, terminal.TIOCGDEV)
         owners, index = sessions.of_device.get(device, (0, 0)), terminal.slave_index(device)
-        if index is None:
-            number = _SINGLE | device
-        elif _id(index, master=True) in self._infos:
-            number = _id(index, master=False)
-        else:
+        if index is not None and _id(index, master=True) not in self._infos:
             self._refuse_outside(file, device, owners, sessions)
-            number = _SINGLE | device
-        if kind == CTTY:
-            number |= _BY_ALIAS
+        number = self._number((kind, device), None if index is None or kind == CTTY else _id(index, master=False))
         self._note(file, number, _info(fd, file.status, kind, owners, index, file.status))
+
+    def _number(self, key: tuple[object, ...], wanted: int | None) -> int:
+        """The id of a terminal that is no pair of the tree: `wanted` if nothing has that, else a free one."""
+        if key not in self._ids:
+            numbers = _FREE_IDS if wanted is None else (wanted, *_FREE_IDS)
+            self._ids[key] = next(number for number in numbers if number not in self._infos)
+        return self._ids[key]
 
     def _refuse_outside(self, file: OpenFile, device: int, owners: tuple[int, int], sessions: Sessions) -> None:
         if not self.options.shell_job:
@@ -254,7 +260,7 @@ class Tty(Kind):
             else:
                 self._users.append(entry)
         for index in self._groups:
-            if os.path.exists(f"/dev/pts/{index}"):
+            if os.path.exists(f"{_PTS}/{index}"):
                 raise terminal.taken(index)
         if self._users:
             self._user = self._find_user_terminal()
@@ -334,7 +340,7 @@ class Tty(Kind):
     def _furnish(self, index: int, master: int, info: Any, *, opened: bool) -> None:
         """Node, settings, modes, and what waited. A slave is opened only if one had been."""
         pair = self._pairs.get(index)
-        node = f"/dev/pts/{index}"
+        node = f"{_PTS}/{index}"
         os.chown(node, info.uid, info.gid)
         if pair is not None:
             os.chmod(node, pair.mode & 0o777)

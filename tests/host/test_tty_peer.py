@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.test_peer import WAYS, Both, criu  # noqa: F401 - a fixture
+from tests.host.conftest import wait_until
+from tests.host.programs import Shell
+from tests.host.test_peer import WAYS, Both, criu, run  # noqa: F401 - a fixture
+from tests.host.test_tty import LISTENER
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -48,3 +53,27 @@ def test_a_pair(host: Host, criu: tuple[str, ...], way: object) -> None:  # noqa
     subject = host.python(PAIR)
     way(Both(host, criu), subject)  # type: ignore[operator]
     assert subject.go() == EXPECTED
+
+
+@pytest.mark.parametrize("to_criu", [True, False], ids=["pycriu-criu", "criu-pycriu"])
+def test_a_job(host: Host, criu: tuple[str, ...], to_criu: bool) -> None:  # noqa: F811
+    """A job of one shell, dumped by one tool, becomes a job of another by the other."""
+    first, second = Shell(host.folder), Shell(host.folder, (30, 100))
+    (host.folder / "listener.py").write_text(LISTENER)
+    first.type(f"{sys.executable} -IS listener.py")
+    pid = first.expect(r"pid (\d+) has begun")[1]
+    if to_criu:
+        assert host.run("dump", "-t", pid, "-D", str(host.images), "--shell-job").ok
+    else:
+        assert run(criu, host, "dump", "-t", pid, "--shell-job").ok
+    first.close()
+    if to_criu:
+        second.type(f"{subprocess.list2cmdline(criu)} restore -D images --shell-job -o log")
+        wait_until((host.images / "log").exists, "the restore has begun")
+    else:
+        second.restore(host.images)
+    second.type("two")
+    second.expect("got two foreground")
+    second.bash.sendcontrol("d")
+    second.expect("end of file")
+    second.close()

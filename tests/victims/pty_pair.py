@@ -2,7 +2,7 @@
 """Pseudo terminals with both ends in the tree: number, settings and their locks, window, modes, several slaves, what
 waits in both directions (lines, ends of file, half a line, raw bytes), stopped output, hung-up slaves.
 
-Missing: in which column the kernel thinks the cursor is; what was written to a slave that nobody has ever opened.
+Missing: the column of the cursor; what was written to a slave before its first opening; slaves open outside the tree.
 """
 
 import fcntl
