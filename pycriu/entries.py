@@ -130,6 +130,8 @@ def task_entry(snapshot: Snapshot) -> Any:
         task.task_state, task.stop_signo = STOPPED, snapshot.process.stop_signal
     if snapshot.login_uid is not None:
         task.loginuid = snapshot.login_uid
+    if snapshot.attributes.membarrier:
+        task.membarrier_registration_mask = snapshot.attributes.membarrier
     if snapshot.attributes.child_subreaper:
         task.child_subreaper = True
     return task

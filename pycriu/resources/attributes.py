@@ -7,7 +7,7 @@ id is cleared at exit, its robust futex list, its rseq area.
 
 from __future__ import annotations
 
-from pycriu.errors import KernelError
+from pycriu.errors import ImageError, KernelError
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.record import record
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE = 1, 2, 3, 4
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 15, 36, 37
 PR_GET_TID_ADDRESS, PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 40, 41, 42
-EIO, EINVAL = 5, 22
+# include/uapi/linux/membarrier.h
+MEMBARRIER_GET_REGISTRATIONS = 1 << 9
+MEMBARRIER_REGISTER = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8  # global, private, and that with core and rseq
+EIO = 5
 _RSEQ_CS_AT = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
 _TASK_COMM_LEN = 16
 
@@ -33,6 +36,7 @@ class Attributes:
     child_subreaper: int
     dumpable: int
     thp_disabled: int
+    membarrier: int  # what membarrier(2) has been registered for, as a sum of its commands
 
 
 @record
@@ -90,12 +94,23 @@ def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Attributes]]:
         Row("prctl", PR_GET_DUMPABLE),
         Row("prctl", PR_GET_THP_DISABLE),
     ]
+    if _tells_registrations():
+        rows.append(Row("membarrier", MEMBARRIER_GET_REGISTRATIONS, 0, 0))
 
     def answer(results: list[int]) -> Attributes:
         subreaper = int.from_bytes(remote.task.read(room, 4), "little")
-        return Attributes(subreaper, results[1], results[2])
+        return Attributes(subreaper, results[1], results[2], results[3] if len(results) > 3 else 0)
 
     return rows, answer
+
+
+def _tells_registrations() -> bool:
+    """Whether this kernel says what membarrier(2) has been registered for (6.3)."""
+    try:
+        libc.call("membarrier", MEMBARRIER_GET_REGISTRATIONS, 0, 0)
+    except KernelError:
+        return False
+    return True
 
 
 def ask_thread(remote: Remote) -> tuple[list[Row], Callable[[list[int]], Own]]:
@@ -126,6 +141,11 @@ def rows(core: Any, mm: Any) -> list[Row]:
         out.append(Row("prctl", PR_SET_CHILD_SUBREAPER, 1))
     if mm.thp_disabled:
         out.append(Row("prctl", PR_SET_THP_DISABLE, 1))
+    mask = core.tc.membarrier_registration_mask
+    if mask & ~MEMBARRIER_REGISTER:
+        raise ImageError(f"membarrier(2) knows no registrations {mask & ~MEMBARRIER_REGISTER:#x}")
+    what = "membarrier; needs CONFIG_MEMBARRIER"
+    out += [Row("membarrier", 1 << bit, 0, 0, what=what) for bit in range(9) if mask >> bit & 1]
     return out
 
 

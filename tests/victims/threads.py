@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Threads: ids, names, registers (all vectors), TLS, signal mask and private queue, alternate stack, credentials, nice
-value, death signal, robust locks; each goes on in the call it was in, and can be joined.
+value, death signal, robust locks, membarrier(2); each goes on in the call it was in, and can be joined.
 
 Missing: descriptor tables, directories, namespaces that a thread has for itself; a process without its first thread
 """
@@ -22,7 +22,8 @@ libc.pthread_self.restype = ctypes.c_ulong
 libc.pthread_sigqueue.argtypes = [ctypes.c_ulong, ctypes.c_int, ctypes.c_void_p]
 
 X86 = victim_code.MACHINE == "x86_64"
-SETRESUID = 117 if X86 else 147
+SETRESUID, MEMBARRIER = (117, 324) if X86 else (147, 283)
+REGISTER_PRIVATE_EXPEDITED, GET_REGISTRATIONS = 1 << 4, 1 << 9
 ROUNDINGS = (0, 0x400, 0x800, 0xC00) if X86 else (0, 0x400000, 0x800000, 0xC00000)
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_SET_NAME = 1, 2, 15
 PR_GET_SECUREBITS, PR_SET_SECUREBITS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 27, 28, 24, 38
@@ -129,6 +130,8 @@ def scenario() -> Iterator[victim.Damage]:
         robust.hold,
         lambda: none(over.wait()),
     ]
+    libc.syscall(MEMBARRIER, REGISTER_PRIVATE_EXPEDITED, 0, 0)
+    registered = libc.syscall(MEMBARRIER, GET_REGISTRATIONS, 0, 0)  # an error before Linux 6.3
     workers = [Worker(number, work) for number, work in enumerate(works)]
     for worker in workers:
         worker.start()
@@ -137,6 +140,7 @@ def scenario() -> Iterator[victim.Damage]:
     time.sleep(0.05)  # until they are in their calls, where dumps should find them; nothing depends on it
     yield lambda: rename(tids[4])
     victim.equal(sorted(map(int, os.listdir("/proc/self/task"))), sorted([os.getpid(), *tids]), "threads")  # type: ignore[list-item]
+    victim.equal(libc.syscall(MEMBARRIER, GET_REGISTRATIONS, 0, 0), registered, "what membarrier is registered for")
     flag.value = 1
     over.set()
     lock.release()
