@@ -42,7 +42,7 @@ class Home:
 
 def find(
     arch: Arch,
-    gpr: Registers,
+    registers: Registers,
     mask: int,
     sets: dict[int, bytes],
     status: dict[str, str],
@@ -52,7 +52,8 @@ def find(
 ) -> Home | None:
     """The way home of a stopped thread, or None where it has none; then nothing must happen to us while it works.
 
-    `status` is the thread's. Without `mappings` the frame goes into the scratch pages. `gadgets` are the addresses of
+    `registers` are those with which it goes on, making the call again that it may have been in; `status` is the
+    thread's. Without `mappings` the frame goes into the scratch pages. `gadgets` are the addresses of
     gate and restorer, see `Gadgets`.
     """
     taken = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
@@ -60,13 +61,11 @@ def find(
     if gadgets is None or not quiet:
         return None
     gate, restorer = gadgets
-    # The call that the task may have been in is made again, as after a restore.
-    registers = arch.after_interruption(gpr)
 
     def make_frame(at: int) -> bytes:
         return arch.sigframe(registers, mask, sets, restorer, at)
 
-    return Home(gate, restorer, quiet[0], _place(gpr[arch.sp], make_frame, mappings), make_frame, judge)
+    return Home(gate, restorer, quiet[0], _place(registers[arch.sp], make_frame, mappings), make_frame, judge)
 
 
 def _place(stack_pointer: int, make_frame: Callable[[int], bytes], mappings: list[procfs.Mapping]) -> int:

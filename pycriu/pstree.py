@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 
+from pycriu import interrupted
 from pycriu.arch.description import Arch
 from pycriu.errors import KernelError, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.kernel import procfs, ptrace
@@ -91,6 +92,8 @@ class Freeze:
         self.stop_signals: dict[int, int] = {}  # to be delivered when a task is let go
         self._stop_signals: dict[int, int] = {}  # that had stopped it before we did
         self._stopped: set[int] = set()
+        self._called: dict[int, list[int]] = {}  # what a thread waited for when it was asked to stop
+        self._unlimited = interrupted.Unlimited(arch)
 
     def __enter__(self) -> Freeze:
         deadline = time.monotonic() + self.timeout
@@ -147,6 +150,7 @@ class Freeze:
                 return False
             raise _not_traceable(tid) from None
         self.tasks[tid] = Tracee(tid, self.arch, self.tasks.get(process.pid))
+        self._called[tid] = interrupted.called(tid)
         try:
             ptrace.interrupt(tid)
         except TraceeGone:
@@ -174,6 +178,7 @@ class Freeze:
                 _, status = os.waitpid(tid, ptrace.WALL)
             if os.WIFSTOPPED(status):
                 self._stopped.add(tid)
+                interrupted.make_again(self.tasks[tid], self._unlimited, self._called.pop(tid, []))
                 continue
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
             self.tasks.pop(tid).close()

@@ -6,7 +6,7 @@ Nothing here is computed that can be computed later; whoever reads this code cou
 
 from __future__ import annotations
 
-from pycriu import home, pstree, sharing
+from pycriu import home, interrupted, pstree, sharing
 from pycriu.home import Home
 from pycriu.kernel import procfs, ptrace
 from pycriu.resources import (
@@ -71,10 +71,12 @@ class Thread:
             self.task.set_registers(gpr)
 
     def home(self, gadgets: tuple[int, int] | None, mappings: list[procfs.Mapping]) -> Home | None:
-        """Its way home."""
+        """Its way home; and the registers with which it goes on there, or in another life."""
         task = self.task
+        gpr = task.registers()
+        self.goes_on = task.arch.after_interruption(gpr, interrupted.original(task, gpr))
         return home.find(
-            task.arch, task.registers(), self.signals.mask, self.register_sets, self.status, mappings, gadgets,
+            task.arch, self.goes_on, self.signals.mask, self.register_sets, self.status, mappings, gadgets,
             seccomp.judge(task, self.seccomp),
         )  # fmt: skip
 
@@ -88,8 +90,7 @@ class Thread:
                 ptrace.set_regset(self.tid, note, self.register_sets[note])
         cpu = self.task.arch
         self.interrupted_call = cpu.interrupted_call(gpr)
-        gpr = cpu.after_interruption(gpr)
-        self.thread_info, self.extras = cpu.save(gpr, self.register_sets, self.attributes.tid_address)
+        self.thread_info, self.extras = cpu.save(self.goes_on, self.register_sets, self.attributes.tid_address)
 
 
 class Snapshot:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from pycriu.arch.description import Arch, Registers
+from pycriu.arch.description import MASK64, Arch, Registers
 from pycriu.errors import ImageError, KernelError
 from pycriu.images import messages as m
 from pycriu.kernel import ptrace
@@ -38,9 +38,36 @@ def prepare_call(_gpr: Registers) -> None:
     """Nothing: do_signal() rewound and forgot the interrupted call before the tracer saw the stop."""
 
 
-def after_interruption(gpr: Registers) -> Registers:
-    """Unchanged: pc stands on the svc and x0 holds its first argument again, for every restart code."""
-    return list(gpr)
+EINTR, NR_RESTART_SYSCALL = -4, 128
+
+
+def after_interruption(gpr: Registers, original: int | None = None) -> Registers:
+    """Unchanged: pc stands on the svc and x0 holds its first argument again, for every restart code.
+
+    But where the call was interrupted before, the kernel has put the number of restart_syscall(2) into x8.
+    """
+    out = list(gpr)
+    if original is not None and original >= 0:
+        out[X8] = original
+    elif original is not None:
+        out[X0], out[PC] = EINTR & MASK64, gpr[PC] + 4
+    return out
+
+
+def restarting(gpr: Registers) -> int:
+    """Whether an svc is there the caller will see."""
+    return gpr[PC] if gpr[X8] == NR_RESTART_SYSCALL else 0
+
+
+def numbers_in(code: bytes) -> list[int]:
+    """mov x8,#number or mov w8,#number: movz, with the number in bits 5 to 20."""
+    words = [int.from_bytes(code[at : at + 4], "little") for at in range(len(code) - 4, -1, -4)]
+    return [word >> 5 & 0xFFFF for word in words if word & 0x7FE0001F == 0x52800008]
+
+
+def call_again(gpr: Registers, number: int, first: int) -> None:
+    """The result has taken the place of the first argument."""
+    gpr[X0], gpr[X8], gpr[PC] = first, number, gpr[PC] - 4
 
 
 def _optional(tid: int, note: int) -> bytes:
@@ -188,6 +215,9 @@ AARCH64 = Arch(
     interrupted_call=lambda _gpr: -1,  # forgotten by the kernel before the tracer sees the stop
     prepare_call=prepare_call,
     after_interruption=after_interruption,
+    restarting=restarting,
+    numbers_in=numbers_in,
+    call_again=call_again,
     look=look,
     calls_destroy=(NT_ARM_SVE,),  # a system call keeps of each vector what FP/SIMD has of it
     save=save,

@@ -60,7 +60,12 @@ class Arch:
     messages: tuple[str, ...]  # classes of the image format that `save` makes, to be loaded before anybody is stopped
     interrupted_call: Callable[[Registers], int]  # number of the call that a stopped task is in, -1 where none is known
     prepare_call: Callable[[Registers], None]  # make the kernel forget the interrupted call
-    after_interruption: Callable[[Registers], Registers]  # what a new task must start with to go on as this one would
+    # What a new task must start with to go on as this one would; with the number of the call that it restarts: see
+    # interrupted.original
+    after_interruption: Callable[[Registers, int | None], Registers]
+    restarting: Callable[[Registers], int]  # where the restart_syscall(2) lies that the task is in, else 0
+    numbers_in: Callable[[bytes], list[int]]  # numbers that code loads for a call at its end, the nearest first
+    call_again: Callable[[Registers, int, int], None]  # number, first argument: make the call again that has a result
     look: Callable[[int], dict[int, bytes]]  # tid → every register set but the general, by note
     calls_destroy: tuple[int, ...]  # the notes among them that system calls made for the task change
     save: Callable[

@@ -85,24 +85,50 @@ def prepare_call(gpr: Registers) -> None:
     gpr[ORIG_AX] = MASK64
 
 
-def after_interruption(gpr: Registers) -> Registers:
+def after_interruption(gpr: Registers, original: int | None = None) -> Registers:
     """The registers for a task that has no kernel-side memory of the call it was in.
 
     arch_do_signal_or_restart() would rewind over the two-byte instruction; we do. For -ERESTART_RESTARTBLOCK the kernel
     would call restart_syscall(2) with what it remembers; a new task has no such memory, so the call is made again in
-    full, which is never too early. A call that already was restart_syscall has lost its name and ends with EINTR.
+    full, which is never too early. A call that already was restart_syscall is `original`, or ends with EINTR.
     """
     out = list(gpr)
     if signed(gpr[ORIG_AX]) >= 0:
         code = signed(gpr[AX])
         if code in (ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK):
-            if code == ERESTART_RESTARTBLOCK and gpr[ORIG_AX] == NR_RESTART_SYSCALL:
+            number = gpr[ORIG_AX]
+            if code == ERESTART_RESTARTBLOCK and number == NR_RESTART_SYSCALL:
+                number = EINTR if original is None else original
+            if number < 0:
                 out[AX] = EINTR & MASK64
             else:
-                out[AX] = gpr[ORIG_AX]
+                out[AX] = number
                 out[IP] = gpr[IP] - 2
     out[ORIG_AX] = MASK64
     return out
+
+
+def restarting(gpr: Registers) -> int:
+    """The tracer sees -ERESTART_RESTARTBLOCK as the result of restart_syscall."""
+    lost = signed(gpr[AX]) == ERESTART_RESTARTBLOCK and gpr[ORIG_AX] == NR_RESTART_SYSCALL
+    return gpr[IP] - 2 if lost else 0
+
+
+def numbers_in(code: bytes) -> list[int]:
+    """mov $number,%eax: b8 and four bytes, of which the upper two are 0."""
+    found = []
+    at = code.rfind(b"\xb8")
+    while at >= 0:
+        number = int.from_bytes(code[at + 1 : at + 5], "little")
+        if len(code) >= at + 5 and number < 1 << 16:
+            found.append(number)
+        at = code.rfind(b"\xb8", 0, at)
+    return found
+
+
+def call_again(gpr: Registers, number: int, _first: int) -> None:
+    """As after_interruption does."""
+    gpr[AX], gpr[IP], gpr[ORIG_AX] = number, gpr[IP] - 2, MASK64
 
 
 def look(tid: int) -> dict[int, bytes]:
@@ -270,6 +296,9 @@ X86_64 = Arch(
     interrupted_call=lambda gpr: signed(gpr[ORIG_AX]),
     prepare_call=prepare_call,
     after_interruption=after_interruption,
+    restarting=restarting,
+    numbers_in=numbers_in,
+    call_again=call_again,
     look=look,
     calls_destroy=(),
     save=save,

@@ -115,6 +115,14 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "wait4": (61, 260),
     "waitid": (247, 95),
     "write": (1, 64),
+    "epoll_wait": (232, None),
+    "epoll_pwait2": (441, 441),
+    "rt_sigtimedwait": (128, 137),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "io_getevents": (208, 4),
+    "io_pgetevents": (333, 292),
+    "poll": (7, None),
 }
 
 NUMBERINGS = ("x86_64", "generic")

@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 	} else if (!strcmp(name, "futex_long")) {
 		r = syscall(SYS_futex, &word, FUTEX_WAIT, 0, &ten, NULL, 0);
 	} else if (!strcmp(name, "futex_short")) {
-		r = syscall(SYS_futex, &word, FUTEX_WAIT, 0, &t, NULL, 0);
+		r = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &t, NULL, 0);
 	} else if (!strcmp(name, "pause")) {
 		r = pause();
 	} else if (!strcmp(name, "sigsuspend")) {

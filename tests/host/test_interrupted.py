@@ -22,7 +22,7 @@ CALLS = {
     "read": (1, 0, 0), "write": (4096, 0, 0), "poll": (1, 0, 0), "poll_timeout": (1, 0, 0), "ppoll": (1, 0, 0),
     "select": (1, 0, 0), "select_timeout": (1, 0, 0), "wait4": (5, 0, 0), "waitid": (5, 0, 0),
     "futex": (-1, 4, USR1), "futex_long": (-1, 4, USR1), "pause": (-1, 4, USR1), "sigsuspend": (-1, 4, USR1),  "nanosleep_long": (-1, 4, USR1),
-    "clock_long": (-4, 4, USR1),
+    "clock_long": (-4, 4, USR1), "sigtimedwait": (USR1, 0, 0),
 }  # fmt: skip
 BY_ITSELF = {
     "nanosleep": (0, 0, 0), "clock_absolute": (0, 0, 0), "poll_short": (0, 0, 0), "futex_short": (-1, 110, 0),
@@ -55,10 +55,24 @@ def test_call_goes_on(host: Host, compiled: Callable[[str], str], name: str, run
     assert name in CALLS or " enough " in said, said
 
 
-@pytest.mark.parametrize("name", ["sigtimedwait", "sigtimedwait_long"])
-def test_sigtimedwait_is_interrupted_as_by_any_stop(host: Host, compiled: Callable[[str], str], name: str) -> None:
-    """The kernel itself ends this call with EINTR when a process is stopped: see signal(7)."""
+@pytest.mark.parametrize("name", ["nanosleep", "poll_short", "futex_short"])
+def test_call_that_was_interrupted_before(host: Host, compiled: Callable[[str], str], name: str) -> None:
+    """The kernel lets it go on as restart_syscall(2), which knows nothing in a new process."""
     subject = host.start(compiled("interrupted"), name)
+    wait_until(lambda: state(subject.pid) == "S", "inside its call")
+    dumped = host.dump(subject, "-R")
+    assert dumped.ok, dumped
+    wait_until(lambda: state(subject.pid) == "S", "inside its call again")
+    host.round_trip(subject)
+    subject.wait_for("returned")
+    (said,) = subject.go()
+    result, errno, caught = BY_ITSELF[name]
+    assert said == f"returned {result} errno {errno} after enough caught {caught}"
+
+
+def test_call_with_a_limit_is_interrupted_as_by_any_stop(host: Host, compiled: Callable[[str], str]) -> None:
+    """The kernel itself ends this call with EINTR when a process is stopped, and alone knows its rest: see signal(7)."""
+    subject = host.start(compiled("interrupted"), "sigtimedwait_long")
     wait_until(lambda: state(subject.pid) == "S", "inside its call")
     host.round_trip(subject)
     assert subject.go()[0].startswith("returned -1 errno 4 after ")

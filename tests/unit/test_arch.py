@@ -69,6 +69,45 @@ def test_x86_restart_syscall_has_lost_its_name() -> None:
     assert (signed(out[AX]), out[IP]) == (-4, 0x1000)
 
 
+def test_x86_restart_syscall_whose_name_is_known() -> None:
+    gpr = caught(219, -516)
+    assert X86_64.restarting(gpr) == 0xFFE
+    out = X86_64.after_interruption(gpr, 230)
+    assert (out[AX], out[IP], signed(out[ORIG_AX])) == (230, 0xFFE, -1)
+    assert X86_64.after_interruption(gpr, -1) == X86_64.after_interruption(gpr)
+    assert not X86_64.restarting(caught(35, -516))
+    assert not X86_64.restarting(caught(219, 0))
+
+
+def test_aarch64_restart_syscall() -> None:
+    gpr = list(ARM_PATTERN)
+    gpr[8], gpr[32] = 128, 0x1000
+    assert AARCH64.restarting(gpr) == 0x1000
+    known, lost = AARCH64.after_interruption(gpr, 115), AARCH64.after_interruption(gpr, -1)
+    assert (known[8], known[32], known[0]) == (115, 0x1000, gpr[0])
+    assert (signed(lost[0]), lost[32]) == (-4, 0x1004)
+    assert AARCH64.after_interruption(gpr, None) == gpr
+    assert not AARCH64.restarting(ARM_PATTERN)
+
+
+def test_numbers_of_calls_in_code() -> None:
+    # mov $35,%eax; mov %ebx,%edi; mov $0xe6,%eax; syscall
+    assert X86_64.numbers_in(bytes.fromhex("b82300000089dfb8e60000000f05")) == [230, 35]
+    assert X86_64.numbers_in(b"\xb8\x01") == []
+    # mov x8,#101; mov w8,#115; mov x7,#1; svc #0
+    assert AARCH64.numbers_in(bytes.fromhex("a80c80d2 680e8052 270080d2 010000d4")) == [115, 101]
+
+
+def test_call_that_is_made_again() -> None:
+    gpr = caught(232, -4)
+    X86_64.call_again(gpr, 232, 7)
+    assert (gpr[AX], gpr[IP], signed(gpr[ORIG_AX])) == (232, 0xFFE, -1)
+    arm = list(ARM_PATTERN)
+    arm[32] = 0x1004
+    AARCH64.call_again(arm, 22, 7)
+    assert (arm[0], arm[8], arm[32]) == (7, 22, 0x1000)
+
+
 @pytest.mark.parametrize("result", [0, 5, -4, -11, -515, -1])
 def test_x86_call_that_has_its_result(result: int) -> None:
     out = X86_64.after_interruption(caught(0, result))

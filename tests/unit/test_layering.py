@@ -17,6 +17,7 @@ FLOORS = (
     {"arch", "images", "log", "arguments"},
     {"home"},
     {"tracee", "sharing", "family"},
+    {"interrupted"},
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages"},
     {"fds"},
     {"resources"},

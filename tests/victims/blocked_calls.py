@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""System calls that a dump interrupts: sleep, read, poll and wait4 must end as if nothing had been.
+"""System calls that a dump interrupts: sleep, read, poll, wait4, epoll_wait and sigwaitinfo must end as if nothing had
+been.
 
 The calls are made through ctypes: Python's own wrappers would repeat a call that came back with EINTR, and hide it.
 
@@ -9,6 +10,7 @@ Missing: a relative timeout begins anew where the kernel alone knows the rest
 
 import ctypes
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -32,13 +34,15 @@ class Pollfd(ctypes.Structure):
 
 
 def scenario() -> Iterator[victim.Damage]:
-    ends = [os.pipe() for _ in range(3)]
+    ends = [os.pipe() for _ in range(4)]
     works: list[Callable[[], None]] = [
         nap,
         lambda: read(ends[0][0]),
         lambda: poll(ends[1][0], -1),
         lambda: poll(ends[2][0], 500_000),
         wait,
+        lambda: epoll(ends[3][0]),
+        await_signal,
     ]
     children = [victim.child(work) for work in works]
     for pid in children:
@@ -46,7 +50,9 @@ def scenario() -> Iterator[victim.Damage]:
     yield lambda: os.kill(children[1], signal.SIGUSR1)
     for _, write in ends:
         os.write(write, b"x")
-    for pid, what in zip(children, ("nanosleep", "read", "poll", "poll with a limit", "wait4"), strict=True):
+    os.kill(children[-1], signal.SIGUSR2)
+    names = ("nanosleep", "read", "poll", "poll with a limit", "wait4", "epoll_wait", "sigwaitinfo")
+    for pid, what in zip(children, names, strict=True):
         victim.join(pid, what)
 
 
@@ -71,6 +77,20 @@ def poll(fd: int, limit: int) -> None:
     asked = Pollfd(fd, 1, 0)
     result(libc.poll(ctypes.byref(asked), 1, limit), "poll", 1)
     victim.equal(asked.revents, 1, "what poll saw")
+
+
+def epoll(fd: int) -> None:
+    """The kernel alone ends this call at any stop (signal(7)); a dump is to be less than a stop."""
+    with select.epoll() as watches:
+        watches.register(fd, select.EPOLLIN)
+        result(libc.epoll_wait(watches.fileno(), ctypes.create_string_buffer(16), 1, -1), "epoll_wait", 1)
+
+
+def await_signal() -> None:
+    """The same."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    wanted = (ctypes.c_uint64 * 16)(1 << signal.SIGUSR2 - 1)
+    result(libc.sigwaitinfo(wanted, None), "sigwaitinfo", signal.SIGUSR2)
 
 
 def wait() -> None:

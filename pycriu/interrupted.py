@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""System calls that a stop has interrupted, where the kernel alone would not make them go on as if nothing had been.
+
+Two kinds. A call with a relative limit that was interrupted before (by a dump that left the task running, by SIGSTOP,
+by a debugger) goes on as restart_syscall(2), which a new task cannot make: its name is found in the code before the
+call. And some calls end with EINTR at any stop, see signal(7): where such a call has no limit, it is made again; with
+one it would take too long, so EINTR, for which programs must be prepared, stays.
+"""
+
+from __future__ import annotations
+
+from pycriu.arch.description import MASK64, Arch, Registers
+from pycriu.errors import PycriuError, TraceeGone
+from pycriu.kernel import procfs
+from pycriu.tracee import Tracee
+
+EINTR = 4
+# include/uapi/linux/futex.h: FUTEX_WAIT and FUTEX_WAIT_BITSET, with FUTEX_PRIVATE_FLAG
+_PRIVATE_WAITS, FUTEX_CLOCK_REALTIME = (0 | 128, 9 | 128), 256
+_LOOK_BACK = 64  # bytes of code
+# What goes on by restart_syscall.
+_LIMITED = ("nanosleep", "clock_nanosleep", "futex", "poll")
+# Calls that end at a stop, with the argument that is their limit, and whether that is a number (negative: none) or an
+# address (0: none). Without one they wait for ever.
+_ENDED = {
+    "epoll_wait": (3, int), "epoll_pwait": (3, int), "epoll_pwait2": (3, bytes), "rt_sigtimedwait": (2, bytes),
+    "semop": (0, None), "semtimedop": (3, bytes), "io_getevents": (4, bytes), "io_pgetevents": (4, bytes),
+}  # fmt: skip
+
+
+class Unlimited:
+    """The calls of an architecture that end at a stop."""
+
+    def __init__(self, arch: Arch) -> None:
+        self._limits = {}
+        for name, limit in _ENDED.items():
+            try:
+                self._limits[arch.syscall_number(name)] = limit
+            except LookupError:
+                continue  # this architecture lacks it
+
+    def waits_for_ever(self, number: int, arguments: list[int]) -> bool:
+        """Whether a call is one of them, and has no limit."""
+        if number not in self._limits:
+            return False
+        at, kind = self._limits[number]
+        if kind is int:
+            return bool(arguments[at] >> 31 & 1)
+        return kind is None or not arguments[at]
+
+
+def original(task: Tracee, gpr: Registers) -> int | None:
+    """The number of the call for which restart_syscall(2) stands, -1 where that cannot be known; None: it is none."""
+    arch = task.arch
+    at = arch.restarting(gpr)
+    if not at:
+        return None
+    try:
+        code = task.read(at - _LOOK_BACK, _LOOK_BACK + len(arch.syscall_insn))
+    except (PycriuError, OSError):
+        return -1
+    if not code.endswith(arch.syscall_insn):
+        return None
+    known = set()
+    for name in _LIMITED:
+        try:
+            known.add(arch.syscall_number(name))
+        except LookupError:
+            continue
+    return next((number for number in arch.numbers_in(code) if number in known), _by_arguments(arch, gpr))
+
+
+def _by_arguments(arch: Arch, gpr: Registers) -> int:
+    """For calls made through syscall(2), whose code has no number: a futex says of itself that it is private."""
+    address, operation = gpr[arch.args[0]], gpr[arch.args[1]] & 0xFFFF_FFFF
+    if operation & ~FUTEX_CLOCK_REALTIME in _PRIVATE_WAITS and address and not address % 4:
+        return arch.syscall_number("futex")
+    return -1
+
+
+def called(tid: int) -> list[int]:
+    """/proc/TID/syscall of a thread that waits in a call: number, six arguments, stack pointer, pc. Empty where not."""
+    try:
+        words = procfs.text(tid, "syscall").split()
+    except (TraceeGone, OSError):
+        return []
+    return [int(word, 0) for word in words] if len(words) == 9 else []
+
+
+def make_again(task: Tracee, unlimited: Unlimited, before: list[int]) -> None:
+    """Make a thread that has just been stopped go on with the call that the stop has ended.
+
+    `before` is what `called` said before the stop.
+    """
+    if not before or not unlimited.waits_for_ever(before[0], before[1:7]):
+        return
+    arch = task.arch
+    gpr = task.registers()
+    if gpr[arch.result] != -EINTR & MASK64 or gpr[arch.pc] != before[8]:
+        return
+    status = procfs.parse_status(procfs.text(task.tid, "status"))
+    pending, blocked, caught = (
+        int(status["SigPnd"], 16) | int(status["ShdPnd"], 16), int(status["SigBlk"], 16), int(status["SigCgt"], 16),
+    )  # fmt: skip
+    if pending & caught & ~blocked:
+        return  # a handler is about to run, and the call to end for it
+    arch.call_again(gpr, before[0], before[1])
+    task.set_registers(gpr)
