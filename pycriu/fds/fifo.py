@@ -67,7 +67,7 @@ class Fifo(Kind):
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
-        members = {process.pid for process in saving.root.walk()}
+        members = {process.pid for process in saving.root.walk()} | {os.getpid()}
         for number, ends in self._ends.items():
             fd = inflight.reader(ends)
             try:

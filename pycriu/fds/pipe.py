@@ -61,7 +61,7 @@ class Pipe(Kind):
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
-        members = {process.pid for process in saving.root.walk()}
+        members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for number, ends in self._ends.items():
             self._refuse_outsiders(ends, members)
             fd = inflight.reader(ends)

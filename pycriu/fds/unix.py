@@ -6,7 +6,7 @@ tree. Of connections to outside only those of datagram sockets to a socket with 
 (--ext-unix-sk): they are made again.
 
 Refused: other connections to outside, connections that wait to be accepted and whose client is outside, gone, or has
-sent something already, out-of-band bytes. Not noticed: that somebody outside the tree shares a socket with it.
+sent something already, out-of-band bytes, sockets that somebody outside the tree has open, too.
 Sources: unix(7), net/unix/{af_unix,diag}.c.
 """
 
@@ -19,7 +19,7 @@ import select
 import struct
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.fds import queues, sockets, unixmake
+from pycriu.fds import inflight, queues, sockets, unixmake
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
@@ -71,6 +71,7 @@ class Unix(Kind):
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._listed: dict[int, sockdiag.Unix] = {}
+        self._holders: dict[str, set[int]] | None = None  # who has sockets
         self._socks: dict[int, Socket] = {}  # by inode
         self._arrived: list[OpenFile] = []  # our own descriptors for what was sent and not received
         self._maker: unixmake.Maker | None = None
@@ -81,6 +82,11 @@ class Unix(Kind):
         """A socket of this family."""
         found = sockets.about(file)
         return found is not None and found.family == AF_UNIX
+
+    def inspect(self, file: OpenFile) -> None:
+        """Look, once and while the tree still runs, who else has sockets."""
+        if self._holders is None:
+            self._holders = inflight.holders("socket:[")
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Everything; Unsupported where a connection leads out of the tree."""
@@ -98,7 +104,9 @@ class Unix(Kind):
         finally:
             for one in found:
                 os.close(one.fd)
+        members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for one in found:
+            self._refuse_outsiders(one, members)
             self._settle_pending(one)
         for one in found:
             self._settle_peer(one, saving)
@@ -149,6 +157,16 @@ class Unix(Kind):
             for fd in message.rights
             if self.matches(file := files[fd]) and file.status.st_ino not in self._socks
         }
+
+    def _refuse_outsiders(self, one: Socket, members: set[int]) -> None:
+        link = one.file.link
+        if others := inflight.outsiders((self._holders or {}).get(link, set()) - members, link):
+            told = ", ".join(map(str, others))
+            raise Unsupported(
+                f"{one.file.name} is a socket that process {told} outside the tree has open, too",
+                "a restore would make another socket of it; dump the process that is the parent of both, or let one of "
+                "them close it",
+            )
 
     def _settle_pending(self, server: Socket) -> None:
         """Connections that wait to be accepted: their clients refer to the listening socket, as in CRIU's images."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,18 @@ def test_notes_that_cannot_be_are_refused(tmp_path: Path, notes: bytes) -> None:
 def test_messages_that_cannot_be_are_refused(tmp_path: Path, packet: m.sk_packet_entry) -> None:
     with pytest.raises(ImageError):
         maker(tmp_path, [entry(1)], b"", [(packet, b"x")])
+
+
+def test_an_offset_is_put_back_if_who_looks_is_killed() -> None:
+    left, right = pair(socket.SOCK_DGRAM)
+    with left, right:
+        pid = os.fork()
+        if not pid:
+            with queues.guarded([right.fileno()]):
+                right.setsockopt(socket.SOL_SOCKET, 42, 7)
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        end = time.monotonic() + 10
+        while right.getsockopt(socket.SOL_SOCKET, 42) != -1:
+            assert time.monotonic() < end
+            time.sleep(0.001)
