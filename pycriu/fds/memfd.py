@@ -256,11 +256,14 @@ class Memfd(Kind):
         """Open an object, which is made when it is asked for first."""
         memfd = entry.memfd
         inode = self._restored[memfd.inode_id].open()
+        fd = -1
         try:
             fd = os.open(f"/proc/self/fd/{inode}", memfd.flags & _KEPT_FLAGS | os.O_CLOEXEC)
             if memfd.pos and not memfd.flags & os.O_PATH:
                 os.lseek(fd, memfd.pos, os.SEEK_SET)
         except (OSError, OverflowError) as error:
+            if fd >= 0:
+                os.close(fd)
             raise ImageError(f"file {entry.id}, a memfd, cannot be opened: {error}") from None
         return fd
 

@@ -88,7 +88,7 @@ def classify(pid: int, line: procfs.Mapping, regular: Regular, file: Place | Non
     bad = next((flag for flag in line.flags if flag in REFUSED_FLAGS), None)
     if bad is not None:
         raise Unsupported(f"process {pid}: {REFUSED_FLAGS[bad]} at {line} cannot be saved")
-    if line.inode == 0:
+    if line.inode == 0 and not line.name.startswith("/SYSV"):  # a segment's inode is its id, and the first id is 0
         if line.shared or line.name.startswith("anon_inode:") or line.name.startswith("/"):
             raise Unsupported(f"process {pid}: the mapping {line} cannot be saved")
         return Mapping(line, REGULAR | ANON_PRIVATE | (HEAP if line.name == "[heap]" else 0), None)
