@@ -289,9 +289,9 @@ def _add(epoll: int, fd: int, number: int, events: int, data: int) -> None:
         kept, inheritable = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3), os.get_inheritable(number)
     except OSError:
         kept, inheritable = -1, False
+    if fd != number:
+        _lend(fd, number)
     try:
-        if fd != number:
-            os.dup2(fd, number, inheritable=False)
         if events & ~PRIVATE_BITS:
             _control(kept if epoll == number else epoll, EPOLL_CTL_ADD, number, events, data)
         else:
@@ -302,6 +302,14 @@ def _add(epoll: int, fd: int, number: int, events: int, data: int) -> None:
             os.close(kept)
         else:
             os.close(number)
+
+
+def _lend(fd: int, number: int) -> None:
+    try:
+        os.dup2(fd, number, inheritable=False)
+    except OSError as error:
+        hint = "the limit of descriptors of pycriu is lower: ulimit -n"
+        raise KernelError("dup2", error.errno or 0, f"descriptor {number}, which is watched", hint) from None
 
 
 def _add_disarmed(epoll: int, number: int, events: int, data: int) -> None:
@@ -319,4 +327,9 @@ def _add_disarmed(epoll: int, number: int, events: int, data: int) -> None:
 
 def _control(epoll: int, action: int, number: int, events: int, data: int) -> None:
     event = ctypes.create_string_buffer(arch.native().epoll_event.pack(events, data))
-    libc.call("epoll_ctl", epoll, action, number, ctypes.addressof(event), what=f"descriptor {number}")
+    try:
+        libc.call("epoll_ctl", epoll, action, number, ctypes.addressof(event), what=f"descriptor {number}")
+    except KernelError as error:
+        if error.errno == errno.ENOSPC:
+            error.hint = "raise the limit of watches: sysctl fs.epoll.max_user_watches"
+        raise

@@ -16,7 +16,7 @@ from pycriu.fds import watched
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import procfs
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -162,7 +162,7 @@ class Fanotify(Kind):
         flags = entry.ffy.faflags & ~FAN_NONBLOCK  # FAN_CLOEXEC, too, as it was: fdinfo shows it for ever
         if entry.ffy.flags & os.O_NONBLOCK:
             flags |= FAN_NONBLOCK
-        return libc.call("fanotify_init", flags, entry.ffy.evflags, what=f"file {entry.id}")
+        return watched.limited("fanotify_init", flags, entry.ffy.evflags, what=f"file {entry.id}")
 
     def finish(self, opening: Opening) -> None:
         """Add the marks."""
@@ -210,10 +210,12 @@ def _add(fd: int, mark: Any, kind: int) -> None:
         what = mark.me.path or mark.ie.f_handle.path
         if mark.mask:
             evictable = mark.mflags & FAN_MARK_EVICTABLE
-            libc.call("fanotify_mark", fd, flags | evictable, mark.mask, AT_FDCWD, ctypes.addressof(path), what=what)
+            watched.limited(
+                "fanotify_mark", fd, flags | evictable, mark.mask, AT_FDCWD, ctypes.addressof(path), what=what
+            )
         if mark.ignored_mask:
             how = mark.mflags & (FAN_MARK_IGNORE | FAN_MARK_IGNORED_SURV_MODIFY | FAN_MARK_EVICTABLE)
             flags |= how if how & FAN_MARK_IGNORE else how | FAN_MARK_IGNORED_MASK
-            libc.call("fanotify_mark", fd, flags, mark.ignored_mask, AT_FDCWD, ctypes.addressof(path), what=what)
+            watched.limited("fanotify_mark", fd, flags, mark.ignored_mask, AT_FDCWD, ctypes.addressof(path), what=what)
     finally:
         os.close(there)

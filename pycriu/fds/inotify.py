@@ -16,7 +16,7 @@ from pycriu.fds import watched
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import procfs
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ class Inotify(Kind):
     def open(self, entry: Any, opening: Opening) -> int:
         """A new one without watches."""
         flags = os.O_CLOEXEC | entry.ify.flags & os.O_NONBLOCK
-        return libc.call("inotify_init1", flags, what=f"file {entry.id}")
+        return watched.limited("inotify_init1", flags, what=f"file {entry.id}")
 
     def finish(self, opening: Opening) -> None:
         """Add the watches, in the order of their numbers, as they were given out."""
@@ -132,7 +132,7 @@ def _add(fd: int, watch: Any) -> None:
         path = ctypes.create_string_buffer(b"/proc/self/fd/%d" % there)
         # A watch for nothing may not be asked for; that its file system goes away every watch is told anyway.
         mask = watch.mask & MASK or _NO_EVENTS
-        got = libc.call("inotify_add_watch", fd, ctypes.addressof(path), mask, what=watch.f_handle.path)
+        got = watched.limited("inotify_add_watch", fd, ctypes.addressof(path), mask, what=watch.f_handle.path)
     finally:
         os.close(there)
     if got != watch.wd:

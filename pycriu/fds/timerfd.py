@@ -42,6 +42,7 @@ TFD_IOC_SET_TICKS = 0x40085400
 _ITIMERSPEC = struct.Struct("<qqqq")  # it_interval, it_value, each in seconds and nanoseconds
 _EXPIRIES = struct.Struct("<I4xq16s")  # pycriu-timerfd.img: id of the file, expiry in ns of its clock, boot id
 _IMAGE = "pycriu-timerfd.img"
+_NO_BOOT = bytes(16)
 _NEAR = SECOND // 50  # what expires within this time is waited for: see _arm
 _TRIES = 20
 
@@ -76,9 +77,12 @@ def now(clock: int) -> int:
 
 
 def boot_id() -> bytes:
-    """16 bytes that no other boot has."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return bytes.fromhex(file.read().strip().replace("-", ""))
+    """16 bytes that no other boot has; zeros where the kernel does not tell, which are no boot's."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except FileNotFoundError:
+        return _NO_BOOT
 
 
 class Timerfd(Kind):
@@ -142,7 +146,7 @@ class Timerfd(Kind):
             state = self._states.get(number)
             if state is None:
                 raise ImageError(f"{_IMAGE}: no timerfd has the id {number}")
-            if expiry > 0 and (there == boot or state.clock in _WALL_CLOCKS):
+            if expiry > 0 and (there == boot != _NO_BOOT or state.clock in _WALL_CLOCKS):
                 self._expiries[number] = expiry
 
     def open(self, entry: Any, opening: Opening) -> int:

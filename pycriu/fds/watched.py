@@ -8,6 +8,7 @@ on overlayfs, the paths are searched, the likely ones first.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -214,6 +215,24 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _device(status: os.stat_result) -> int:
     return os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+
+
+_LIMITS = {
+    "inotify_init1": "sysctl fs.inotify.max_user_instances",
+    "inotify_add_watch": "sysctl fs.inotify.max_user_watches",
+    "fanotify_init": "sysctl fs.fanotify.max_user_groups",
+    "fanotify_mark": "sysctl fs.fanotify.max_user_marks",
+}
+
+
+def limited(name: str, *args: int, what: str) -> int:
+    """A call that fails where somebody has too many of something already; then the error tells which limit it is."""
+    try:
+        return libc.call(name, *args, what=what)
+    except KernelError as error:
+        if error.errno in (errno.EMFILE, errno.ENOSPC):
+            error.hint = f"raise the limit: {_LIMITS[name]}"
+        raise
 
 
 # ------------------------------------------------------------------------------------------------------------- images

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import struct
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pycriu import entries, sharing
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import epoll, eventfd, fanotify, inotify, namespace, pidfd, refused, timerfd, watched
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
@@ -421,3 +422,23 @@ def test_a_file_is_found_by_the_kernels_order(monkeypatch: pytest.MonkeyPatch) -
         assert ids.find(26, lambda other, fd=fd: compare(other.fd, fd)) == number  # type: ignore[misc]
     assert ids.find(26, lambda other: compare(other.fd, 9)) is None
     assert ids.find(27, lambda other: compare(other.fd, 1)) is None
+
+
+def test_a_number_beyond_our_limit_and_full_limits_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_, counter = select.epoll(), os.eventfd(1)
+    with pytest.raises(KernelError, match="dup2") as caught:
+        epoll._add(set_.fileno(), counter, (1 << 31) - 2, select.EPOLLIN, 1)
+    assert "ulimit" in str(caught.value.hint)
+
+    def full(name: str, *_: int, what: str) -> int:
+        raise KernelError(name, errno.EMFILE if name == "inotify_init1" else errno.ENOSPC, what)
+
+    monkeypatch.setattr(epoll.libc, "call", full)
+    with pytest.raises(KernelError) as caught:
+        epoll._control(set_.fileno(), 1, counter, 1, 1)
+    assert "max_user_watches" in str(caught.value.hint)
+    with pytest.raises(KernelError) as caught:
+        watched.limited("inotify_init1", 0, what="it")
+    assert "max_user_instances" in str(caught.value.hint)
+    os.close(counter)
+    set_.close()
