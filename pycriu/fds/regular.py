@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files with a path: regular files, directories, the memory devices (null, zero, full, random, urandom, and kmsg for
-writing), files of /proc and /sys, whatever is open with O_PATH; and deleted ones (`ghost`).
+"""Files with a path: regular files, directories, the memory devices (null, zero, full, random, urandom, kmsg), files of
+/proc and /sys, whatever is open with O_PATH; and deleted ones (`ghost`).
 
 Kept: path, flags, position. The content is not copied, but for deleted files: at restore the file must be there as it
 was (`validation`). Files of /proc/PID are opened when that task exists again.
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.fds import kmsg
     from pycriu.fds.opening import Opening
     from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
@@ -52,6 +53,7 @@ class Regular(Kind):
         self._taken: dict[int, bool] = {}  # id → whether it is a ghost or linked
         self._sync: dict[str, int] = {}
         self._watched = False
+        self._readers: kmsg.Readers | None = None
         self._attached: list[tuple[int, OpenFile]] = []
 
     # ------------------------------------------------------------------------------------------------------------ dump
@@ -71,10 +73,16 @@ class Regular(Kind):
     def inspect(self, file: OpenFile) -> None:
         """Unsupported where the file cannot be opened again as it is."""
         status = file.status
-        log = stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) == _KMSG
-        if log and not file.flags & os.O_PATH and file.flags & os.O_ACCMODE != os.O_WRONLY:
-            raise Unsupported(f"{file.name} is open for reading, and nothing tells how far it has been read")
         self._inspect(file.link, status, file.name)
+        if _reads_log(file):
+            self._log_readers().inspect()
+
+    def _log_readers(self) -> kmsg.Readers:
+        if self._readers is None:
+            from pycriu.fds import kmsg
+
+            self._readers = kmsg.Readers()
+        return self._readers
 
     def inspect_place(self, place: Place) -> None:
         """The same for what is referred to otherwise than by a descriptor."""
@@ -95,6 +103,8 @@ class Regular(Kind):
             if number is None or number in self._taken:
                 continue
             _refuse_other_process(file, saving)
+            if _reads_log(file):
+                self._log_readers().gather(number, file)
             self._take(number, file.link, file.status, file.flags, f"/proc/{file.pid}/fd/{file.fd}", saving)
 
     def settle(self, saving: Saving) -> None:
@@ -178,6 +188,8 @@ class Regular(Kind):
         """Ghosts, and what restores compare."""
         self._notes.write(new, watched=self._watched)
         self._ghosts.write(new)
+        if self._readers is not None:
+            self._readers.write(new)
 
     def to_sync(self) -> dict[str, int]:
         """Path and a descriptor of ours for every file that the tree writes to."""
@@ -189,6 +201,8 @@ class Regular(Kind):
         """What is not opened by its path, and what must match."""
         self._remaps.read(images, {entry.reg.id: entry.reg for entry in entries})
         self._notes.read(images)
+        if images.exists("pycriu-kmsg.img"):
+            self._log_readers().read(images)
 
     def late(self, entry: Any) -> bool:
         """Files of /proc/PID exist when their tasks do."""
@@ -208,6 +222,8 @@ class Regular(Kind):
         if self._remaps.is_link(reg.id):
             return _open(reg.name, os.O_PATH | os.O_NOFOLLOW)
         fd = self._open_checked(reg)
+        if self._readers is not None:
+            self._readers.position(reg.id, fd, reg.flags)
         return fd if self.late(entry) else _positioned(fd, reg)
 
     def _open_checked(self, reg: Any) -> int:
@@ -241,9 +257,19 @@ class Regular(Kind):
         """Give back what is left."""
         self._remaps.close()
         self._ghosts.close()
+        if self._readers is not None:
+            self._readers.close()
         for fd in self._sync.values():
             os.close(fd)
         self._sync = {}
+
+
+def _reads_log(file: OpenFile) -> bool:
+    """Whether a descriptor reads the kernel's log, whose readers have a position that is seen nowhere."""
+    status = file.status
+    if not stat.S_ISCHR(status.st_mode) or (os.major(status.st_rdev), os.minor(status.st_rdev)) != _KMSG:
+        return False
+    return not file.flags & os.O_PATH and file.flags & os.O_ACCMODE != os.O_WRONLY
 
 
 def process_of(path: str) -> int:

@@ -128,6 +128,7 @@ KINDS = (
     # and what else CRIU's messages have no fields for: when files were written, where the packets in pipes end
     Kind("pycriu-files", 0, framing=RAW),
     Kind("pycriu-ghosts", 0, framing=RAW),
+    Kind("pycriu-kmsg", 0, framing=RAW),
     Kind("pycriu-packets", 0, framing=RAW),
     Kind("pycriu-fifo-packets", 0, framing=RAW),
     Kind("pycriu-sockets", 0, framing=RAW),  # one per family, -unix and so on: options, credentials, addresses

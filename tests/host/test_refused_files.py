@@ -45,7 +45,7 @@ UNSUPPORTED = {
         "go = os.path.abspath('go')\nos.chdir('/proc/self')\ndef wait_for_go():\n    while not os.path.exists(go): time.sleep(0.002)",
         ("working directory", "part of a process"),
     ),
-    "kernel log": ("x = os.open('/dev/kmsg', os.O_RDONLY)", ("/dev/kmsg", "how far it has been read")),
+    "kernel log": ("x = os.open('/dev/kmsg', os.O_RDONLY)", ("/dev/kmsg", "messages of the kernel before it")),
     "block device": (
         "import glob\nd = [n for n in glob.glob('/dev/*') if (os.stat(n).st_mode & 0o170000) == 0o60000]\n"
         "try: x = os.open(d[0], os.O_RDONLY)\nexcept (IndexError, OSError): say('kernel lacks it')",

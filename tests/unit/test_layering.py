@@ -67,6 +67,7 @@ COMMON = {
         "unixmake",
         "unixname",
         "validation",
+        "kmsg",
         "watched",
     }
 }
