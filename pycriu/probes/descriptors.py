@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pycriu.errors import KernelError
+from pycriu.kernel import libc
 from pycriu.probes.subject import Absent, Subject, called
 
 F_GETOWNER_UIDS = 17
 TFD_IOC_SET_TICKS = 0x40085400  # _IOW('T', 0, u64)
 CLOCK_MONOTONIC = 1
 IN_MODIFY = 2
+INOTIFY_IOC_SETNEXTWD = 0x40044900  # _IOW('I', 0, s32)
+FAN_CLOEXEC = 1
 IPC_PRIVATE, IPC_RMID = 0, 0
 TCP_REPAIR = 19
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
@@ -66,6 +69,27 @@ def inotify(_subject: Subject) -> None:
     with _closing(called("inotify_init1", os.O_CLOEXEC)) as fd:
         called("inotify_add_watch", fd, b"/", IN_MODIFY)
         _demand(fd, "inotify wd")
+
+
+def inotify_numbers(_subject: Subject) -> None:
+    """The INOTIFY_IOC_SETNEXTWD ioctl."""
+    with _closing(called("inotify_init1", os.O_CLOEXEC)) as fd:
+        fcntl.ioctl(fd, INOTIFY_IOC_SETNEXTWD, 5)
+
+
+def fanotify(_subject: Subject) -> None:
+    """fanotify(7), how a group was made in fdinfo."""
+    with _closing(called("fanotify_init", FAN_CLOEXEC, os.O_RDONLY)) as fd:
+        _demand(fd, "fanotify flags")
+
+
+def kcmp_epoll(_subject: Subject) -> None:
+    """kcmp(2) of a file with one that an epoll set watches."""
+    reader, writer = os.pipe()
+    with _closing(reader), _closing(writer), select.epoll() as poll:
+        poll.register(reader)
+        if libc.kcmp_epoll(os.getpid(), reader, os.getpid(), poll.fileno(), reader, 0):
+            raise Absent("kcmp says that a watched file is another")
 
 
 def owner_uids(_subject: Subject) -> None:

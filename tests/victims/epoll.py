@@ -2,8 +2,7 @@
 """Sets of watches: level, edge, one-shot (armed and disarmed) and exclusive ones, their data, watches of closed and of
 reused numbers, nested sets, a set that two processes fill from different tables, and one that is being waited for.
 
-Missing: an edge that has been told already is told once more; a disarmed one-shot watch of a file that cannot be
-written still tells of errors and of the end of the other side.
+Missing: an edge is told once more; a disarmed one-shot watch may still tell of errors and of the end of the other side.
 """
 
 import ctypes

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Watches on directories, files, links, and files that have moved: their numbers, masks, one-shot and no-follow ones.
 
-Missing: events that nobody has read yet, watches on what has been deleted (both refused); what happens to a watched
-file while its task is away is not told.
+Missing: events that nobody has read yet and watches on deleted files (refused); nobody is told of changes while away.
 """
 
 import ctypes
