@@ -69,14 +69,16 @@ class Cycle:
         self.host, self._record, self._count = host, record, 0
 
     def __call__(self, pid: int, *options: str) -> None:
-        """Both must succeed."""
+        """A dump that leaves it running, of which it must notice nothing; then one that ends it, and its restore."""
+        self.dump(pid, "--leave-running", *options)
+        assert alive(pid)
         self.dump(pid, *options)
         outcome = self.host.restore(*options, images=self.images)
         assert outcome.ok, outcome
         assert state(pid) is not None, "the root has not come back"
 
     def dump(self, pid: int, *options: str) -> None:
-        """It must succeed, and end the program."""
+        """It must succeed; it ends the program unless the options say otherwise."""
         self._count += 1
         self.images = self.host.folder / f"images-{self._count}"
         self.images.mkdir()

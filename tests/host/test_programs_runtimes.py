@@ -35,14 +35,22 @@ if (!isMainThread) {
   });
   const first = crypto.pbkdf2Sync("a", "b", 2000, 32, "sha256").toString("hex").slice(0, 8);
   hash(); hash();
+  // A child that gives back what it gets, over the sockets that node makes for that.
+  const child = require("child_process").spawn("cat");
+  let echoed = "", sent = 0;
+  child.stdout.on("data", (text) => { echoed += text; });
+  child.on("exit", (code) => { console.log("error: the child has ended", code); process.exit(1); });
   setInterval(() => {
+    child.stdin.write(`line ${++sent}\n`);
     ticks++; pending.add(ticks); worker.postMessage(ticks);
     if (ticks === 10) console.log("ready");
     if (ticks % 10 === 0) console.log("tick", ticks);
     fs.promises.access("go").then(() => {
       setTimeout(() => {
         if (pending.size > 2) console.log("error: unanswered", pending.size);
-        console.log("ok", ticks >= 10, answers >= ticks - 2, digests > 10);
+        const lines = echoed.split("\n").slice(0, -1);
+        if (lines.some((l, i) => l !== `line ${i + 1}`)) console.log("error: the child's lines");
+        console.log("ok", lines.length >= sent - 2, ticks >= 10, answers >= ticks - 2, digests > 10);
         process.exit(0);
       }, 200);
     }, () => {});
@@ -99,7 +107,7 @@ def finish(host: Host, pid: int) -> str:
 
 
 def test_node(host: Host, cycle: Cycle) -> None:  # noqa: F811
-    """Timers, a worker thread, the thread pool, files."""
+    """Timers, a worker thread, the thread pool, files, a child on sockets."""
     node = need("node")
     (host.folder / "busy.js").write_text(NODE)
     pid = start(host, node, "busy.js")
@@ -108,7 +116,7 @@ def test_node(host: Host, cycle: Cycle) -> None:  # noqa: F811
         cycle(pid)
         ticks = said(host).count("tick")
         wait_until(lambda before=ticks: said(host).count("tick") > before, "it goes on")  # type: ignore[misc]
-    assert finish(host, pid) == "ok true true true"
+    assert finish(host, pid) == "ok true true true true"
 
 
 def test_java(host: Host, cycle: Cycle) -> None:  # noqa: F811
