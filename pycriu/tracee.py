@@ -25,7 +25,7 @@ SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
 _INTERRUPTS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
 ALL_SIGNALS = MASK64
 
-EACCES = 13
+EACCES, ENOMEM = 13, 12
 PROT_RW, PROT_RX, PROT_RWX = 3, 5, 7
 MAP_PRIVATE_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE = 0x22, 0x10, 0x100000
 _NO_FD = -1
@@ -270,6 +270,8 @@ class Remote:
         try:
             self.scratch = self._step("mmap", self._at, SCRATCH_SIZE, PROT_RWX, flags, _NO_FD, 0, what=what)
         except KernelError as error:
+            if error.errno == ENOMEM:
+                error.hint = "its limits (RLIMIT_AS, RLIMIT_DATA) leave it no room for these 128 KiB: see prlimit(1)"
             if error.errno != EACCES:
                 raise
             self._map_apart(flags, what)

@@ -82,8 +82,11 @@ class _Inode:
         self.number, self.status = number, file.status
         self.huge = devices()[file.status.st_dev]
         self.name = file.link.removesuffix(_GONE).removeprefix(_MEMFD)
-        self.fd = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        self.seals = fcntl.fcntl(self.fd, F_GET_SEALS)
+        try:
+            self.fd = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            self.seals = fcntl.fcntl(self.fd, F_GET_SEALS)
+        except OSError as error:
+            raise KernelError("open", error.errno or 0, file.name) from None
         self.saved: Saved | None = None
 
     @property

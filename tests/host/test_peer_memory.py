@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,3 +63,92 @@ def test_memfd(host: Host, criu: tuple[str, ...], way: object) -> None:  # noqa:
     assert subject.go() == [
         "/memfd:name (deleted) 100000 4", "b'tent' b'con' 0", "b'own\\x00\\x00\\x00\\x00\\x00' b'new' True",
     ]  # fmt: skip
+
+
+FILES = """
+f = open("kept", "w+b", buffering=0)
+f.write(b"k" * 8192)
+kept = mmap.mmap(f.fileno(), 8192)
+g = open("gone", "w+b", buffering=0)
+g.write(b"g" * 8192)
+gone = mmap.mmap(g.fileno(), 8192)
+private = mmap.mmap(g.fileno(), 8192, flags=mmap.MAP_PRIVATE)
+private[4096:4100] = b"mine"
+os.unlink("gone")
+pause_for_dump()
+kept[0:3] = b"new"
+gone[0:3] = b"new"
+say(open("kept", "rb").read(4), os.pread(g.fileno(), 4, 0), bytes(private[4094:4101]), bytes(private[0:4]))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_mapped_files(host: Host, criu: tuple[str, ...], way: object) -> None:  # noqa: F811
+    """Shared mappings that may be written through, of a file and of a deleted one."""
+    subject = host.python(FILES)
+    way(Both(host, criu), subject)  # type: ignore[operator]
+    assert subject.go() == ["b'newk' b'newg' b'ggmineg' b'newg'"]
+
+
+HUGE = """
+private = libc.mmap(None, 4 << 20, 3, 0x40022, -1, 0)
+shared = libc.mmap(None, 4 << 20, 3, 0x40021, -1, 0)
+if 2**64 - 1 in (private, shared):
+    say("ready", "none")
+    os._exit(0)
+ctypes.memmove(private + (2 << 20), b"private", 7)
+ctypes.memmove(shared + (2 << 20), b"shared", 6)
+pause_for_dump()
+say(ctypes.string_at(private + (2 << 20), 8), ctypes.string_at(shared + (2 << 20), 7), ctypes.string_at(shared, 1))
+"""
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """Eight huge pages to spare."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    if not pool.exists():
+        pytest.skip("this kernel has no huge pages")
+    before = int(pool.read_text())
+    pool.write_text(str(max(before, 8)))
+    yield
+    pool.write_text(str(before))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_huge_pages(host: Host, criu: tuple[str, ...], huge_pages: None, way: object) -> None:  # noqa: F811
+    subject = host.python(HUGE)
+    if "ready none" in subject.said():
+        pytest.skip("no huge pages of 2 MiB to be had")
+    way(Both(host, criu), subject)  # type: ignore[operator]
+    assert subject.go() == ["b'private\\x00' b'shared\\x00' b'\\x00'"]
+
+
+RING = """
+ctx = ctypes.c_ulong(0)
+setup, events, submit = (206, 208, 209) if os.uname().machine == "x86_64" else (0, 4, 2)
+assert libc.syscall(setup, 50, ctypes.byref(ctx)) == 0
+data = os.open("subject.py", os.O_RDONLY)
+buffer = ctypes.create_string_buffer(64)
+def read(tag):
+    block = struct.pack("<QIIHhIQQqQII", tag, 0, 0, 0, 0, data, ctypes.addressof(buffer), 8, 0, 0, 0, 0)
+    kept = ctypes.create_string_buffer(block, 64)
+    pointer = ctypes.c_ulong(ctypes.addressof(kept))
+    return libc.syscall(submit, ctx, 1, ctypes.byref(pointer))
+def done():
+    room = ctypes.create_string_buffer(32 * 10)
+    count = libc.syscall(events, ctx, 0, 10, room, struct.pack("<qq", 0, 0))
+    return [struct.unpack_from("<Q", room, 32 * n)[0] for n in range(count)]
+for tag in range(200):
+    assert read(tag) == 1 and done() == [tag]
+read(1000), read(1001)
+pause_for_dump()
+say(done(), read(7), done())
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rings_of_asynchronous_io(host: Host, criu: tuple[str, ...], way: object) -> None:  # noqa: F811
+    subject = host.python(RING)
+    way(Both(host, criu), subject)  # type: ignore[operator]
+    assert subject.go() == ["[1000, 1001] 1 [7]"]

@@ -130,3 +130,29 @@ def test_a_program_of_32_bits(host: Host) -> None:
     assert not outcome.ok
     assert "32 bits" in outcome.errors(), outcome
     assert alive(pid)
+
+
+def test_no_room_for_scratch_pages(host: Host) -> None:
+    """A process that has used up its address space cannot work for us, and is told how to."""
+    subject = host.python(
+        "vm = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) << 10\n"
+        "ready()\nresource.setrlimit(resource.RLIMIT_AS, (vm, resource.RLIM_INFINITY))\nwait_for_go()\nsay('ok')"
+    )
+    wait_until(lambda: "ready" in subject.said(), "ready")
+    outcome = host.refused(subject, "scratch pages", "Cannot allocate memory")
+    assert "RLIMIT_AS" in outcome.log
+    subject.go()
+
+
+def test_limits_of_memory_do_not_stand_in_the_way(host: Host) -> None:
+    """As long as there is a little room: what is restored comes before the limits."""
+    subject = host.python(
+        "vm = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) << 10\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (vm + (1 << 20), resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (vm, resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))\n"
+        "pause_for_dump()\nsay('ok', resource.getrlimit(resource.RLIMIT_AS)[0] == vm + (1 << 20))"
+    )
+    host.round_trip(subject)
+    host.round_trip(subject)
+    assert subject.go() == ["ok True"]

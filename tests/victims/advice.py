@@ -86,9 +86,10 @@ def lock_and_name() -> None:
         _without.append("mlock")
     if raw("mlock2", area("on fault"), SIZE, 1):
         _without.append("mlock2")
-    at = area("name")
-    if libc.prctl(PR_SET_VMA, ANON_NAME, ctypes.c_ulong(at), ctypes.c_ulong(SIZE), b"a name: with blanks"):
-        _without.append("names")
+    _areas["shared name"] = new(kind=mmap.MAP_SHARED)
+    for at in (area("name"), _areas["shared name"]):
+        if libc.prctl(PR_SET_VMA, ANON_NAME, ctypes.c_ulong(at), ctypes.c_ulong(SIZE), b"a name: with blanks"):
+            _without.append("names")
 
 
 def guard() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import ImageError
+from pycriu.errors import ImageError, KernelError
 from pycriu.fds.openfile import OpenFile
 from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED, MEMFD, SYSVIPC, Mapping, file_flags
 
@@ -40,7 +40,11 @@ class Objects:
             status, flags = mapping.file.status, file_flags(mapping.line)
             key = (status.st_dev, status.st_ino, flags)
             if key not in self._known:
-                self._known[key] = OpenFile(os.getpid(), os.open(mapping.file.link, flags | os.O_CLOEXEC))
+                try:
+                    fd = os.open(mapping.file.link, flags | os.O_CLOEXEC)
+                except OSError as error:
+                    raise KernelError("open", error.errno or 0, mapping.file.name) from None
+                self._known[key] = OpenFile(os.getpid(), fd)
                 found.append((self._known[key], kinds.of(self._known[key])))
             mapping.opened = self._known[key]
         return found
