@@ -68,6 +68,53 @@ def make(plans: list[Plan]) -> Made:
     return made
 
 
+class Promise:
+    """Names of files that go away if we are killed before `keep`: a child waits for that, which outlives us."""
+
+    def __init__(self, paths: list[str]) -> None:
+        waiting, self._end = os.pipe2(os.O_CLOEXEC)
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        try:
+            self._pid = libc.fork()
+            if self._pid == 0:
+                os.close(self._end)
+                _remove_unless_told(waiting, paths)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+            os.close(waiting)
+
+    def keep(self) -> None:
+        """The names may stay."""
+        os.write(self._end, b"k")
+        self.drop()
+
+    def drop(self) -> None:
+        """Remove the names; nothing after `keep`."""
+        if self._end >= 0:
+            os.close(self._end)
+            os.waitpid(self._pid, 0)
+            self._end = -1
+
+
+def _remove_unless_told(waiting: int, paths: list[str]) -> None:
+    """Does not return."""
+    try:
+        os.setsid()
+        if not os.read(waiting, 1):
+            for path in paths:
+                remove(path)
+    finally:
+        os._exit(0)
+
+
+def remove(path: str) -> None:
+    """unlink(2), unless somebody was quicker."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
 def _flags(flags: int, kind: int) -> int:
     # A FIFO is opened for good by those who have both its ends in view.
     return os.O_PATH | _ALWAYS if stat.S_ISFIFO(kind) else flags & ~_NEVER | _ALWAYS
@@ -111,7 +158,7 @@ def _in_child(plans: list[Plan], made: Made) -> None:
     try:
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         try:
-            pid = libc.fork_sharing_descriptors()
+            pid = libc.fork(libc.CLONE_FILES)
             if pid == 0:
                 _child(plans, report)
             os.waitpid(pid, 0)

@@ -96,6 +96,7 @@ class Ghosts:
         self._links: list[tuple[int, str, int]] = []  # id of the entry for the link, its path, descriptor of ours
         self._remaps: list[Any] = []
         self._attributes: notes.Notes = {}
+        self._promise: deleted.Promise | None = None
 
     def take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
         """Keep what is open as `link`, a magic link in /proc, and which the images call `number`."""
@@ -126,12 +127,17 @@ class Ghosts:
         notes.write(new, NOTES, self._attributes)
         for number, status, fd, target in self._sources:
             _write_ghost(new, f"ghost-file-{number:x}.img", status, fd, target)
+        if self._links:
+            self._promise = deleted.Promise([path for _, path, _ in self._links])
+            new.before_commit(self._promise.keep)
         for _, path, fd in self._links:
             _link(fd, path)
-            new.unless_committed(_unlink, path)
+            new.unless_committed(deleted.remove, path)
 
     def close(self) -> None:
-        """Close our descriptors."""
+        """Close our descriptors. Links go away, if the checkpoint is not committed."""
+        if self._promise is not None:
+            self._promise.drop()
         for _, _, fd, _ in self._sources:
             if fd >= 0:
                 os.close(fd)
@@ -194,13 +200,6 @@ def _link(fd: int, path: str) -> None:
             f"--link-remap: {path} cannot be made: {os.strerror(error.errno or 0)}",
             "let the task close the deleted file",
         ) from None
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:  # somebody was quicker
-        return
 
 
 def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
@@ -328,11 +327,14 @@ class Remaps:
                 os.close(fd)
         return made.users
 
-    def finish(self) -> None:
-        """Everybody has what he needs: remove the hard links."""
+    def has_links(self) -> bool:
+        """Whether there are hard links that are to go away when the tasks run."""
+        return bool(self._links)
+
+    def remove_links(self) -> None:
+        """The tasks run: they have what they need."""
         for reg in self._links.values():
-            _unlink(reg.name)
-        self._links = {}
+            deleted.remove(reg.name)
 
     def close(self) -> None:
         """Give back what is left."""

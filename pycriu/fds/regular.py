@@ -244,14 +244,18 @@ class Regular(Kind):
         return fd
 
     def finish(self, opening: Opening) -> None:
-        """Hard links have done their duty, and files of /proc/PID say what they will say.
-
-        A position is taken up by reading up to it, and what has been read is remembered.
-        """
-        self._remaps.finish()
+        """Files of /proc/PID say what they will say: a position is reached by reading, and what is read is kept."""
         for number, entry in opening.entries.items():
             if entry.type == self.TYPE and entry.reg.pos and self.late(entry):
                 _seek(opening.fd(number), entry.reg)
+
+    def is_delicate(self) -> bool:
+        """The hard links of a dump go away when nobody needs the checkpoint any more."""
+        return self._remaps.has_links()
+
+    def released(self) -> None:
+        """They have done their duty."""
+        self._remaps.remove_links()
 
     def close(self) -> None:
         """Give back what is left."""

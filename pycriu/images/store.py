@@ -196,6 +196,7 @@ class NewCheckpoint:
         self._place = -1
         self._raw: dict[str, FileIO] = {}
         self._written: set[str] = set()
+        self._promises: list[Callable[[], object]] = []
         self._regrets: list[tuple[Callable[[str], object], str]] = []
 
     def __enter__(self) -> Self:
@@ -227,6 +228,10 @@ class NewCheckpoint:
     def unless_committed(self, action: Callable[[str], object], path: str) -> None:
         """Call `action(path)` at the end if there is no commit: for what a dump leaves outside of its directory."""
         self._regrets.append((action, path))
+
+    def before_commit(self, action: Callable[[], object]) -> None:
+        """Do this when nothing but the commit itself can go wrong any more."""
+        self._promises.append(action)
 
     def reserve(self, size: int) -> None:
         """Refuse a checkpoint of that many bytes for which there is no room; nothing is held back for it."""
@@ -280,6 +285,8 @@ class NewCheckpoint:
             self._raw[name] = open(fd, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
         files = {name: file.fileno() for name, file in self._raw.items()}
         self._guard(lambda: sync_together(files, self._place), "")
+        for action in self._promises:
+            action()
         self._guard(lambda: commit.publish(self._directory), "")
         self._regrets.clear()
 

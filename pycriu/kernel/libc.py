@@ -13,6 +13,7 @@ import os
 from pycriu.errors import KernelError
 from pycriu.kernel import syscalls
 
+CLONE_FILES = 0x400
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
 KCMP_EPOLL_TFD = 7
 
@@ -102,14 +103,14 @@ def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
     return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what=f"PID {pid}")
 
 
-def fork_sharing_descriptors() -> int:
-    """clone3(2) with CLONE_FILES: 0 in the child, which is a fork of this interpreter with our table of descriptors.
+def fork(flags: int = 0) -> int:
+    """clone3(2): 0 in the child, which is a fork of this interpreter; with CLONE_FILES it shares our descriptors.
 
     The child may only make system calls and os._exit: no handler of os.register_at_fork has run in it.
     """
-    clone_files, sigchld = 0x400, 17
-    args = ctypes.create_string_buffer(bytes(_CloneArgs(flags=clone_files, exit_signal=sigchld)))
-    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what="a child that makes deleted files")
+    sigchld = 17
+    args = ctypes.create_string_buffer(bytes(_CloneArgs(flags=flags, exit_signal=sigchld)))
+    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what="a child that sees to names of files")
 
 
 def execveat(fd: int, argv0: bytes) -> None:

@@ -173,5 +173,28 @@ def test_link_goes_with_a_dump_that_fails(host: Host) -> None:
     words = ["dump", "-t", str(subject.pid), "-D", str(host.images), "-o", "-", "--link-remap"]
     done = subprocess.run([sys.executable, "-c", failing, *words], cwd=host.folder, capture_output=True, check=False)
     assert done.returncode == 1, done
-    assert not [name for name in os.listdir(host.folder) if name.startswith("link_remap")]
+    assert not links(host)
+    assert subject.go() == ["ok"]
+
+
+def links(host: Host) -> list[str]:
+    return [name for name in os.listdir(host.folder) if name.startswith("link_remap")]
+
+
+@pytest.mark.parametrize("where", ["sync_together", "commit.publish"])
+def test_link_of_a_dump_that_is_killed(host: Host, where: str) -> None:
+    """Before the images are on the disk it goes away; at the very last moment it stays, and harms nobody."""
+    code = "x = open('one', 'w')\nos.link('one', 'two')\nos.unlink('one')\npause_for_dump()\nsay('ok')"
+    subject = host.python(code)
+    killed = (
+        "import os, sys\nfrom pycriu import cli\nfrom pycriu.images import store\n"
+        f"def die(*words): os.kill(os.getpid(), 9)\nstore.{where} = die\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["dump", "-t", str(subject.pid), "-D", str(host.images), "-o", "-", "--link-remap"]
+    done = subprocess.run([sys.executable, "-c", killed, *words], cwd=host.folder, capture_output=True, check=False)
+    assert done.returncode == -9, done
+    wait_until(lambda: len(links(host)) == (where == "commit.publish"), f"the link: {links(host)}", 5)
+    wait_until(lambda: subject.status("TracerPid") == "0", "the dumper is gone")
+    host.round_trip(subject, "--link-remap")
+    assert len(links(host)) == (where == "commit.publish")
     assert subject.go() == ["ok"]
