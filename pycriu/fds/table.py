@@ -39,7 +39,7 @@ def _socket(*families: int) -> Looks:
     return looks
 
 
-AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 
 # Module, class, fd_types of the image format, and what could be of this kind by its looks: the module, which costs time
 # to import, has the last word. What is gathered later may find what was gathered before.
@@ -59,6 +59,8 @@ KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("tty", "Tty", 11, lambda file: file.is_character_device()),
     ("unix", "Unix", 5, _socket(AF_UNIX)),
     ("inet", "Inet", 4, _socket(AF_INET, AF_INET6)),
+    ("netlink", "Netlink", 13, _socket(AF_NETLINK)),
+    ("packet", "Packet", 10, _socket(AF_PACKET)),
     # last: what it watches may be in flight in a socket, which must have been looked into
     ("epoll", "Epoll", 7, _anonymous("[eventpoll]")),
 )

@@ -104,6 +104,29 @@ def test_connections_not_accepted_are_refused_or_dropped(host: Host, what: str) 
         assert subject.go() == (["b''"] if judge else []) + ["none waits"]
 
 
+def test_netlink_messages_that_wait_are_refused(host: Host) -> None:
+    code = (
+        "a, b = (socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 2) for _ in range(2))\n"
+        "a.bind((0, 0))\nb.sendto(b'x', (a.getsockname()[0], 0))\npause_for_dump()\nsay(a.recv(9))"
+    )
+    subject = host.python(IMPORT + code)
+    host.refused(subject, "netlink socket with messages that the task has not read", f"process {subject.pid}")
+    assert subject.go() == ["b'x'"]
+
+
+def test_a_ring_that_is_mapped_is_refused(host: Host) -> None:
+    code = (
+        "p = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)\n"
+        "p.setsockopt(263, 5, struct.pack('=4I', 4096, 2, 2048, 4))\n"
+        "m = mmap.mmap(p.fileno(), 8192)\npause_for_dump()"
+    )
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        pytest.skip(f"no packet socket here: {error.strerror}")
+    host.refused(host.python(IMPORT + code), "socket:[")
+
+
 FAMILIES = {
     "kernel cryptography (AF_ALG)": "socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET, 0)",
     "vsock": "socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
