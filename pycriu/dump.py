@@ -16,6 +16,7 @@ An error anywhere before `finish` lets the tree go on as it was; so does the end
 
 from __future__ import annotations
 
+import os
 import time
 
 from pycriu import arch, entries, pagecopy, pageimages, pstree, sharing
@@ -159,7 +160,8 @@ def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
         return
     if options.leave_stopped:
         for process in tree.root.walk():
-            tree.stop_signals[process.pid] = SIGSTOP
+            if not process.zombie:  # all its threads find it when they are let go, and none runs
+                os.kill(process.pid, SIGSTOP)
         tree.thaw()
         return
     kinds.before_kill([process.pid for process in tree.root.walk() if not process.zombie])

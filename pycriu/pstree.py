@@ -89,7 +89,6 @@ class Freeze:
         self.timeout = timeout
         self.root: Process
         self.tasks: dict[int, Tracee] = {}
-        self.stop_signals: dict[int, int] = {}  # to be delivered when a task is let go
         self._stop_signals: dict[int, int] = {}  # that had stopped it before we did
         self._stopped: set[int] = set()
         self._called: dict[int, list[int]] = {}  # what a thread waited for when it was asked to stop
@@ -202,11 +201,10 @@ class Freeze:
             del self.tasks[pid]
             task.close()
             try:
-                ptrace.detach(pid, self.stop_signals.get(pid, 0))
+                ptrace.detach(pid)
             except TraceeGone:
                 continue  # it has ended, or was killed by somebody else meanwhile
         self._stopped = set()
-        self.stop_signals = {}
 
     def kill(self) -> None:
         """End every task of the tree, children before parents.

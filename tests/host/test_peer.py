@@ -141,3 +141,67 @@ def test_a_process_has_what_it_had(host: Host, criu: tuple[str, ...], way: objec
     subject = host.python(STATE)
     way(Both(host, criu), subject)  # type: ignore[operator]
     assert subject.go() == EXPECTED
+
+
+THREADS = """
+import threading
+pid = os.getpid()
+over = threading.Event()
+reader, writer = os.pipe()
+told = {}
+def portrait():
+    stack = ctypes.create_string_buffer(24)
+    libc.sigaltstack(None, stack)
+    lines = open(f"/proc/self/task/{libc.gettid()}/status").read().splitlines()
+    keep = [line for line in lines if line.split(":")[0] in ("Name", "SigBlk", "SigPnd", "Uid", "CapEff", "CapBnd")]
+    return libc.gettid(), keep, stack.raw, threading.get_native_id(), libc.pthread_self() & 0xFFFF
+def work(number, wait):
+    libc.prctl(15, b"worker %d" % number, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGRTMIN + number, signal.SIGUSR2})
+    libc.syscall(234, pid, libc.gettid(), signal.SIGRTMIN + number)  # tgkill
+    stack = ctypes.create_string_buffer(32768)
+    libc.sigaltstack(struct.pack("QiiQ", ctypes.addressof(stack), 0, 0, 32768), None)
+    if number == 2:
+        libc.prctl(24, 27, 0, 0, 0)  # drop CAP_MKNOD
+    before = portrait()
+    told[number] = None
+    wait()
+    told[number] = portrait() == before
+waits = [over.wait, lambda: os.read(reader, 1), lambda: time.sleep(1.5), lambda: select.select([reader], [], [], 60)]
+threads = [threading.Thread(target=work, args=one) for one in enumerate(waits)]
+for one in threads: one.start()
+while len(told) < 4: time.sleep(0.01)
+time.sleep(0.05)
+pause_for_dump()
+over.set()
+os.write(writer, b"xx")
+for one in threads: one.join(20)
+say("threads", sorted(told.items()), sorted(os.listdir("/proc/self/task")) == [str(pid)])
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_threads_have_what_they_had(host: Host, criu: tuple[str, ...], way: object) -> None:
+    subject = host.python(THREADS)
+    way(Both(host, criu), subject)  # type: ignore[operator]
+    assert subject.go() == ["threads [(0, True), (1, True), (2, True), (3, True)] True"]
+
+
+SHARED_TABLE = """
+clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+reader, writer = os.pipe()
+child = libc.syscall(clone, 0x400 | 17, 0, 0, 0, 0)  # CLONE_FILES
+if not child:
+    while not os.path.exists("go"): time.sleep(0.002)
+    os._exit(os.dup(0))
+pause_for_dump()
+status = os.waitpid(child, 0)[1] >> 8
+say("shared", os.path.sameopenfile(status, 0))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_processes_share_a_descriptor_table(host: Host, criu: tuple[str, ...], way: object) -> None:
+    subject = host.python(SHARED_TABLE)
+    way(Both(host, criu), subject)  # type: ignore[operator]
+    assert subject.go() == ["shared True"]
