@@ -132,7 +132,6 @@ class Checkpoint:
         seccomp.check([thread.seccomp for task in self.tasks.values() for thread in task.threads])
         own = own_vdso()
         for task in self.tasks.values():
-            files.refuse_other_root(task.fs, self.files)
             if not memory.same_vdso(task.plan, own, task.pages.fileno()):
                 raise UserError(
                     f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",

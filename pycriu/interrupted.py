@@ -17,6 +17,7 @@ from pycriu.tracee import Tracee
 EINTR = 4
 # include/uapi/linux/futex.h: FUTEX_WAIT and FUTEX_WAIT_BITSET, with FUTEX_PRIVATE_FLAG
 _PRIVATE_WAITS, FUTEX_CLOCK_REALTIME = (0 | 128, 9 | 128), 256
+FUTEX_COMMAND, FUTEX_WAIT, TIMER_ABSTIME = 0x7F, 0, 1
 _LOOK_BACK = 64  # bytes of code
 # What goes on by restart_syscall.
 _LIMITED = ("nanosleep", "clock_nanosleep", "futex", "poll")
@@ -106,3 +107,31 @@ def make_again(task: Tracee, unlimited: Unlimited, before: list[int]) -> None:
         return  # a handler is about to run, and the call to end for it
     arch.call_again(gpr, before[0], before[1])
     task.set_registers(gpr)
+
+
+def resumes(task: Tracee, before: list[int]) -> bool:
+    """Whether a thread that has just been stopped stands at a call with a relative limit, rewound by the kernel.
+
+    The kernel means to go on with restart_syscall(2), which knows what is left, but forgets so when the thread makes
+    calls for us (aarch64; on x86 the registers say it). `before` is what `called` said before the stop.
+    """
+    arch = task.arch
+    gpr = task.registers()
+    if not before or gpr[arch.pc] + len(arch.syscall_insn) != before[8] or gpr[arch.sp] != before[7]:
+        return False
+    number, *arguments = before[:7]
+    if gpr[arch.nr] != number or [gpr[register] for register in arch.args] != arguments:
+        return False
+    if number == arch.syscall_number("clock_nanosleep"):
+        return not arguments[1] & TIMER_ABSTIME
+    if number == arch.syscall_number("futex"):
+        return arguments[1] & FUTEX_COMMAND == FUTEX_WAIT and arguments[3] != 0
+    return number == arch.syscall_number("nanosleep")
+
+
+def resume(task: Tracee) -> None:
+    """Make a thread of which `resumes` was true, and that has made calls for us, go on with what is left."""
+    if task.resumes:
+        gpr = task.registers()
+        gpr[task.arch.nr] = task.arch.syscall_number("restart_syscall")
+        task.set_registers(gpr)

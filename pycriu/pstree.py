@@ -177,7 +177,9 @@ class Freeze:
                 _, status = os.waitpid(tid, ptrace.WALL)
             if os.WIFSTOPPED(status):
                 self._stopped.add(tid)
-                interrupted.make_again(self.tasks[tid], self._unlimited, self._called.pop(tid, []))
+                called = self._called.pop(tid, [])
+                interrupted.make_again(self.tasks[tid], self._unlimited, called)
+                self.tasks[tid].resumes = interrupted.resumes(self.tasks[tid], called)
                 continue
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
             self.tasks.pop(tid).close()

@@ -97,7 +97,7 @@ class Builder:
         if image.first_in_memory is image:
             exe = fd_of[image.mm.exe_file_id]
             remote.calls(memory.finish_rows(image.plan, remote) + memory.mm_rows(image.mm, remote, exe))
-        rows = files.place_rows(image.fs, fd_of)
+        rows = files.place_rows(image.fs, fd_of, remote)
         if image.last_at_table:  # until then the others need what they were born with
             rows += files.descriptor_rows(image.descriptors, fd_of, [*present, *fd_of.values()])
             rows += opened.task_rows(image.descriptors, image.pid, remote)

@@ -90,6 +90,7 @@ class Thread:
                 ptrace.set_regset(self.tid, note, self.register_sets[note])
         cpu = self.task.arch
         self.interrupted_call = cpu.interrupted_call(gpr)
+        interrupted.resume(self.task)
         self.thread_info, self.extras = cpu.save(self.goes_on, self.register_sets, self.attributes.tid_address)
 
 

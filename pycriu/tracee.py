@@ -67,6 +67,7 @@ class Tracee:
         self.tid = tid
         self.arch = arch
         self._leader = leader
+        self.resumes = False  # see interrupted.resume
         self._mem = -1
         self._gate = 0
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import ImageError, TraceeGone, Unsupported
+from pycriu.errors import ImageError, TraceeGone
 from pycriu.fds.openfile import FD_CLOEXEC, Place
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.record import record
-from pycriu.tracee import Row
+from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def look(pid: int, status: dict[str, str], kinds: Kinds, shared: Files | None = 
     descriptors = (
         tuple((file, kinds.of(file)) for file in look_descriptors(pid)) if shared is None else shared.descriptors
     )
-    cwd, exe = _place(pid, "cwd", kinds), _place(pid, "exe", kinds)
-    return Files(descriptors, cwd, _root(pid, kinds), exe, int(status["Umask"], 8))
+    cwd, root, exe = (_place(pid, name, kinds) for name in ("cwd", "root", "exe"))
+    return Files(descriptors, cwd, root, exe, int(status["Umask"], 8))
 
 
 def _place(pid: int, name: str, kinds: Kinds) -> Place:
@@ -58,14 +58,6 @@ def _place(pid: int, name: str, kinds: Kinds) -> Place:
 
 
 _PLACES = {"cwd": "working directory", "exe": "program", "root": "root directory"}
-
-
-def _root(pid: int, kinds: Kinds) -> Place:
-    root = _place(pid, "root", kinds)
-    here = os.stat("/")
-    if (root.status.st_dev, root.status.st_ino) != (here.st_dev, here.st_ino):
-        raise Unsupported(f"process {pid} has another root directory ({root.path})", "chroot(2) is not supported")
-    return root
 
 
 def places(files: Files) -> list[tuple[Place, int]]:
@@ -140,13 +132,11 @@ def descriptor_rows(entries: list[Any], fd_of: dict[int, int], present: list[int
     return rows
 
 
-def place_rows(fs: Any, fd_of: dict[int, int]) -> list[Row]:
-    """Working directory and umask. The root directory is ours: dump and restore refuse any other."""
-    return [Row("fchdir", fd_of[fs.cwd_id], what="working directory"), Row("umask", fs.umask)]
-
-
-def refuse_other_root(fs: Any, entries: list[Any]) -> None:
-    """Unsupported where the image's root directory is not /."""
-    for entry in entries:
-        if entry.id == fs.root_id and entry.reg.name != "/":
-            raise Unsupported(f"the task had the root directory {entry.reg.name}", "chroot(2) is not supported")
+def place_rows(fs: Any, fd_of: dict[int, int], remote: Remote) -> list[Row]:
+    """Root directory (chroot(2)), working directory and umask. Every path in the images counts from our own root."""
+    rows = []
+    root, here = os.fstat(fd_of[fs.root_id]), os.stat("/")
+    if (root.st_dev, root.st_ino) != (here.st_dev, here.st_ino):
+        what = "root directory"
+        rows += [Row("fchdir", fd_of[fs.root_id], what=what), Row("chroot", remote.data(b".\0"), what=what)]
+    return [*rows, Row("fchdir", fd_of[fs.cwd_id], what="working directory"), Row("umask", fs.umask)]

@@ -41,7 +41,6 @@ UNSUPPORTED = {
     "mount namespace": ("assert libc.unshare(0x00020000) == 0", ("mnt namespace",)),
     "pid namespace for children": ("assert libc.unshare(0x20000000) == 0", ("pid",)),
     "time namespace for children": ("assert libc.unshare(0x00000080) == 0", ("time",)),
-    "chroot": ("os.mkdir('r')\ngo = os.path.abspath('go')\nos.chroot('r')\ndef wait_for_go(): time.sleep(3)", ("root directory",)),
     "directory of a process": ("x = os.open('/proc/1', os.O_RDONLY)", ("/proc/1",)),
     "a name that is no UTF-8": ("libc.prctl(15, b'\\xff\\xfe\\x80z', 0, 0, 0)", ("name", "UTF-8")),
     "a file whose name is no UTF-8": ("x = open(b'\\xff\\xfe', 'w')", ("UTF-8",)),

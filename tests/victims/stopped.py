@@ -33,7 +33,7 @@ def spin() -> None:
 
 
 def sleep() -> None:
-    time.sleep(0.2)
+    victim.await_file("end")
 
 
 def with_threads(tell: int) -> None:
@@ -70,7 +70,7 @@ def scenario() -> Iterator[victim.Damage]:
     ways: list[tuple[Callable[[], None], int, bool]] = [
         (spin, signal.SIGSTOP, True),
         (sleep, signal.SIGSTOP, False),
-        (lambda: victim.await_file("end"), signal.SIGTSTP, True),
+        (sleep, signal.SIGTSTP, True),
         (sleep, signal.SIGTTIN, False),
         (lambda: with_threads(tell), signal.SIGSTOP, True),
     ]
