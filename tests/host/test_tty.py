@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
-from tests.host.conftest import state, wait_until
+from tests.host.conftest import reap, state, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -274,3 +274,30 @@ def test_input_that_is_told_by_a_signal(host: Host) -> None:
     )
     host.round_trip(subject)
     assert subject.go() == ["0 True b'line\\n'"]
+
+
+def test_a_killed_restore_leaves_no_terminal(host: Host) -> None:
+    """SIGKILL at any moment: nobody is left, nothing has the terminal, and the next restore does it."""
+    subject = host.python(
+        "import pty\npid, m = pty.fork()\nif not pid:\n    t = os.open('/dev/tty', os.O_RDWR)\n"
+        "    os.write(1, b'here')\n"
+        "    wait_for_go()\n    os._exit(os.tcgetpgrp(t) == os.getpid() and os.read(t, 10) == b'half a lin')\n"
+        "time.sleep(0.2)\nos.write(m, b'half a ')\npause_for_dump()\n"
+        "os.write(m, b'line\\n')\nsay(os.read(m, 4), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    assert host.dump(subject).ok
+    begin = time.monotonic()
+    for step in range(12):
+        process = subprocess.Popen(
+            host.command("restore", "-d", "-D", str(host.images)), cwd=host.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(0.03 + 0.012 * step)
+        process.kill()
+        if process.wait() == 0:
+            break
+        wait_until(lambda: state(subject.pid) in (None, "Z"), "nobody is left")
+        wait_until(lambda: reap(subject.pid) or state(subject.pid) is None, "its PID is free")
+    else:
+        wait_until(lambda: host.restore().ok, f"restored after {time.monotonic() - begin:.1f} s")
+    assert subject.go() == ["b'here' 1"]
