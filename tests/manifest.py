@@ -53,7 +53,9 @@ def read(path: Path) -> Entry:
             fields[name].append(value.strip())
     paragraph = " ".join(text.partition("\n\n")[0].split()).rstrip(".")
     lacking = dict(line.split(" – ", 1) for line in fields["Lacking"])
-    kept = "; ".join(fields["Kept"]) or paragraph[:1].lower() + paragraph[1:]
+    kept = "; ".join(fields["Kept"]) or (
+        paragraph if paragraph[1:2].isupper() else paragraph[:1].lower() + paragraph[1:]
+    )
     options = tuple(shlex.split(" ".join(fields["Options"])))
     return Entry(path.stem, kept.rstrip("."), "; ".join(fields["Missing"]).rstrip("."), options, lacking)
 
