@@ -182,8 +182,8 @@ def _state(entry: Any) -> State:
     """The state that an image wants; ImageError where there is no such clock or time."""
     if entry.clockid not in CLOCKS:
         raise ImageError(f"timerfd {entry.id} is of clock {entry.clockid}, which is none")
-    if max(entry.vnsec, entry.insec) >= SECOND or max(entry.vsec, entry.isec) > (1 << 33):
-        raise ImageError(f"timerfd {entry.id} has a time that is out of bounds")
+    if max(entry.vnsec, entry.insec) >= SECOND or max(entry.vsec, entry.isec, entry.ticks >> 30) > (1 << 33):
+        raise ImageError(f"timerfd {entry.id} has a time or ticks that are out of bounds")
     left, period = entry.vsec * SECOND + entry.vnsec, entry.isec * SECOND + entry.insec
     if period and not left and entry.ticks:
         left = period  # CRIU does not ask, so it sees a timer at rest: it would never tick again

@@ -287,7 +287,7 @@ def _configure(name: str, its: dict[str, bytes]) -> None:
     """Give a new device what the old one had."""
     _, flags, mtu, queue = _LINK.unpack(its["link"])
     known = {link.name: link.index for link in links()}
-    index, master = known[name], its.get("master", b"").decode()
+    index, master = known[name], its.get("master", b"").decode(errors="replace")
     body = netlink.attribute(IFLA_MTU, mtu.to_bytes(4, "little"))
     body += netlink.attribute(IFLA_TXQLEN, queue.to_bytes(4, "little"))
     if its.get("mac"):

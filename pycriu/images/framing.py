@@ -110,6 +110,8 @@ def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, 
         raise damaged(file, start, f"no {name}: {error}") from None
     if not message.IsInitialized():
         raise damaged(file, start, f"no {name}: a required field is missing")
+    if (field := schema.not_text(message)) is not None:
+        raise damaged(file, start, f"no {name}: {field} is not UTF-8")
     return message, start + size
 
 

@@ -22,6 +22,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from google.protobuf.message import Message
 
@@ -69,6 +70,34 @@ def encode_errors() -> tuple[type[Exception], ...]:
     from google.protobuf.message import EncodeError
 
     return (EncodeError,)
+
+
+_STRING, _MESSAGE = 9, 11  # FieldDescriptor.TYPE_*
+_texts: dict[str, frozenset[str]] = {}  # class → fields that are strings, or messages with any
+
+
+def not_text(message: Message) -> str | None:
+    """The name of a string that is not UTF-8, which protobuf does not refuse but gives as bytes; None: all are text."""
+    texts = _with_texts(message.DESCRIPTOR)
+    for field, value in message.ListFields() if texts else ():
+        if field.name not in texts:
+            continue
+        for one in (value,) if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value:
+            found = field.name if isinstance(one, bytes) else None if isinstance(one, str) else not_text(one)
+            if found:
+                return found
+    return None
+
+
+def _with_texts(kind: Any) -> frozenset[str]:
+    if kind.full_name not in _texts:
+        _texts[kind.full_name] = frozenset(("",))  # while we look: of a message within itself
+        _texts[kind.full_name] = frozenset(
+            field.name
+            for field in kind.fields
+            if field.type == _STRING or (field.type == _MESSAGE and _with_texts(field.message_type))
+        )
+    return _texts[kind.full_name]
 
 
 def descriptor_files(data: bytes) -> Iterator[bytes]:

@@ -68,6 +68,7 @@ def timer(**fields: int) -> Any:
         ({"vnsec": 1_000_000_000}, "out of bounds"),
         ({"insec": (1 << 64) - 1}, "out of bounds"),
         ({"vsec": 1 << 63}, "out of bounds"),
+        ({"ticks": (1 << 64) - 1}, "out of bounds"),
     ],
 )
 def test_timers_that_cannot_be(tmp_path: Path, fields: dict[str, int], words: str) -> None:

@@ -231,3 +231,31 @@ def test_magics_are_known_once() -> None:
 def test_unknown_fields_are_kept() -> None:
     entry = schema.message("fs_entry").FromString(bytes.fromhex("0801 1002 f83f2a"))  # number 1023
     assert entry.SerializeToString() == bytes.fromhex("0801 1002 f83f2a")
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "field"),
+    [
+        ("files.img", messages.file_entry(type=15, id=1, tunf=messages.tunfile_entry(id=1, netdev="WORD")), "netdev"),
+        (
+            "netdev-1.img",
+            messages.net_device_entry(type=1, ifindex=1, mtu=1, flags=1, name="x", peer_nsid=1, conf4=[
+                messages.sysctl_entry(type=6, sarg="WORD")
+            ]),
+            "sarg",
+        ),
+    ],
+)  # fmt: skip
+def test_texts_are_utf_8(file: str, entry: object, field: str) -> None:
+    """protobuf gives others as bytes, which nobody expects."""
+    data = b"".join(framing.build(kind(file), [entry], file))  # type: ignore[list-item]
+    assert read(file, data)
+    with pytest.raises(ImageError, match=f"{field} is not UTF-8"):
+        read(file, data.replace(b"WORD", b"WO\xffD"))
+
+
+def test_messages_within_themselves() -> None:
+    inner = messages.aa_namespace(name="inner")
+    assert schema.not_text(messages.aa_namespace(name="outer", namespaces=[inner])) is None
+    data = messages.aa_namespace(name="outer", namespaces=[inner]).SerializeToString().replace(b"inner", b"inn\xffr")
+    assert schema.not_text(messages.aa_namespace.FromString(data)) == "name"
