@@ -88,7 +88,9 @@ def _write_process(
         core = core_entry(snapshot, thread, cpu)
         filters.put(core.thread_core, thread.seccomp)
         new.write(f"core-{thread.tid}.img", [core])
-        for kind, raw in thread.extras.items():
+        info, extras = cpu.save(thread.goes_on, thread.register_sets, thread.attributes.tid_address)
+        getattr(core, cpu.thread_info).CopyFrom(info)
+        for kind, raw in extras.items():
             new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
     new.write(f"ids-{pid}.img", [ids])
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
@@ -106,7 +108,6 @@ def core_entry(snapshot: Snapshot, thread: Thread, cpu: Arch) -> Any:
     core = m.core_entry(mtype=cpu.mtype, thread_core=thread_entry(thread))
     if thread.tid == snapshot.pid:
         core.tc.CopyFrom(task_entry(snapshot))
-    getattr(core, cpu.thread_info).CopyFrom(thread.thread_info)
     return core
 
 

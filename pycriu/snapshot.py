@@ -88,10 +88,8 @@ class Thread:
         for note in self.task.arch.calls_destroy:
             if note in self.register_sets:
                 ptrace.set_regset(self.tid, note, self.register_sets[note])
-        cpu = self.task.arch
-        self.interrupted_call = cpu.interrupted_call(gpr)
+        self.interrupted_call = self.task.arch.interrupted_call(gpr)
         interrupted.resume(self.task)
-        self.thread_info, self.extras = cpu.save(self.goes_on, self.register_sets, self.attributes.tid_address)
 
 
 class Snapshot:

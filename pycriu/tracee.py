@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import struct
 
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
 from pycriu.errors import KernelError, PycriuError, Unsupported
@@ -37,6 +38,7 @@ _HANDLER_ROOM = 1 << 16  # where we are killed before a thread's signals are blo
 _DATA_ROOM = SCRATCH_SIZE - _CODE_ROOM - _TABLE_ROOM - _HANDLER_ROOM - _FRAME_ROOM
 _FRAME_AT = SCRATCH_SIZE - _FRAME_ROOM
 _ROW = 64  # nr, six arguments, result
+_WORDS, _RESULT, _NOTHING = struct.Struct("<8Q"), struct.Struct("<56xq"), (0,) * 6
 _ROWS_MAX = _TABLE_ROOM // _ROW
 _NOT_RUN = 0x7FFF_0000_DEAD_BEEF  # no call returns this: it is no address a task can have and no error
 
@@ -393,8 +395,8 @@ class Remote:
         arch, table = self.task.arch, bytearray()
         for row in rows:
             self._judge(self.scratch, row)
-            words = (arch.syscall_number(row.name), *row.args, *(0,) * (6 - len(row.args)), _NOT_RUN)
-            table += b"".join((word & MASK64).to_bytes(8, "little") for word in words)
+            words = [word & MASK64 for word in row.args]
+            table += _WORDS.pack(arch.syscall_number(row.name), *words, *_NOTHING[len(words) :], _NOT_RUN)
         address = self.scratch + _CODE_ROOM
         self.task.write(address, bytes(table))
         gpr = list(self.gpr)
@@ -408,7 +410,7 @@ class Remote:
         else:
             self._run_home(self._home, gpr)
         done = self.task.read(address, len(table))
-        results = [int.from_bytes(done[i + 56 : i + 64], "little", signed=True) for i in range(0, len(done), _ROW)]
+        results = [words[0] for words in _RESULT.iter_unpack(done)]
         for row, result in zip(rows, results, strict=True):
             check(result, row.name, row.what or f"in task {self.task.tid}")
             if result == _NOT_RUN:

@@ -76,8 +76,12 @@ def component_offset(number: int) -> int:
     """Where component `number` lies in the standard (uncompacted) XSAVE layout of this CPU, in bytes."""
     if number == 2:
         return _AVX_AT
-    _, offset, _, _ = cpuid(0xD, number)
-    return offset
+    if number not in _offsets:
+        _offsets[number] = cpuid(0xD, number)[1]
+    return _offsets[number]
+
+
+_offsets: dict[int, int] = {}
 
 
 def prepare_call(gpr: Registers) -> None:

@@ -87,7 +87,11 @@ def memory(pid: int, address: int, size: int) -> bytes:
 
 def parse_status(content: str) -> dict[str, str]:
     """/proc/PID/status: name → value, blanks trimmed."""
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in content.split("\n"))}
+    out = {}
+    for line in content.split("\n"):
+        name, _, value = line.partition(":")
+        out[name] = value.strip()
+    return out
 
 
 class Mapping:

@@ -118,8 +118,16 @@ def ask(remote: Remote) -> tuple[list[Row], Callable[[list[int]], dict[str, Numb
     return _ask(remote, [setting for setting in SETTINGS if setting.process])
 
 
+_OWN: dict[str, int | None] = {}
+
+
 def _ask(remote: Remote, settings: list[Setting]) -> tuple[list[Row], Callable[[list[int]], dict[str, Numbers]]]:
-    mine = [(setting, value) for setting in settings if (value := own(setting)) is not None]
+    mine = []
+    for setting in settings:
+        if setting.name not in _OWN:  # the first time, before anybody is stopped if possible: it does not change
+            _OWN[setting.name] = own(setting)
+        if (value := _OWN[setting.name]) is not None:
+            mine.append((setting, value))
     room = remote.room(8)
     rows = [Row("prctl", *setting.getter, *([room] if setting.room else [])) for setting, _ in mine]
 

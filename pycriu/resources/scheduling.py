@@ -95,12 +95,14 @@ def look_thread(tid: int) -> dict[str, Numbers]:
         facts["sched_flags"] = (attr.flags & _FLAGS_KEPT,)
     if attr.policy == SCHED_DEADLINE:
         facts["deadline"] = (attr.runtime, attr.deadline, attr.period)
-    elif attr.policy not in REAL_TIME and attr.runtime != get_attr(0).runtime:
+    elif attr.policy not in REAL_TIME and attr.runtime and attr.runtime != get_attr(0).runtime:
         facts["slice"] = (attr.runtime,)
     if attr.clamps not in _NO_CLAMPS and (attr.policy not in REAL_TIME or attr.clamps != (1024, 1024)):
         facts["clamps"] = attr.clamps
     affinity = os.sched_getaffinity(tid)
-    if not affinity >= online():
+    if not _CPUS:
+        _CPUS.update(online())
+    if not affinity >= _CPUS:
         facts["affinity"] = tuple(sorted(affinity))
     priority = libc.call("ioprio_get", IOPRIO_WHO_PROCESS, tid, what=f"task {tid}")
     if priority not in _IOPRIO_DEFAULTS:
@@ -109,6 +111,10 @@ def look_thread(tid: int) -> dict[str, Numbers]:
     if slack != DEFAULT_TIMER_SLACK and slack:  # 0 is what a real-time thread has
         facts["timer_slack"] = (slack,)
     return facts
+
+
+_CPUS: set[int] = set()  # of this machine, asked for once, not once per thread that is stopped
+_HAS_POLICIES: list[bool] = []
 
 
 def _refuse_cookie(tid: int) -> None:
@@ -157,7 +163,9 @@ def _policy(raw: bytes) -> Numbers:
 
 def ask_thread(remote: Remote) -> tuple[list[Row], Callable[[list[int]], dict[str, Numbers]]]:
     """get_mempolicy(2): only the thread itself can say."""
-    if own_memory_policy() is None:
+    if not _HAS_POLICIES:
+        _HAS_POLICIES.append(own_memory_policy() is not None)
+    if not _HAS_POLICIES[0]:
         return [], lambda _results: {}
     size = 8 + _NODES // 8
     room = remote.room(size)
