@@ -6,12 +6,15 @@ restore has built them again: so the peer keeps sending what it has sent in vain
 A connection that ends with its process does so in repair mode, which is silent.
 
 Whatever happens to us, no socket stays in repair mode and no rule stays but for a checkpoint that is whole: a guard of
-our own making has the sockets, too, and undoes or finishes what we have begun if we end.
+our own making has the sockets, too, and undoes or finishes what we have begun if we end. It also does the reading: a
+task that goes on because we have ended must not find its socket in repair mode, and the guard is through with one
+connection long before the kernel has brought our own end so far.
 """
 
 from __future__ import annotations
 
 import _socket
+import marshal
 import os
 import select
 import signal
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
     from pycriu.fds.openfile import OpenFile
 
-_KILL = b"k"
+_KILL, _READ = b"k", b"r"  # what the guard is told
+ESRCH = 3
 _PATIENCE = 5.0  # seconds for a packet to ourselves
 _AGAIN = 0.2  # seconds until it is sent again
 _RANDOM = 8  # bytes in the name of a table
@@ -72,13 +76,13 @@ class Hold:
 
     def __init__(self, held: list[Held], table: str | None, connections: list[Connection]) -> None:
         self.held, self.table = held, table
-        self._heard, self._tell = os.pipe2(os.O_CLOEXEC)
-        self._opened, opened = os.pipe2(os.O_CLOEXEC)
+        heard, self._tell = os.pipe2(os.O_CLOEXEC)
+        self._answers, answer = os.pipe2(os.O_CLOEXEC)
         self._guard = os.fork()
         if not self._guard:
-            self._watch(opened)
-        os.close(self._heard)
-        os.close(opened)
+            self._watch(heard, answer)
+        os.close(heard)
+        os.close(answer)
         self._doomed = False
         try:
             if table:
@@ -89,11 +93,25 @@ class Hold:
 
     def before_kill(self, pids: list[int]) -> None:
         """From here on `pids` will end, even if we do first, and without a word to any peer."""
-        os.write(self._tell, _KILL + struct.pack(f"={len(pids)}i", *pids))
-        os.read(self._opened, 1)
+        self.order(_KILL, struct.pack(f"={len(pids)}i", *pids))
         self._doomed = True
-        for one in self.held:
-            tcp.repair(one.sock, tcp.ON)
+        self._silence()
+
+    def read(self, number: int) -> tcp.Stream:
+        """Everything of the connection of this number."""
+        code, *values = marshal.loads(self.order(_READ, struct.pack("=I", number)))
+        if code:
+            raise KernelError("TCP_REPAIR", code, self.held[number].file.name)
+        values[-1] = tcp.Window(*values[-1])
+        return tcp.Stream(*values)
+
+    def order(self, what: bytes, data: bytes) -> bytes:
+        """Have the guard do something; its answer."""
+        _write(self._tell, what + struct.pack("=I", len(data)) + data)
+        answer = _message(self._answers, 4)
+        if answer is None:
+            raise KernelError("read", ESRCH, "the guard of the connections has ended")
+        return answer
 
     def thaw(self) -> None:
         """Let the connections go on, unless their end has been decided. More than once."""
@@ -102,34 +120,92 @@ class Hold:
         if not self._doomed:
             self._undo()
         os.close(self._tell)
-        os.close(self._opened)
+        os.close(self._answers)
         os.waitpid(self._guard, 0)  # it undoes it once more, or sees to it that all have ended
         self._guard = 0
         for one in self.held:
             one.sock.close()
 
-    def _undo(self) -> None:
+    def _silence(self) -> None:
         for one in self.held:
-            one.undo()
-        if self.table:
-            nftables.let_go(self.table)
+            tcp.repair(one.sock, tcp.ON)
 
-    def _watch(self, opened: int) -> None:
-        """The guard's life. Nothing that it is told means that we have ended."""
+    def _undo(self) -> None:
+        try:
+            for one in self.held:
+                one.undo()
+        finally:
+            if self.table:
+                nftables.let_go(self.table)
+
+    def _watch(self, heard: int, answer: int) -> None:
+        """The guard's life. Where it is told nothing any more, we have ended."""
         try:
             os.setsid()  # what a terminal sends to us is not for it
             os.close(self._tell)
-            os.close(self._opened)
-            order = os.read(self._heard, 1 << 20)
-            if order:
-                fds = [fd for pid in struct.unpack(f"={len(order) // 4}i", order[1:]) if (fd := _pidfd(pid)) >= 0]
-                os.write(opened, b"x")
-                os.read(self._heard, 1)
-                _end(fds)
-            else:
+            os.close(self._answers)
+            doomed = self._serve(heard, answer)
+            if doomed is None:
                 self._undo()
+            else:
+                try:
+                    self._silence()
+                finally:
+                    _end(doomed)
         finally:
             os._exit(0)
+
+    def _serve(self, heard: int, answer: int) -> list[int] | None:
+        """Do what we are told as long as there is somebody; pidfds of those who are to end, if that was decided."""
+        doomed = None
+        while (order := _message(heard, 5)) is not None:
+            what, data = order[:1], order[1:]
+            if what == _READ:
+                told = self._read(*struct.unpack("=I", data))
+            else:
+                pids = struct.unpack(f"={len(data) // 4}i", data)
+                doomed, told = [fd for pid in pids if (fd := _pidfd(pid)) >= 0], b""
+            try:
+                _write(answer, struct.pack("=I", len(told)) + told)
+            except BrokenPipeError:
+                break
+        return doomed
+
+    def _read(self, number: int) -> bytes:
+        try:
+            found = self.held[number].read()
+        except OSError as error:
+            return marshal.dumps((error.errno,))
+        except KernelError as error:
+            return marshal.dumps((error.errno,))
+        names = found.__slots__  # type: ignore[attr-defined]
+        *values, window = (getattr(found, name) for name in names)
+        return marshal.dumps((0, *values, tuple(getattr(window, name) for name in window.__slots__)))
+
+
+def _message(fd: int, head: int) -> bytes | None:
+    """One message from a pipe: an optional letter, which is kept, the length, the rest; None at the end."""
+    begin = _exactly(fd, head)
+    if begin is None:
+        return None
+    rest = _exactly(fd, struct.unpack("=I", begin[-4:])[0])
+    return None if rest is None else begin[:-4] + rest
+
+
+def _exactly(fd: int, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        more = os.read(fd, min(size - len(data), 1 << 20))
+        if not more:
+            return None
+        data += more
+    return data
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _pidfd(pid: int) -> int:

@@ -12,7 +12,7 @@ import _socket
 import os
 import termios
 
-from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.fds import connections, datagrams, inetaddress, inetoptions, inetstate, queues, sockets
 from pycriu.fds.connections import Held, Hold, Rebuilt
 from pycriu.fds.inetstate import POLLERR, POLLIN, POLLPRI, POLLRDHUP
@@ -169,14 +169,10 @@ class Inet(Kind):
             table = connections.fresh_table(self.options.pid)
             known = self._notes.setdefault(_TABLE_NUMBER, {})
             known[_TABLE] = known.get(_TABLE, b"") + table.encode() + b"\n"
-        self._holds.append(Hold(held, table, ends))
-        for one in held:
-            inode = one.file.status.st_ino
-            try:
-                stream = one.read()
-            except OSError as error:
-                raise KernelError("TCP_REPAIR", error.errno or 0, one.file.name) from None
-            self._streams[inode] = stream
+        hold = Hold(held, table, ends)
+        self._holds.append(hold)
+        for number, one in enumerate(held):
+            self._streams[one.file.status.st_ino] = hold.read(number)
 
     def _ends(self, one: Held) -> Connection:
         known = self._known[one.file.status.st_ino]

@@ -77,6 +77,13 @@ class Peer:
     @staticmethod
     def play(kind: bytes, sock: socket.socket) -> None:
         """n: numbers; u: sends what is to stay unread; f: reads only when it is told; w: waits, then answers."""
+        with contextlib.suppress(ConnectionError):  # the victim ends as it likes
+            Peer.behave(kind, sock)
+        sock.close()
+
+    @staticmethod
+    def behave(kind: bytes, sock: socket.socket) -> None:
+        """The same, until the connection is reset."""
         if kind == b"n":
             numbers(sock)
             return
@@ -85,10 +92,8 @@ class Peer:
         if kind == b"f":
             while not os.path.exists("go"):
                 time.sleep(0.02)
-        with contextlib.suppress(ConnectionError):  # the victim ends as it likes
-            while data := sock.recv(65536):
-                sock.sendall(data)
-        sock.close()
+        while data := sock.recv(65536):
+            sock.sendall(data)
 
 
 def accept(listener: socket.socket) -> dict[bytes, socket.socket]:
