@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from pycriu.errors import ImageError
+from pycriu.errors import ImageError, UserError
 from pycriu.fds import owner
 from pycriu.fds.table import Kinds
 from pycriu.tracee import Remote, Row, Tracee
@@ -18,6 +18,21 @@ from pycriu.tracee import Remote, Row, Tracee
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_ROOM = 64  # descriptors that we need beside those of the files
+
+
+def _check_room(needed: int) -> None:
+    """UserError where a task and we cannot have all files open at once, each at a number of his own."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if needed + _ROOM > limit:
+        raise UserError(
+            f"this restore needs {needed + _ROOM} descriptors, of which pycriu may have {limit}",
+            "raise the hard limit: ulimit -Hn, or LimitNOFILE= of the service",
+        )
 
 
 class Opening:
@@ -38,6 +53,7 @@ class Opening:
         self._late = False
         self._late_fds: set[int] = set()
         self._announced: set[int] = set()  # files for which O_ASYNC has been seen to
+        _check_room(base + len(entries))
         try:
             self._ourselves = self.adopt(os.pidfd_open(os.getpid()))
             self._open(late=False)

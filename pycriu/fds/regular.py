@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _MEMORY_MAJOR = 1
 _MEMORY_MINORS = (3, 5, 7, 8, 9)  # null zero full random urandom, Documentation/admin-guide/devices.txt
 _KMSG = (1, 11)
+_SYNC_MAX = 512  # descriptors that are kept for that
 _MASK64 = (1 << 64) - 1
 _NEVER = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_ASYNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 # What is below these in /proc/PID belongs to descriptors and mappings, which come back later than files are opened.
@@ -52,6 +53,7 @@ class Regular(Kind):
         ] = {}  # path and inode → whether it leads there, when last inspected
         self._taken: dict[int, bool] = {}  # id → whether it is a ghost or linked
         self._sync: dict[str, int] = {}
+        self._sync_all = False
         self._watched = False
         self._readers: kmsg.Readers | None = None
         self._attached: list[tuple[int, OpenFile]] = []
@@ -116,8 +118,10 @@ class Regular(Kind):
         writes = file.flags & os.O_ACCMODE and not file.flags & os.O_PATH
         if not writes or not self._must_be_synced(number, file.link, file.status):
             return False
-        self._sync[file.link] = fd
-        return True
+        self._sync_all = self._sync_all or len(self._sync) >= _SYNC_MAX
+        if not self._sync_all:
+            self._sync[file.link] = fd
+        return not self._sync_all
 
     def gather_places(self, places: list[tuple[int, Place, int]], saving: Saving) -> None:
         """The same for places, each with its id and the flags to open it."""
@@ -192,7 +196,9 @@ class Regular(Kind):
             self._readers.write(new)
 
     def to_sync(self) -> dict[str, int]:
-        """Path and a descriptor of ours for every file that the tree writes to."""
+        """Path and a descriptor of ours for every file that the tree writes to; or everything is."""
+        if self._sync_all:
+            os.sync()
         return self._sync
 
     # --------------------------------------------------------------------------------------------------------- restore
@@ -234,7 +240,7 @@ class Regular(Kind):
             raise _refusal(reg.name, error) from None
         validation.check_kind(reg.name, status, reg, skip_rwx=self.options.skip_file_rwx_check)
         # A FIFO is opened for good by those who have both its ends in view.
-        fd = _open(reg.name, os.O_PATH if stat.S_ISFIFO(status.st_mode) else flags)
+        fd = _open(reg.name, flags | os.O_PATH if stat.S_ISFIFO(status.st_mode) else flags)
         try:
             known = self._notes.of(reg.id)
             validation.check_content(os.fstat(fd), reg, known, self.options.file_validation)

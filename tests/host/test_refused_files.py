@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,3 +179,19 @@ def test_lock_that_somebody_else_has_by_now(host: Host) -> None:
     restored = host.restore("--file-locks")
     assert restored.ok, restored
     assert subject.go() == ["ok"]
+
+
+def test_more_descriptors_than_we_may_have(host: Host) -> None:
+    """The limit is told before a task exists; a process may have as many files as ours, but not twice as many."""
+    subject = host.python(
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\nx = [os.open('/dev/null', 0) for _ in range(900)]\n"
+        "pause_for_dump()\nsay(len(x))"
+    )
+    assert host.dump(subject).ok
+    small = f"ulimit -n 1024; exec {' '.join(host.command('restore', '-d', '-D', str(host.images), '-o', '-'))}"
+    done = subprocess.run(["sh", "-c", small], cwd=host.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "descriptors, of which pycriu may have 1024" in done.stdout + done.stderr, done
+    restored = host.restore()
+    assert restored.ok, restored
+    assert subject.go() == ["900"]

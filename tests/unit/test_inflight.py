@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is in flight in pipes: duplicated without being consumed, put back packet by packet; images that lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycriu.errors import ImageError
+from pycriu.fds import inflight
+from pycriu.fds.inflight import Content
+from pycriu.images import messages as m
+from pycriu.images import store
+
+DATA, PACKETS = "pipes-data.img", "pycriu-packets.img"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_look_takes_nothing(ends: tuple[int, int]) -> None:
+    os.write(ends[1], b"one")
+    os.write(ends[1], b"two")
+    for _ in range(2):
+        assert inflight.peek(ends[0], "it", packets=False) == Content(65536, b"onetwo", ())
+    assert os.read(ends[0], 99) == b"onetwo"
+    assert inflight.peek(ends[0], "it", packets=True) == Content(65536, b"", ())
+
+
+def test_packets_there_and_back(ends: tuple[int, int]) -> None:
+    content = Content(65536, b"onethree4", (3, 5, 1))
+    inflight.fill(ends[1], content, "it")
+    assert inflight.peek(ends[0], "it", packets=False) == content
+    assert [os.read(ends[0], 99) for _ in range(3)] == [b"one", b"three", b"4"]
+    os.write(ends[1], b"a")
+    os.write(ends[1], b"b")
+    assert os.read(ends[0], 9) == b"ab", "the writer is not in packet mode"
+
+
+@pytest.mark.parametrize("content", [Content(4096, bytes(4097)), Content(4096, b"ab", (1, 1)), Content(1 << 31, b"")])
+def test_more_than_a_pipe_can_hold(ends: tuple[int, int], content: Content) -> None:
+    with pytest.raises(ImageError, match="it "):
+        inflight.fill(ends[1], content, "it")
+
+
+def read(folder: Path, data: list[tuple[Any, bytes]], rows: list[tuple[int, int]]) -> dict[int, Content]:
+    with store.NewCheckpoint(str(folder)) as new:
+        new.write(DATA, data)
+        if rows:
+            new.write_raw(PACKETS, b"".join(n.to_bytes(4, "little") for row in rows for n in row))
+        new.write("inventory.img", [m.inventory_entry(img_version=2)])
+        new.commit()
+    with store.ImagesDir(str(folder)) as images:
+        return inflight.read(images, DATA, PACKETS)
+
+
+def entry(number: int, data: bytes) -> tuple[Any, bytes]:
+    return m.pipe_data_entry(pipe_id=number, bytes=len(data), size=4096), data
+
+
+def test_images(tmp_path: Path) -> None:
+    found = read(tmp_path, [entry(7, b"abc"), entry(8, b"de")], [(7, 1), (7, 2)])
+    assert found == {7: Content(4096, b"abc", (1, 2)), 8: Content(4096, b"de", ())}
+
+
+@pytest.mark.parametrize("rows", [[(7, 1)], [(7, 4)], [(7, 3), (7, 0)], [(7, (1 << 32) - 1)]])
+def test_packets_that_lie(tmp_path: Path, rows: list[tuple[int, int]]) -> None:
+    with pytest.raises(ImageError, match="packets of pipe 7"):
+        read(tmp_path, [entry(7, b"abc")], rows)
