@@ -6,7 +6,6 @@ Missing: an edge is told once more; a disarmed one-shot watch may still tell of 
 """
 
 import ctypes
-import errno
 import os
 import select
 import signal
@@ -142,9 +141,7 @@ def wait(fd: int, milliseconds: int = 0) -> list[tuple[int, int]]:
     """Events and data of all that are ready, by data."""
     room = ctypes.create_string_buffer(EVENT.size * 20)
     count = libc.epoll_wait(fd, room, 20, milliseconds)
-    while count < 0 and ctypes.get_errno() == errno.EINTR:  # any stop does that, SIGSTOP as well: signal(7)
-        count = libc.epoll_wait(fd, room, 20, milliseconds)
-    victim.check(count >= 0, "epoll_wait")
+    victim.check(count >= 0, f"epoll_wait: {os.strerror(ctypes.get_errno())}")
     return sorted(EVENT.iter_unpack(room.raw[: count * EVENT.size]), key=lambda event: event[1])
 
 
