@@ -16,8 +16,10 @@ import stat
 import time
 
 from pycriu.errors import ImageError, TraceeGone, Unsupported, UserError
+from pycriu.fds import ttyinfo
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
+from pycriu.fds.ttyinfo import CTTY, MAX_INDEX, PTY
 from pycriu.images import messages as m
 from pycriu.kernel import procfs, terminal, typeahead
 
@@ -35,25 +37,13 @@ if TYPE_CHECKING:
 
 SIGWINCH = 28
 _BACK_IN_CALLS = 0.1  # seconds that a program may take until it sleeps
-PTY, CONSOLE, VT, CTTY, EXT_TTY, SERIAL = range(1, 7)  # TtyType
-_MAX_INDEX = 1 << 20
 _MAX_WAITING = 1 << 16  # bytes; the kernel holds less than 24 KiB for each direction
 # tty_info_entry.id: pairs have what CRIU gives them, all others one of these. CRIU crashes at numbers from 2048.
-_FREE_IDS = (*range(2047, 1999, -1), *range(2 * _MAX_INDEX, 2 * _MAX_INDEX + 1000))
+_FREE_IDS = (*range(2047, 1999, -1), *range(2 * MAX_INDEX, 2 * MAX_INDEX + 1000))
 N_TTY = 0
 _PTS = "/dev/pts"
 _KEEP = os.O_ACCMODE | os.O_NONBLOCK
 _STANDARD = (0, 1, 2)  # where the user's terminal is looked for
-
-
-def type_of(rdev: int) -> int:
-    """TtyType of a terminal's device number."""
-    major, minor = os.major(rdev), os.minor(rdev)
-    if terminal.is_master(rdev) or major in terminal.SLAVES:
-        return PTY
-    if major == terminal.AUX:
-        return CTTY if minor == 0 else CONSOLE
-    return VT if major == 4 and minor < 64 else SERIAL
 
 
 def _id(index: int, *, master: bool) -> int:
@@ -124,54 +114,66 @@ class Tty(Kind):
 
     def _gather(self, files: list[Borrowed], saving: Saving) -> None:
         sessions = Sessions(saving.root)
+        masters: dict[int, Borrowed] = {}
         for file, fd in files:
             if terminal.is_master(file.status.st_rdev):
                 index = terminal.number(fd, terminal.TIOCGPTN)
                 if index not in self._pairs:
-                    its = [one for one in files if terminal.slave_index(one[0].status.st_rdev) == index]
-                    self._gather_pair((file, fd), its, sessions)
+                    masters.setdefault(index, (file, fd))
                 self._info_of[file.pid, file.fd] = _id(index, master=True)
+        self._gather_pairs(masters, files, sessions)
         for file, fd in files:
             if (file.pid, file.fd) not in self._info_of:
                 self._gather_single(file, fd, sessions)
 
-    def _gather_pair(self, master: Borrowed, slaves: list[Borrowed], sessions: Sessions) -> None:
-        (file, fd), index = master, terminal.number(master[1], terminal.TIOCGPTN)
-        session, group = terminal.session(fd)
-        live = [one for one in slaves if not terminal.is_hung_up(one[1])]
-        if session and (session not in sessions.leaders or not live):
-            raise Unsupported(
-                f"{file.name} belongs to the terminal of session {session}, which is outside the tree of the dump",
-                "dump a tree that holds them both",
-            )
-        if any(slave.status.st_dev != os.stat(_PTS).st_dev for slave, _ in live):
-            raise Unsupported(f"{live[0][0].name} is a terminal of another devpts than the one at {_PTS}")
-        closed = not live and terminal.has_been_left(fd)
-        waiting = typeahead.look(fd) if live or closed else typeahead.Waiting()
-        node = live[0][0].status if live else os.stat(f"{_PTS}/{index}")
+    def _gather_pairs(self, masters: dict[int, Borrowed], files: list[Borrowed], sessions: Sessions) -> None:
+        slaves: dict[int, list[Borrowed]] = {index: [] for index in masters}
+        for one in files:
+            index = terminal.slave_index(one[0].status.st_rdev)
+            if index is not None and index in slaves and not terminal.is_hung_up(one[1]):
+                slaves[index].append(one)
+        for index, master in masters.items():
+            _refuse_other_sessions(master, slaves[index], sessions)
+        left = {index for index, (_, fd) in masters.items() if not slaves[index] and terminal.has_been_left(fd)}
+        used = [index for index in masters if slaves[index] or index in left]
+        waiting = dict(zip(used, typeahead.look([masters[index][1] for index in used]), strict=True))
+        for index, master in masters.items():
+            found = waiting.get(index, typeahead.Waiting())
+            self._note_pair(index, master, slaves[index], found, closed=index in left)
+
+    def _note_pair(
+        self, index: int, master: Borrowed, slaves: list[Borrowed], waiting: typeahead.Waiting, *, closed: bool
+    ) -> None:
+        node, owners = slaves[0][0].status if slaves else os.stat(f"{_PTS}/{index}"), terminal.session(master[1])
         self._pairs[index] = m.pycriu_tty_entry(
             index=index, mode=stat.S_IMODE(node.st_mode), closed=closed, line=waiting.lines, typed=waiting.typed,
             behind=waiting.behind, stopped=waiting.stopped, status=waiting.status,
         )  # fmt: skip
-        for one, its in (master, *live):
-            self._note(one, _id(index, master=its == fd), _info(its, one.status, PTY, (session, group), index, node))
         self._outputs[_id(index, master=True)] = waiting.output
+        self._note(
+            master[0], _id(index, master=True), ttyinfo.entry(master[1], master[0].status, PTY, owners, index, node)
+        )
+        for file, fd in slaves:
+            number = _id(index, master=False)
+            if number not in self._infos:
+                self._note(file, number, ttyinfo.entry(fd, file.status, PTY, owners, index, node))
+            self._info_of[file.pid, file.fd] = number
 
     def _gather_single(self, file: OpenFile, fd: int, sessions: Sessions) -> None:
         """A terminal without its master: hung up, the user's, or one that has no master."""
-        kind, index = type_of(file.status.st_rdev), terminal.slave_index(file.status.st_rdev)
+        kind, index = ttyinfo.type_of(file.status.st_rdev), terminal.slave_index(file.status.st_rdev)
         if terminal.is_hung_up(fd):
             if index is None:
                 raise Unsupported(f"{file.name} is a terminal that has been hung up", "let the task close it")
             number = self._number(("hung up", index), _id(index, master=False))
-            self._note(file, number, _bare_info(file.status, PTY, (0, 0), index))
+            self._note(file, number, ttyinfo.bare(file.status, PTY, (0, 0), index))
             return
         device = terminal.number(fd, terminal.TIOCGDEV)
         owners, index = sessions.of_device.get(device, (0, 0)), terminal.slave_index(device)
         if index is not None and _id(index, master=True) not in self._infos:
             self._refuse_outside(file, device, owners, sessions)
         number = self._number((kind, device), None if index is None or kind == CTTY else _id(index, master=False))
-        self._note(file, number, _info(fd, file.status, kind, owners, index, file.status))
+        self._note(file, number, ttyinfo.entry(fd, file.status, kind, owners, index, file.status))
 
     def _number(self, key: tuple[object, ...], wanted: int | None) -> int:
         """The id of a terminal that is no pair of the tree: `wanted` if nothing has that, else a free one."""
@@ -240,7 +242,7 @@ class Tty(Kind):
                 raise ImageError(
                     f"file {entry.id} is a terminal {entry.tty.tty_info_id} that tty-info.img does not have"
                 )
-            check_info(self._infos[entry.tty.tty_info_id])
+            ttyinfo.check(self._infos[entry.tty.tty_info_id])
             self.lent.add(entry.tty.regf_id)
         data: list[Any] = images.read("tty-data.img") if images.exists("tty-data.img") else []
         own: list[Any] = images.read("pycriu-tty.img") if images.exists("pycriu-tty.img") else []
@@ -344,8 +346,8 @@ class Tty(Kind):
         os.chown(node, info.uid, info.gid)
         if pair is not None:
             os.chmod(node, pair.mode & 0o777)
-        terminal.set_settings(master, to_settings(info.termios))
-        terminal.lock_settings(master, to_settings(info.termios_locked))
+        terminal.set_settings(master, ttyinfo.to_settings(info.termios))
+        terminal.lock_settings(master, ttyinfo.to_settings(info.termios_locked))
         size = info.winsize
         terminal.set_window(master, (size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel))
         terminal.tell(master, terminal.TIOCPKT, info.packet_mode)
@@ -365,7 +367,7 @@ class Tty(Kind):
         pair = self._pairs.get(index)
         if pair is not None:
             found = typeahead.Waiting(tuple(pair.line), pair.typed, pair.behind, output, pair.stopped, pair.status)
-        elif typeahead.is_lined(to_settings(info.termios)):
+        elif typeahead.is_lined(ttyinfo.to_settings(info.termios)):
             *lines, typed = unread.split(b"\n")
             found = typeahead.Waiting(tuple(line + b"\n" for line in lines), typed, output=output)
         else:
@@ -392,7 +394,7 @@ class Tty(Kind):
         """The user's terminal gets the settings that the tree had made, if the tree is in its foreground."""
         for entry in self._users[:1]:
             if terminal.is_ours_to_set(self._user):
-                terminal.set_settings(self._user, to_settings(self._info(entry).termios))
+                terminal.set_settings(self._user, ttyinfo.to_settings(self._info(entry).termios))
 
     def tell_size(self, pids: list[int]) -> None:
         """Let programs on the user's terminal look at its size, and draw anew: it is another than they knew.
@@ -413,6 +415,18 @@ class Tty(Kind):
         self._fds = {}
 
 
+def _refuse_other_sessions(master: Borrowed, slaves: list[Borrowed], sessions: Sessions) -> None:
+    """Unsupported for a terminal that others than the tree have as theirs, or that lives in another devpts."""
+    file, session = master[0], terminal.session(master[1])[0]
+    if session and (session not in sessions.leaders or not slaves):
+        raise Unsupported(
+            f"{file.name} belongs to the terminal of session {session}, which is outside the tree of the dump",
+            "dump a tree that holds them both",
+        )
+    if any(slave.status.st_dev != os.stat(_PTS).st_dev for slave, _ in slaves):
+        raise Unsupported(f"{slaves[0][0].name} is a terminal of another devpts than the one at {_PTS}")
+
+
 def _is_running(pid: int) -> bool:
     try:
         return procfs.stat(pid).state == "R"
@@ -420,63 +434,8 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-def check_info(info: Any) -> None:
-    """ImageError for what no terminal is."""
-    if info.type not in (PTY, CONSOLE, VT, CTTY, SERIAL):
-        raise ImageError(f"terminal {info.id} is of type {info.type}", "restore it with criu")
-    if info.type == PTY and (not info.HasField("pty") or info.pty.index >= _MAX_INDEX):
-        raise ImageError(f"pseudo terminal {info.id} has no number, or one that is out of bounds")
-    for termios in (info.termios, info.termios_locked):
-        if max((termios.c_iflag, termios.c_oflag, termios.c_cflag, termios.c_lflag, *termios.c_cc)) >> 32:
-            raise ImageError(f"the settings of terminal {info.id} are out of bounds")
-
-
 def _flags(entry: Any) -> int:
     return int(entry.tty.flags) & _KEEP | os.O_NOCTTY | os.O_CLOEXEC
-
-
-def to_settings(entry: Any) -> terminal.Settings:
-    """termios_entry. CRIU packs four special characters into each number."""
-    cc = b"".join(word.to_bytes(4, "little") for word in entry.c_cc).ljust(terminal.NCCS, b"\0")[: terminal.NCCS]
-    flags = (entry.c_iflag, entry.c_oflag, entry.c_cflag, entry.c_lflag)
-    return terminal.Settings(*flags, entry.c_line & 0xFF, cc, entry.c_ispeed, entry.c_ospeed)
-
-
-def from_settings(now: terminal.Settings) -> Any:
-    """The other way. It writes as many numbers as there are characters, though a quarter of them holds all."""
-    packed = now.cc.ljust(4 * terminal.NCCS, b"\0")
-    return m.termios_entry(
-        c_iflag=now.iflag, c_oflag=now.oflag, c_cflag=now.cflag, c_lflag=now.lflag, c_line=now.line,
-        c_ispeed=now.ispeed, c_ospeed=now.ospeed,
-        c_cc=[int.from_bytes(packed[at : at + 4], "little") for at in range(0, len(packed), 4)],
-    )  # fmt: skip
-
-
-def _bare_info(status: os.stat_result, kind: int, owners: tuple[int, int], index: int | None) -> Any:
-    info = m.tty_info_entry(
-        id=0, type=kind, locked=False, exclusive=False, packet_mode=False, sid=owners[0], pgrp=owners[1],
-        rdev=status.st_rdev, dev=status.st_dev, uid=status.st_uid, gid=status.st_gid,
-    )  # fmt: skip
-    if index is not None:
-        info.pty.index = index
-    return info
-
-
-def _info(
-    fd: int, status: os.stat_result, kind: int, owners: tuple[int, int], index: int | None, node: os.stat_result
-) -> Any:
-    """tty_info_entry of a terminal that works; `node` is what belongs to its user."""
-    info = _bare_info(status, kind, owners, index)
-    info.uid, info.gid = node.st_uid, node.st_gid
-    info.exclusive = bool(terminal.number(fd, terminal.TIOCGEXCL))
-    if terminal.is_master(status.st_rdev):
-        info.packet_mode = bool(terminal.number(fd, terminal.TIOCGPKT))
-        info.locked = bool(terminal.number(fd, terminal.TIOCGPTLCK))
-    info.termios.CopyFrom(from_settings(terminal.settings(fd)))
-    info.termios_locked.CopyFrom(from_settings(terminal.locked_settings(fd)))
-    rows, columns, width, height = terminal.window(fd)
-    info.winsize.CopyFrom(m.winsize_entry(ws_row=rows, ws_col=columns, ws_xpixel=width, ws_ypixel=height))
-    return info
 
 
 def open_by_path(path: str, info: Any, flags: int) -> int:
@@ -491,5 +450,5 @@ def open_by_path(path: str, info: Any, flags: int) -> int:
         raise UserError(f"the terminal {path} cannot be opened: {error.strerror}", "put it back as it was") from None
     os.set_blocking(fd, not flags & os.O_NONBLOCK)
     if info.HasField("termios") and terminal.is_ours_to_set(fd):
-        terminal.set_settings(fd, to_settings(info.termios))
+        terminal.set_settings(fd, ttyinfo.to_settings(info.termios))
     return fd

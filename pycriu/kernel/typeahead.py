@@ -75,51 +75,68 @@ def _events(fd: int, wanted: int) -> int:
     return next((events & wanted for _, events in poll.poll(0)), 0)
 
 
-def look(master: int) -> Waiting:
-    """What waits. It is still there afterwards, whatever happens to us. A slave is or has been open."""
+def look(masters: list[int]) -> list[Waiting]:
+    """What waits in each. It is still there afterwards, whatever happens to us. Slaves are or have been open."""
+    slaves: list[int] = []
+    try:
+        for master in masters:
+            slaves.append(_open_slave(master))
+        pairs = list(zip(masters, slaves, strict=True))
+        full = [pair for pair in pairs if may_hold(*pair)]
+        found = dict(zip(full, _look_apart(full), strict=True)) if full else {}
+        return [found.get(pair, Waiting()) for pair in pairs]
+    finally:
+        for slave in slaves:
+            os.close(slave)
+
+
+def _open_slave(master: int) -> int:
     locked = tty.number(master, tty.TIOCGPTLCK)
     tty.tell(master, tty.TIOCSPTLCK, 0)
     try:
-        slave = tty.open_peer(master, os.O_RDWR | os.O_NONBLOCK)
+        return tty.open_peer(master, os.O_RDWR | os.O_NONBLOCK)
     finally:
         tty.tell(master, tty.TIOCSPTLCK, locked)
-    try:
-        return _look_apart(master, slave) if may_hold(master, slave) else Waiting()
-    finally:
-        os.close(slave)
 
 
-def _look_apart(master: int, slave: int) -> Waiting:
+def _look_apart(pairs: list[tuple[int, int]]) -> list[Waiting]:
     heard, said = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if not child:
-        _read_and_put_back(master, slave, said)
+        _read_and_put_back(pairs, said)
     os.close(said)
     answer = b""
-    while piece := os.read(heard, _CHUNK):
-        answer += piece
-    os.close(heard)
-    os.waitpid(child, 0)
+    try:
+        while piece := os.read(heard, _CHUNK):
+            answer += piece
+    finally:
+        os.close(heard)
+        os.waitpid(child, 0)  # whatever has come up: nobody must use the terminals before it is done
     found = marshal.loads(answer) if answer else "nothing was found out"
     if isinstance(found, str):
         raise KernelError("read", EAGAIN, f"a pseudo terminal: {found}")
-    return Waiting(*found)
+    return [Waiting(*one) for one in found]
 
 
-def _read_and_put_back(master: int, slave: int, said: int) -> None:
+def _read_and_put_back(pairs: list[tuple[int, int]], said: int) -> None:
     """The child's life: of no terminal, and deaf to signals."""
     found: Any = "nothing was found out"
     try:
         os.setsid()
         _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
-        waiting = take(master, slave)
-        put(master, slave, waiting)
-        found = (waiting.lines, waiting.typed, waiting.behind, waiting.output, waiting.stopped, waiting.status)
+        seen = []
+        for master, slave in pairs:
+            one = take(master, slave)
+            put(master, slave, one)
+            seen.append((one.lines, one.typed, one.behind, one.output, one.stopped, one.status))
+        found = seen
     except (OSError, PycriuError) as error:
         found = str(error)
     finally:
-        os.write(said, marshal.dumps(found))
-        os._exit(0)
+        try:
+            os.write(said, marshal.dumps(found))
+        finally:
+            os._exit(0)
 
 
 def take(master: int, slave: int) -> Waiting:

@@ -64,6 +64,7 @@ COMMON = {
         "saving",
         "sockets",
         "table",
+        "ttyinfo",
         "unixmake",
         "unixname",
         "validation",

@@ -14,7 +14,7 @@ import pytest
 
 from pycriu import log
 from pycriu.errors import ImageError, PycriuError, UserError
-from pycriu.fds import tty
+from pycriu.fds import tty, ttyinfo
 from pycriu.images import messages as m
 from pycriu.kernel import terminal, typeahead
 from pycriu.options import RestoreOptions
@@ -37,12 +37,13 @@ def test_drivers() -> None:
 
 @pytest.mark.parametrize(
     ("major", "minor", "kind", "index"),
-    [(5, 2, tty.PTY, None), (136, 7, tty.PTY, 7), (136, 300, tty.PTY, 300), (5, 0, tty.CTTY, None),
-     (5, 1, tty.CONSOLE, None), (4, 1, tty.VT, None), (4, 64, tty.SERIAL, None), (204, 64, tty.SERIAL, None)],
+    [(5, 2, ttyinfo.PTY, None), (136, 7, ttyinfo.PTY, 7), (136, 300, ttyinfo.PTY, 300), (5, 0, ttyinfo.CTTY, None),
+     (5, 1, ttyinfo.CONSOLE, None), (4, 1, ttyinfo.VT, None), (4, 64, ttyinfo.SERIAL, None),
+     (204, 64, ttyinfo.SERIAL, None)],
 )  # fmt: skip
 def test_numbers_of_devices(major: int, minor: int, kind: int, index: int | None) -> None:
     rdev = os.makedev(major, minor)
-    assert tty.type_of(rdev) == kind
+    assert ttyinfo.type_of(rdev) == kind
     assert terminal.slave_index(rdev) == index
     assert terminal.is_master(rdev) == ((major, minor) == (5, 2))
 
@@ -50,16 +51,16 @@ def test_numbers_of_devices(major: int, minor: int, kind: int, index: int | None
 def test_settings_are_written_as_criu_does() -> None:
     """Four characters in a number, and as many numbers as there are characters. Speeds 0, as CRIU has them."""
     cc = bytes(range(1, 20))
-    entry = tty.from_settings(terminal.Settings(1, 2, 3, 4, 0, cc))
+    entry = ttyinfo.from_settings(terminal.Settings(1, 2, 3, 4, 0, cc))
     assert list(entry.c_cc) == [0x04030201, 0x08070605, 0x0C0B0A09, 0x100F0E0D, 0x131211, *[0] * 14]
-    assert tty.to_settings(entry) == terminal.Settings(1, 2, 3, 4, 0, cc, 0, 0)
+    assert ttyinfo.to_settings(entry) == terminal.Settings(1, 2, 3, 4, 0, cc, 0, 0)
 
 
 def info(**changes: Any) -> Any:
-    wanted = {"id": 0, "type": tty.PTY, "rdev": os.makedev(136, 0), "pty": m.tty_pty_entry(index=0)} | changes
+    wanted = {"id": 0, "type": ttyinfo.PTY, "rdev": os.makedev(136, 0), "pty": m.tty_pty_entry(index=0)} | changes
     zeros = {"locked": False, "exclusive": False, "packet_mode": False, "sid": 0, "pgrp": 0}
     flat = terminal.Settings(0, 0, 0o60277, 0, 0, bytes(19))
-    wanted |= {"termios": tty.from_settings(flat), "termios_locked": tty.from_settings(flat)}
+    wanted |= {"termios": ttyinfo.from_settings(flat), "termios_locked": ttyinfo.from_settings(flat)}
     return m.tty_info_entry(**zeros, **wanted)
 
 
@@ -90,7 +91,7 @@ def entry(number: int = 1, terminal_id: int = 0) -> Any:
     ("images", "words"),
     [
         (Images(tty_info=[info(id=7)]), "does not have"),
-        (Images(tty_info=[info(type=tty.EXT_TTY)]), "type 5"),
+        (Images(tty_info=[info(type=ttyinfo.EXT_TTY)]), "type 5"),
         (Images(tty_info=[info(pty=m.tty_pty_entry(index=1 << 20))]), "out of bounds"),
         (Images(tty_info=[info(pty=None)]), "no number"),
     ],
@@ -215,8 +216,8 @@ def test_what_waits_is_moved_as_it_was(pairs: tuple[Pair, Pair], fill: Callable[
     fill(first)
     time.sleep(0.05)
     settings = terminal.settings(first.slave)
-    found = typeahead.look(first.master)
-    assert found == typeahead.look(first.master), "a look changes something"
+    found = typeahead.look([first.master])[0]
+    assert found == typeahead.look([first.master])[0], "a look changes something"
     assert terminal.settings(first.slave) == settings
     terminal.set_settings(second.slave, settings)
     terminal.tell(second.master, terminal.TIOCPKT, terminal.number(first.master, terminal.TIOCGPKT))
@@ -233,7 +234,7 @@ def test_a_terminal_that_is_full(pairs: tuple[Pair, Pair]) -> None:
     sent = first.fill(first.master, data), first.fill(first.slave, data)
     time.sleep(0.1)
     assert min(sent) > 8192
-    found = typeahead.look(first.master)
+    found = typeahead.look([first.master])[0]
     typeahead.put(second.master, second.slave, found)
     for pair in pairs:
         assert b"".join(pair.read(pair.slave)) == data[: sent[0]]
