@@ -87,9 +87,9 @@ def _write_process(
     for thread in snapshot.threads:
         core = core_entry(snapshot, thread, cpu)
         filters.put(core.thread_core, thread.seccomp)
-        new.write(f"core-{thread.tid}.img", [core])
         info, extras = cpu.save(thread.goes_on, thread.register_sets, thread.attributes.tid_address)
         getattr(core, cpu.thread_info).CopyFrom(info)
+        new.write(f"core-{thread.tid}.img", [core])
         for kind, raw in extras.items():
             new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
     new.write(f"ids-{pid}.img", [ids])
