@@ -198,3 +198,18 @@ def test_link_of_a_dump_that_is_killed(host: Host, where: str) -> None:
     host.round_trip(subject, "--link-remap")
     assert len(links(host)) == (where == "commit.publish")
     assert subject.go() == ["ok"]
+
+
+def test_in_flight(host: Host) -> None:
+    """Files that nobody has open but a socket, in which they wait: a deleted one, a pipe, a FIFO."""
+    subject = host.python(
+        "import socket\na, b = socket.socketpair()\n"
+        "def send(fd):\n    socket.send_fds(a, [b'x'], [fd])\n    os.close(fd)\n"
+        "def take(): return socket.recv_fds(b, 1, 9)[1][0]\n"
+        "gone = os.open('gone', os.O_RDWR | os.O_CREAT)\nos.write(gone, b'ghost')\nos.unlink('gone')\nsend(gone)\n"
+        "reader, writer = os.pipe()\nos.write(writer, b'pipe')\nsend(reader)\n"
+        "os.mkfifo('fifo')\nfifo = os.open('fifo', os.O_RDWR)\nos.write(fifo, b'fifo')\nsend(fifo)\n"
+        "pause_for_dump()\nsay(os.pread(take(), 9, 0), os.read(take(), 9), os.read(take(), 9))"
+    )
+    host.round_trip(subject)
+    assert subject.go() == ["b'ghost' b'pipe' b'fifo'"]
