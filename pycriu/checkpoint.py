@@ -83,7 +83,7 @@ class Checkpoint:
     """The images of one tree. Refuses, before any task exists, what cannot be restored here."""
 
     def __init__(self, images: store.ImagesDir, cpu: Arch, kinds: Kinds) -> None:
-        images.inventory()
+        self._uptime_at_dump = images.inventory().dump_uptime  # microseconds; 0 where the image does not say
         entries: list[Any] = images.read("pstree.img")
         cores = {entry.pid: images.read_one(f"core-{entry.pid}.img") for entry in entries}
         for pid, core in cores.items():
@@ -137,7 +137,8 @@ class Checkpoint:
                     f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",
                     "restore it on the kernel on which it was dumped",
                 )
-        return [remark for task in self.tasks.values() for remark in scheduling.check(task.facts)]
+        remarks = [remark for task in self.tasks.values() for remark in scheduling.check(task.facts)]
+        return remarks + younger_boot(self._uptime_at_dump, procfs.uptime())
 
     def close(self) -> None:
         """Close the files of pages."""
@@ -166,6 +167,16 @@ def _check_core(pid: int, core: Any, cpu: Arch) -> None:
     _check_cpu(core, cpu)
     if core.tc.task_state not in (_ALIVE, _DEAD, _STOPPED):
         raise ImageError(f"process {pid} is in state {core.tc.task_state}", "restore these images with criu")
+
+
+def younger_boot(then: int, now: int) -> list[str]:
+    """A remark where this machine was booted after the dump; `then` and `now` are uptimes in microseconds."""
+    if then <= now:
+        return []
+    return [
+        f"this machine was booted after the dump: CLOCK_MONOTONIC goes back by {(then - now) // 10**6} s for tasks; "
+        "what waits until an absolute time of it waits so much longer, and differences of it may be negative"
+    ]
 
 
 def own_vdso() -> bytes:

@@ -7,6 +7,7 @@ from pycriu import pageimages, pstree, sharing
 from pycriu.arch.description import Arch
 from pycriu.images import facts, store
 from pycriu.images import messages as m
+from pycriu.kernel import procfs
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, seccomp, signals, timers
 from pycriu.snapshot import EXIT_SIGNAL, SIGCHLD, Snapshot, Thread
 
@@ -197,9 +198,7 @@ def pstree_entry(process: pstree.Process, tids: list[int]) -> Any:
 
 def inventory_entry(ids: Ids) -> Any:
     """What the checkpoint is."""
-    with open("/proc/uptime") as file:
-        uptime_us = int(float(file.read().split()[0]) * 1e6)
     return m.inventory_entry(
         img_version=IMG_VERSION, fdinfo_per_id=True, ns_per_id=True, root_ids=ids.root, root_cg_set=NO_CGROUPS,
-        lsmtype=0, dump_uptime=uptime_us,
+        lsmtype=0, dump_uptime=procfs.uptime(),
     )  # fmt: skip

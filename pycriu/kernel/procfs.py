@@ -203,6 +203,12 @@ def threads(pid: int) -> list[int]:
         raise TraceeGone(f"task {pid} is gone") from None
 
 
+def uptime() -> int:
+    """How long the machine has been up, in microseconds."""
+    with open("/proc/uptime") as file:
+        return int(float(file.read().split()[0]) * 1e6)
+
+
 def descriptors(pid: int) -> list[int]:
     """Numbers of the open descriptors of `pid`, ascending."""
     try:

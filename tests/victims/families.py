@@ -40,9 +40,12 @@ def everybody() -> dict[int, tuple[int, int, int]]:
     todo = [os.getpid()]
     while todo:
         pid = todo.pop()
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
-            todo += [int(child) for child in children.read().split()]
-        found[pid] = kinship(pid)
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+                todo += [int(child) for child in children.read().split()]
+            found[pid] = kinship(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile, as some do at the beginning
     del found[os.getpid()]
     return found
 
@@ -112,11 +115,19 @@ def scenario() -> Iterator[victim.Damage]:
 
 def settled(family: dict[int, tuple[int, int, int]]) -> bool:
     """Whether all are there: those that nobody has waited for as zombies, the others asleep."""
+    if len(family) != SIZE:
+        return False
+    time.sleep(0.2)  # one that has just been born may be asleep for a moment before it goes where it belongs
+    if everybody() != family:
+        return False
     states = []
     for pid in family:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            states.append(stat.read().rpartition(") ")[2][0])
-    return len(states) == SIZE and states.count("Z") == ZOMBIES and states.count("S") == SIZE - ZOMBIES
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+                states.append(stat.read().rpartition(") ")[2][0])
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+    return states.count("Z") == ZOMBIES and states.count("S") == SIZE - ZOMBIES
 
 
 SIZE, ZOMBIES = 17, 2
