@@ -57,6 +57,7 @@ def facts(sock: socket.socket) -> dict[object, object]:
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     socks = make()
     before = {name: facts(sock) for name, sock in socks.items()}
     yield lambda: socks["icmp"].setsockopt(SOL_RAW, ICMP_FILTER, struct.pack("=I", 0))

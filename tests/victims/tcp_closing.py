@@ -109,6 +109,7 @@ def fill(sock: socket.socket) -> bytes:
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     listeners = {name: socket.create_server((host, 0), family=family) for name, (family, host) in FAMILIES.items()}
     busy = socket.create_server(("127.0.0.1", 0), backlog=0)
     busy_at = busy.getsockname()

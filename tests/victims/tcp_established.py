@@ -107,6 +107,7 @@ def accept(listener: socket.socket) -> dict[bytes, socket.socket]:
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     listeners = {name: listen(name) for name in FAMILIES}
     ports = {name: one.getsockname()[1] for name, one in listeners.items()}
     victim.outsider(Peer(listeners).work)

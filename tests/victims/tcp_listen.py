@@ -90,6 +90,7 @@ def make() -> dict[str, socket.socket]:
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     socks = make()
     accepter = victim.child(lambda: accept_all([socks[name] for name in ("listening", "listening v6", "both stacks")]))
     before = {name: info(sock) for name, sock in socks.items()}

@@ -55,6 +55,7 @@ def facts(sock: socket.socket, known: list[tuple[int, int]]) -> dict[object, obj
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     socks: dict[str, socket.socket] = {}
     ends: dict[str, tuple[socket.socket, socket.socket]] = {}
     for name, family, host in (("v4", socket.AF_INET, "127.0.0.1"), ("v6", socket.AF_INET6, "::1")):

@@ -113,6 +113,7 @@ def msfilter(sock: socket.socket, level: int, group: str) -> object:
 
 
 def scenario() -> Iterator[victim.Damage]:
+    victim.need_loopback()
     protocols = {"UDP": 17}
     with contextlib.suppress(OSError):
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM, UDPLITE).close()

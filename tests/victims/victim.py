@@ -6,8 +6,11 @@ elsewhere keep children there.
 """
 
 import contextlib
+import fcntl
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -160,6 +163,19 @@ def join(pid: int, what: str) -> None:
 def forget(pid: int) -> None:
     """A child was waited for by other means."""
     _children.remove(pid)
+
+
+def need_loopback() -> None:
+    """Let the interface lo be up: where nobody has configured the network it is not."""
+    get_flags, set_flags, up = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack_from("16xH", fcntl.ioctl(sock, get_flags, request))[0]
+        if not flags & up:
+            try:
+                fcntl.ioctl(sock, set_flags, struct.pack("16sH14x", b"lo", flags | up))
+            except PermissionError:
+                skip("the interface lo is down")
 
 
 def sleeping(pid: int) -> bool:
