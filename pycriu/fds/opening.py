@@ -47,6 +47,7 @@ class Opening:
         self.entries = {entry.id: entry for entry in entries}
         self.fd_of: dict[int, int] = {}
         self.tasks: dict[int, Tracee] = {}
+        self.failed = False  # nothing of the tree will be left: so must be what the kinds have made for it
         self._base = base
         self._kept: list[int] = []
         self._pending: list[int] = []
@@ -65,7 +66,8 @@ class Opening:
     def __enter__(self) -> Opening:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.failed = error is not None
         self.close()
 
     def open_late(self, tasks: dict[int, Tracee]) -> None:

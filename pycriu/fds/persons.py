@@ -79,7 +79,7 @@ class Persons:
         with Remote(task) as remote:
             at = remote.room(2 * _INT.size)
             row = Row("socketpair", AF_UNIX, kind | SOCK_CLOEXEC, 0, at)
-            remote.calls([*self._become(who, remote), row, *self._back(who)])
+            remote.calls([*self._become(who, remote), row, *self._back(who, remote)])
             theirs = [number for (number,) in _INT.iter_unpack(task.read(at, 2 * _INT.size))]
             one, other = _fetch(who.pid, theirs)
             remote.calls([Row("close", fd) for fd in theirs])
@@ -100,7 +100,7 @@ class Persons:
         with Remote(task) as remote:
             theirs = self._opening.bring(remote, fd)
             row = Row(name, theirs, *arguments(remote), what=what)
-            remote.calls([*self._become(who, remote), row, *self._back(who), Row("close", theirs)])
+            remote.calls([*self._become(who, remote), row, *self._back(who, remote), Row("close", theirs)])
 
     def _become(self, who: Person, remote: Remote) -> list[Row]:
         """The effective ids, with all capabilities: it must be able to follow what leads to our sockets."""
@@ -116,11 +116,15 @@ class Persons:
             ]
         return rows
 
-    def _back(self, who: Person) -> list[Row]:
-        # Supplementary groups are not given back: the task gets its own when it is rebuilt.
-        if (who.user, who.group) == (self._us.user, self._us.group):
-            return []
-        return [Row("setresuid", _SAME, self._us.user, _SAME), Row("setresgid", _SAME, self._us.group, _SAME)]
+    def _back(self, who: Person, remote: Remote) -> list[Row]:
+        # All as it was: later on the task changes only what must be different from ours.
+        rows = []
+        if (who.user, who.group) != (self._us.user, self._us.group):
+            rows += [Row("setresuid", _SAME, self._us.user, _SAME), Row("setresgid", _SAME, self._us.group, _SAME)]
+        if who.groups != self._us.groups:
+            groups = remote.data(struct.pack(f"={len(self._us.groups)}I", *self._us.groups))
+            rows.append(Row("setgroups", len(self._us.groups), groups))
+        return rows
 
     def _ours(self, who: Person | None, action: Action) -> tuple[int, ...]:
         """By ourselves, or by a child of ours that is somebody else; descriptors that it made become ours."""

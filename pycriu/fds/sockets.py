@@ -144,11 +144,22 @@ def _refuse_other_network(fd: int, file: OpenFile) -> None:
 # --------------------------------------------------------------------------------------------------- single options
 
 
+# Somebody waits while fifty options of every socket are read: where they are put is made once.
+_ROOM = 256
+_VALUE, _LENGTH = ctypes.create_string_buffer(_ROOM), ctypes.c_uint32(0)
+_VALUE_AT, _LENGTH_AT = ctypes.addressof(_VALUE), ctypes.addressof(_LENGTH)
+
+
 def get(fd: int, option: int, size: int, level: int = SOL_SOCKET) -> bytes:
     """getsockopt(2): the value, `size` bytes at most."""
-    value, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
-    libc.call("getsockopt", fd, level, option, ctypes.addressof(value), ctypes.addressof(length), what=f"{option}")
-    return value.raw[: length.value]
+    if size > _ROOM:
+        value = ctypes.create_string_buffer(size)
+        at = ctypes.addressof(value)
+    else:
+        at = _VALUE_AT
+    _LENGTH.value = size
+    libc.call("getsockopt", fd, level, option, at, _LENGTH_AT, what=str(option))
+    return ctypes.string_at(at, _LENGTH.value)
 
 
 def get_int(fd: int, option: int, level: int = SOL_SOCKET) -> int:
@@ -212,9 +223,12 @@ def notes(fd: int) -> dict[str, bytes]:
 
 def filter_of(fd: int, name: str) -> bytes:
     """The filter of SO_ATTACH_FILTER, 8 bytes per instruction; Unsupported for one that was not made that way."""
-    code, count = ctypes.create_string_buffer(MAX_FILTER * _FILTER.size), ctypes.c_uint32(MAX_FILTER)
-    try:  # here the length is in instructions
-        libc.call("getsockopt", fd, SOL_SOCKET, SO_ATTACH_FILTER, ctypes.addressof(code), ctypes.addressof(count))
+    count = ctypes.c_uint32(0)  # here the length is in instructions, and 0 asks for it
+    try:
+        libc.call("getsockopt", fd, SOL_SOCKET, SO_ATTACH_FILTER, 0, ctypes.addressof(count))
+        code = ctypes.create_string_buffer(max(1, count.value) * _FILTER.size)
+        if count.value:
+            libc.call("getsockopt", fd, SOL_SOCKET, SO_ATTACH_FILTER, ctypes.addressof(code), ctypes.addressof(count))
     except KernelError as error:
         if error.errno in NO_SUCH_OPTION:
             return b""

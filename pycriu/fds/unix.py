@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SIOCUNIXFILE = 0x89E0
 NET_NS = 2  # what `entries` calls the network namespace
-ENOENT, EINVAL = 2, 22
+ENOENT, EINVAL, ERANGE = 2, 22, 34
 _NOBODY = 0xFFFFFFFF  # the group and user that SO_PEERCRED tells where there are none
 
 
@@ -187,7 +187,7 @@ class Unix(Kind):
                     "with --skip-in-flight",
                 )
             client.peer = server.row.inode
-            client.notes["connector"] = _effective(client.file.pid)
+            client.notes |= _connector(client.file.pid)
         if server.row.pending:
             server.notes["pending"] = struct.pack(f"={len(server.row.pending)}I", *server.row.pending)
 
@@ -321,10 +321,13 @@ def _look_at_state(one: Socket) -> None:
 
 
 def _groups(fd: int) -> bytes:
-    try:
-        return sockets.get(fd, sockets.SO_PEERGROUPS, 1 << 18)
-    except KernelError:
-        return b""  # a kernel older than 4.13, or nobody's
+    for room in (256, 1 << 18):  # bytes; more than 64 groups are rare
+        try:
+            return sockets.get(fd, sockets.SO_PEERGROUPS, room)
+        except KernelError as error:
+            if error.errno != ERANGE:
+                return b""  # a kernel older than 4.13, or nobody's
+    return b""
 
 
 def _peer_name(fd: int) -> bytes:
@@ -366,10 +369,14 @@ def _look_at_file(one: Socket) -> None:
         one.notes["where"] = where.encode()
 
 
-def _effective(pid: int) -> bytes:
-    """struct ucred of a process that connects now."""
+def _connector(pid: int) -> dict[str, bytes]:
+    """Whom the other end will see when it accepts, as nobody tells before: the task as it is now."""
     status = procfs.parse_status(procfs.text(pid, "status"))
-    return queues.UCRED.pack(pid, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]))
+    groups = [int(word) for word in status["Groups"].split()]
+    return {
+        "connector": queues.UCRED.pack(pid, int(status["Uid"].split()[1]), int(status["Gid"].split()[1])),
+        "connectorgroups": struct.pack(f"={len(groups)}I", *groups),
+    }
 
 
 def _ended(name: bytes) -> bytes:

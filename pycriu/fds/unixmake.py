@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NOTES_IMAGE = "pycriu-sockets-unix.img"
 _OWN_NOTES = {  # name → length; None: any
     "pending": None, "peercred": 12, "peergroups": None, "owner": 8, "peername": None, "reset": 0, "where": None,
-    "queue": None, "connector": 12,
+    "queue": None, "connector": 12, "connectorgroups": None,
 }  # fmt: skip
 EXTERN = 1  # unix_sk_entry.uflags: a peer outside the tree
 _LONG_BACKLOG = 4096  # while connections are made again
@@ -76,7 +76,7 @@ class One:
         if note not in self.notes:
             return None
         pid, user, group = queues.UCRED.unpack(self.notes[note])
-        groups = self.notes.get("peergroups", b"") if note == "peercred" else b""
+        groups = self.notes.get(note.replace("cred", "") + "groups", b"")
         return Person(pid, user, group, struct.unpack(f"={len(groups) // 4}I", groups))
 
     def close(self) -> None:
@@ -99,6 +99,7 @@ class Maker:
         self._gone: list[One] = []  # ends that will be closed
         self._connected: set[One] = set()  # datagram sockets that have the peer they should
         self._made = False
+        self._paths: list[str] = []  # files of sockets, which we have made
         if len(self._by_inode) != len(self._all) or 0 in self._by_inode:
             raise ImageError("two UNIX sockets of the image have the same inode")
         for one in self._all.values():
@@ -134,6 +135,7 @@ class Maker:
         """A descriptor for one socket, which the caller owns."""
         if not self._made:
             self._made = True
+            self._opening = opening
             for one in self._mine:
                 for right in (right for message in one.messages for right in message.rights):
                     if right not in opening.entries:
@@ -221,6 +223,8 @@ class Maker:
     def _bind(self, one: One) -> None:
         try:
             one.path_fd = unixname.bind(one.fd, one.name)
+            if one.path_fd >= 0 and one.name.where:
+                self._paths.append(one.name.where)
         except UserError as error:
             if one.entry.id:
                 raise
@@ -386,7 +390,12 @@ class Maker:
         self._gone = []
 
     def close(self) -> None:
-        """Close everything of ours."""
+        """Close everything of ours. A restore that failed takes its sockets out of the file system again."""
+        if self._made and self._opening.failed:
+            for path in self._paths:
+                if os.path.lexists(path):
+                    os.unlink(path)
+        self._paths = []
         for one in (*self._all.values(), *self._gone):
             one.close()
 
@@ -423,7 +432,7 @@ def _check_notes(one: One, name: str) -> None:
     for key, size in _OWN_NOTES.items():
         if size is not None and len(one.notes.get(key, bytes(size))) != size:
             raise ImageError(f"{name}: the note {key} is {len(one.notes[key])} bytes, not {size}")
-    for key in ("pending", "peergroups"):
+    for key in ("pending", "peergroups", "connectorgroups"):
         if len(one.notes.get(key, b"")) % 4 or len(one.notes.get(key, b"")) > 1 << 18:
             raise ImageError(f"{name}: the note {key} holds no list of numbers")
     if len(one.notes.get("peername", b"")) > queues.ADDRESS_MAX:

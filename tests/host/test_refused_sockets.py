@@ -191,10 +191,12 @@ def test_an_abstract_name_that_another_socket_has_by_now_is_refused(host: Host) 
 def test_a_service_outside_that_is_gone_is_named(host: Host) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
         service.bind(str(host.folder / "service"))
-        code = "x = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nx.connect('service')\npause_for_dump()\nsay('ok')"
+        code = "x = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nx.connect('service')\n"
+        code += "y = socket.socket(socket.AF_UNIX)\ny.bind('mine')\npause_for_dump()\nsay('ok')"
         subject = host.python(IMPORT + code)
         assert host.dump(subject, "--ext-unix-sk").ok
     outcome = host.restore("--ext-unix-sk")
     assert not outcome.ok
     assert "start the service" in outcome.log
+    assert not (host.folder / "mine").exists(), "a restore that failed left the file of a socket"
     assert not alive(subject.pid)
