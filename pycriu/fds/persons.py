@@ -29,6 +29,7 @@ SIGCHLD = 17
 AF_UNIX, SOCK_CLOEXEC = 1, 0o2000000
 EIO = 5
 _INT = struct.Struct("=i")
+_AT_ONCE = 500  # pairs: the task has their descriptors for a moment
 _LOW = 0xFFFFFFFF
 _CAP_HEADER = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
 _SAME = -1  # to setresuid(2) and setresgid(2)
@@ -70,20 +71,28 @@ class Persons:
             here = ctypes.addressof(data)
             self._ours(who, lambda: _nothing(libc.call("connect", fd, here, len(address), what=what)))
 
-    def pair(self, who: Person | None, kind: int) -> tuple[int, int]:
-        """socketpair(2): two descriptors of our own."""
+    def pairs(self, who: Person | None, kind: int, count: int) -> list[tuple[int, int]]:
+        """socketpair(2), `count` times: descriptors of our own."""
         task = self._task_of(who)
+        made: list[int] = []
         if not who or not task:
-            one, other = self._ours(who, lambda: _pair(kind))
-            return one, other
+            for _ in range(count):
+                made += self._ours(who, lambda: _pair(kind))
+        else:
+            for start in range(0, count, _AT_ONCE):
+                made += self._remote_pairs(who, task, kind, min(_AT_ONCE, count - start))
+        return list(zip(made[::2], made[1::2], strict=True))
+
+    def _remote_pairs(self, who: Person, task: Tracee, kind: int, count: int) -> tuple[int, ...]:
+        size = 2 * _INT.size
         with Remote(task) as remote:
-            at = remote.room(2 * _INT.size)
-            row = Row("socketpair", AF_UNIX, kind | SOCK_CLOEXEC, 0, at)
-            remote.calls([*self._become(who, remote), row, *self._back(who, remote)])
-            theirs = [number for (number,) in _INT.iter_unpack(task.read(at, 2 * _INT.size))]
-            one, other = _fetch(who.pid, theirs)
+            at = remote.room(count * size)
+            rows = [Row("socketpair", AF_UNIX, kind | SOCK_CLOEXEC, 0, at + place * size) for place in range(count)]
+            remote.calls([*self._become(who, remote), *rows, *self._back(who, remote)])
+            theirs = [number for (number,) in _INT.iter_unpack(task.read(at, count * size))]
+            ours = _fetch(who.pid, theirs)
             remote.calls([Row("close", fd) for fd in theirs])
-        return one, other
+        return ours
 
     def _task_of(self, who: Person | None) -> Tracee | None:
         return self._opening.tasks.get(who.pid) if who else None

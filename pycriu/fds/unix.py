@@ -19,7 +19,7 @@ import select
 import struct
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.fds import inflight, queues, sockets, unixmake
+from pycriu.fds import inflight, queues, sockets, unixentry, unixmake
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
@@ -212,7 +212,7 @@ class Unix(Kind):
                 f"{one.file.name} is connected to a socket outside the tree that has no name ({_owner(one.peer)})",
                 "nobody could connect to it again",
             )
-        saving.lend_entry(unixmake.outside_entry(saving.fresh(), peer.inode, peer.type, _ended(peer.name)))
+        saving.lend_entry(unixentry.outside_entry(saving.fresh(), peer.inode, peer.type, _ended(peer.name)))
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one socket."""
@@ -251,7 +251,7 @@ class Unix(Kind):
         for one in self._socks.values():
             if note := queues.pack_note(one.messages):
                 one.notes["queue"] = note
-        notes.write(new, unixmake.NOTES_IMAGE, {one.number: one.notes for one in self._socks.values()})
+        notes.write(new, unixentry.NOTES_IMAGE, {one.number: one.notes for one in self._socks.values()})
 
     def thaw(self) -> None:
         """Let go what came with messages; a deleted file must stay until it has been copied."""

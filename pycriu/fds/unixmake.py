@@ -14,9 +14,10 @@ import os
 import struct
 
 from pycriu.errors import ImageError, KernelError, UserError
-from pycriu.fds import queues, sockets, unixname
+from pycriu.fds import queues, sockets, unixentry, unixname
 from pycriu.fds.persons import Person, Persons, stand_in
-from pycriu.fds.queues import SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, Message
+from pycriu.fds.queues import SOCK_DGRAM, Message
+from pycriu.fds.unixentry import EXTERN, One
 from pycriu.images import messages as m
 from pycriu.images import notes
 from pycriu.kernel.sockdiag import AF_UNIX, ESTABLISHED, LISTEN
@@ -29,62 +30,10 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir
     from pycriu.log import Log
 
-NOTES_IMAGE = "pycriu-sockets-unix.img"
-_OWN_NOTES = {  # name → length; None: any
-    "pending": None, "peercred": 12, "peergroups": None, "owner": 8, "peername": None, "reset": 0, "where": None,
-    "queue": None, "connector": 12, "connectorgroups": None,
-}  # fmt: skip
-EXTERN = 1  # unix_sk_entry.uflags: a peer outside the tree
 _LONG_BACKLOG = 4096  # while connections are made again
 SOCK_CLOEXEC = 0o2000000
 EPERM, ESRCH = 1, 3
-_HOW = {1: _socket.SHUT_RD, 2: _socket.SHUT_WR, 3: _socket.SHUT_RDWR}
 _LARGE = 1 << 16  # bytes: more than that may not fit into a send buffer of the usual size
-
-
-def outside_entry(number: int, inode: int, kind: int, name: bytes) -> Any:
-    """The entry of a peer outside the tree, as CRIU writes it."""
-    opts = m.sk_opts_entry(
-        so_sndbuf=0, so_rcvbuf=0, so_snd_tmo_sec=0, so_snd_tmo_usec=0, so_rcv_tmo_sec=0, so_rcv_tmo_usec=0
-    )
-    owner = m.fown_entry(uid=0, euid=0, signum=0, pid_type=0, pid=0)
-    entry = m.unix_sk_entry(
-        id=number, ino=inode, type=kind, state=LISTEN, flags=0, uflags=EXTERN, backlog=0, peer=0, fown=owner, opts=opts,
-        name=name,
-    )  # fmt: skip
-    return m.file_entry(type=5, id=number, usk=entry)
-
-
-class One:
-    """One socket in the making: an entry of the image, or (entry None) somebody who has gone."""
-
-    def __init__(self, entry: Any, its_notes: dict[str, bytes], name: unixname.Name) -> None:
-        self.entry, self.notes, self.name = entry, its_notes, name
-        self.fd = -1
-        self.path_fd = -1
-        self.messages: list[Message] = []
-        self.partner: One | None = None  # whose sends arrive here
-        self.waits = False  # not accepted yet
-
-    @property
-    def type(self) -> int:
-        """SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET."""
-        return int(self.entry.type)
-
-    def person(self, note: str = "peercred") -> Person | None:
-        """Whom SO_PEERCRED told; None where nobody noted it."""
-        if note not in self.notes:
-            return None
-        pid, user, group = queues.UCRED.unpack(self.notes[note])
-        groups = self.notes.get(note.replace("cred", "") + "groups", b"")
-        return Person(pid, user, group, struct.unpack(f"={len(groups) // 4}I", groups))
-
-    def close(self) -> None:
-        """Close what we have of it."""
-        for fd in (self.fd, self.path_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self.path_fd = -1
 
 
 class Maker:
@@ -92,18 +41,21 @@ class Maker:
 
     def __init__(self, images: ImagesDir, entries: list[Any], log: Log) -> None:
         self._log = log
-        found = notes.read(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES.keys())
-        self._all = {entry.id: One(entry, found.get(entry.id, {}), _name(entry, found)) for entry in entries}
+        found = notes.read(images, unixentry.NOTES_IMAGE, sockets.NOTES | unixentry.OWN_NOTES.keys())
+        self._all = {
+            entry.id: One(entry, found.get(entry.id, {}), unixentry.name_of(entry, found)) for entry in entries
+        }
         self._by_inode = {one.entry.ino: one for one in self._all.values()}
         self.outside = {number for number, one in self._all.items() if one.entry.uflags & EXTERN}
         self._gone: list[One] = []  # ends that will be closed
         self._connected: set[One] = set()  # datagram sockets that have the peer they should
         self._made = False
+        self._ready: dict[tuple[Person | None, int], list[tuple[int, int]]] = {}  # nameless pairs
         self._paths: list[str] = []  # files of sockets, which we have made
         if len(self._by_inode) != len(self._all) or 0 in self._by_inode:
             raise ImageError("two UNIX sockets of the image have the same inode")
         for one in self._all.values():
-            _check(one, self._by_inode)
+            unixentry.check(one, self._by_inode)
         if images.exists("sk-queues.img"):
             self._read_queues(images)
         self._mine = [one for number, one in self._all.items() if number not in self.outside]
@@ -119,7 +71,7 @@ class Maker:
                 raise ImageError(f"sk-queues.img: a message for file {packet.id_for} with something unknown")
             self._all[packet.id_for].messages.append(Message(data, rights=tuple(rights)))
         for one in self._all.values():
-            one.messages = _with_note(one)
+            one.messages = unixentry.with_note(one)
 
     def _is_accepted(self, one: One) -> bool:
         """Whether it has its name from a listening socket, whose file it is."""
@@ -144,7 +96,21 @@ class Maker:
             self._make()
         return os.dup(self._all[number].fd)
 
+    def _make_pairs(self) -> None:
+        """Nameless pairs, many at once: each call in somebody's name costs a few stops of a task."""
+        wanted: dict[tuple[Person | None, int], int] = {}
+        for one in self._mine:
+            other = self._by_inode.get(one.entry.peer)
+            if not other or other.entry.peer != one.entry.ino or other.entry.ino < one.entry.ino:
+                continue
+            if not one.name.name and not other.name.name:
+                key = one.person(), one.type
+                wanted[key] = wanted.get(key, 0) + 1
+        for (person, kind), count in wanted.items():
+            self._ready[person, kind] = self._persons.pairs(person, kind, count)
+
     def _make(self) -> None:
+        self._make_pairs()
         connected = {one: None for one in self._mine if one.type != SOCK_DGRAM and self._has_end(one)}
         for one in self._mine_of_type(SOCK_DGRAM):
             self._make_datagram(one)
@@ -214,7 +180,8 @@ class Maker:
         self._connected.discard(one)
 
     def _pair(self, one: One, other: One, person: Person | None) -> None:
-        one.fd, other.fd = self._persons.pair(person, one.type)
+        ready = self._ready.get((person, one.type)) or self._persons.pairs(person, one.type, 1)
+        one.fd, other.fd = ready.pop()
         one.partner, other.partner = other, one
         self._connected |= {one, other}
         for end in (one, other):
@@ -396,6 +363,9 @@ class Maker:
                 if os.path.lexists(path):
                     os.unlink(path)
         self._paths = []
+        for fd in (fd for pairs in self._ready.values() for pair in pairs for fd in pair):
+            os.close(fd)
+        self._ready = {}
         for one in (*self._all.values(), *self._gone):
             one.close()
 
@@ -403,62 +373,6 @@ class Maker:
 def libc_socket(kind: int) -> int:
     """socket(2)."""
     return _socket.socket(AF_UNIX, kind | SOCK_CLOEXEC, 0).detach()
-
-
-def _name(entry: Any, found: dict[int, dict[str, bytes]]) -> unixname.Name:
-    return unixname.of_entry(entry, found.get(entry.id, {}).get("where"))
-
-
-def _check(one: One, by_inode: dict[int, One]) -> None:
-    """ImageError for what no socket is."""
-    entry, name = one.entry, f"UNIX socket {one.entry.id}"
-    if entry.type not in (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET):
-        raise ImageError(f"{name} is of type {entry.type}")
-    if entry.backlog >= 1 << 31 or entry.shutdown not in (0, *_HOW):
-        raise ImageError(f"{name} has an impossible backlog or shutdown state")
-    peer = by_inode.get(entry.peer)
-    if entry.peer and peer is None:
-        raise ImageError(f"{name} is connected to inode {entry.peer}, which the image does not have")
-    if peer is not None:
-        _check_peer(one, peer, name)
-    if entry.state == LISTEN and not one.name.name:
-        raise ImageError(f"{name} listens without a name")
-    sockets.check(entry.opts, name)
-    sockets.check_notes(one.notes, name)
-    _check_notes(one, name)
-
-
-def _check_notes(one: One, name: str) -> None:
-    for key, size in _OWN_NOTES.items():
-        if size is not None and len(one.notes.get(key, bytes(size))) != size:
-            raise ImageError(f"{name}: the note {key} is {len(one.notes[key])} bytes, not {size}")
-    for key in ("pending", "peergroups", "connectorgroups"):
-        if len(one.notes.get(key, b"")) % 4 or len(one.notes.get(key, b"")) > 1 << 18:
-            raise ImageError(f"{name}: the note {key} holds no list of numbers")
-    if len(one.notes.get("peername", b"")) > queues.ADDRESS_MAX:
-        raise ImageError(f"{name}: the note peername is too long")
-
-
-def _check_peer(one: One, peer: One, name: str) -> None:
-    if peer is one or peer.type != one.type:
-        raise ImageError(f"{name} is connected to itself, or to a socket of another type")
-    outside = peer.entry.uflags & EXTERN
-    if one.type != SOCK_DGRAM and (outside or (peer.entry.state != LISTEN and peer.entry.peer != one.entry.ino)):
-        raise ImageError(f"{name} is connected to one that is not connected to it")
-
-
-def _with_note(one: One) -> list[Message]:
-    """The messages with what the notes say of them."""
-    try:
-        told = queues.parse_note(one.notes.get("queue", b""))
-    except ValueError:
-        raise ImageError(f"{NOTES_IMAGE}: the note queue of socket {one.entry.id} cannot be read") from None
-    if told and max(told) >= len(one.messages):
-        raise ImageError(f"{NOTES_IMAGE}: the note queue of socket {one.entry.id} tells of messages that are not there")
-    return [
-        Message(message.data, *told.get(place, (b"", None)), message.rights)
-        for place, message in enumerate(one.messages)
-    ]
 
 
 def _accept(fd: int) -> int:
@@ -474,7 +388,7 @@ def _shut_down(one: One) -> None:
     if one.entry.shutdown:
         it = _socket.socket(fileno=one.fd)
         try:
-            it.shutdown(_HOW[one.entry.shutdown])
+            it.shutdown(unixentry.HOW[one.entry.shutdown])
         finally:
             it.detach()
 

@@ -65,6 +65,7 @@ COMMON = {
         "sockets",
         "table",
         "ttyinfo",
+        "unixentry",
         "unixmake",
         "unixname",
         "validation",

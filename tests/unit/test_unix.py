@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pycriu.errors import ImageError, UserError
-from pycriu.fds import queues, unixmake, unixname
+from pycriu.fds import queues, unixentry, unixmake, unixname
 from pycriu.fds.queues import Message, Queue
 from pycriu.images import messages as m
 from pycriu.images.store import ImagesDir, NewCheckpoint
@@ -149,7 +149,7 @@ def test_what_stands_in_the_way_of_a_name_is_told(tmp_path: Path) -> None:
 
 
 def entry(number: int, **changes: object) -> m.unix_sk_entry:
-    made = unixmake.outside_entry(number, 100 + number, 1, b"").usk
+    made = unixentry.outside_entry(number, 100 + number, 1, b"").usk
     made.state, made.uflags = 1, 0
     for field, value in changes.items():
         setattr(made, field, value)
@@ -158,7 +158,7 @@ def entry(number: int, **changes: object) -> m.unix_sk_entry:
 
 def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: bytes = b"", packets: object = ()) -> unixmake.Maker:
     with NewCheckpoint(str(tmp_path)) as new:
-        new.write_raw(unixmake.NOTES_IMAGE, notes)
+        new.write_raw(unixentry.NOTES_IMAGE, notes)
         new.write("sk-queues.img", packets)  # type: ignore[arg-type]
         new.write("inventory.img", [m.inventory_entry(img_version=2)])
         new.commit()

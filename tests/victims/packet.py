@@ -6,6 +6,7 @@ Missing: mapped rings, fanout by a BPF program: refused; packets that were not r
 """
 
 import ctypes
+import fcntl
 import select
 import socket
 import struct
@@ -18,10 +19,12 @@ MEMBERSHIP, RX_RING, AUXDATA, ORIGDEV, VERSION, RESERVE, FANOUT = 1, 5, 8, 9, 10
 IP = 0x0800
 PORT = 9  # discard
 EBUSY = 16
+SIOCGIFFLAGS, SIOCSIFFLAGS, UP = 0x8913, 0x8914, 1
 
 
 def scenario() -> Iterator[victim.Damage]:
     try:
+        bring_up("lo")
         filtered = listening(socket.SOCK_DGRAM)
     except OSError as error:
         victim.skip(f"no packet socket here: {error.strerror}")
@@ -58,6 +61,15 @@ def listening(kind: int) -> socket.socket:
     one = socket.socket(socket.AF_PACKET, kind, 0)
     one.bind(("lo", IP))
     return one
+
+
+def bring_up(name: str) -> None:
+    """A group of packet sockets needs an interface that is up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        asked = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+        (flags,) = struct.unpack_from("H", asked, 16)
+        if not flags & UP:
+            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | UP))
 
 
 def only_port(one: socket.socket, port: int) -> None:
