@@ -138,7 +138,7 @@ class Saving:
         found = [self._entry(number, file, kind) for number, (file, kind) in self.files.items()]
         regular = self.kinds.regular
         found += [regular.place_entry(number, place, flags) for number, place, flags in self._places.values()]
-        return found + self._lent + regular.extra_entries(self)
+        return self._lent + found + regular.extra_entries(self)  # CRIU looks for what is lent among what it has read
 
     def _entry(self, number: int, file: OpenFile, kind: Kind) -> Any:
         entry = kind.dump(file, number, self)

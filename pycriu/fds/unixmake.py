@@ -45,6 +45,7 @@ class Maker:
         self._all = {
             entry.id: One(entry, found.get(entry.id, {}), unixentry.name_of(entry, found)) for entry in entries
         }
+        self._told = bool(found)  # by whom a message was sent; CRIU's images do not tell
         self._by_inode = {one.entry.ino: one for one in self._all.values()}
         self.outside = {number for number, one in self._all.items() if one.entry.uflags & EXTERN}
         self._gone: list[One] = []  # ends that will be closed
@@ -277,7 +278,7 @@ class Maker:
                     self._send(one.partner.fd, ready, None, one)
                     continue
                 if message.sender not in senders:
-                    senders[message.sender] = self._sender(message.sender)
+                    senders[message.sender] = self._sender(message.sender if self._told else self._likely_sender(one))
                     _make_room(senders[message.sender], size)
                 if not one.name.name:
                     raise ImageError(
@@ -288,6 +289,11 @@ class Maker:
         finally:
             for fd in senders.values():
                 os.close(fd)
+
+    def _likely_sender(self, one: One) -> bytes:
+        """The name of the only socket that is connected to this one, empty where there are more or none."""
+        names = [other.name.name for other in self._mine if other.entry.peer == one.entry.ino]
+        return names[0] if len(names) == 1 else b""
 
     def _sender(self, name: bytes) -> int:
         """A datagram socket of that name: the one that has it, or one for the moment."""

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.test_peer import WAYS, Both, criu  # noqa: F401 - a fixture
+from tests.host.conftest import wait_until
+from tests.host.test_peer import WAYS, Both, criu, reaped, run  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -38,6 +40,7 @@ named.bind(N)
 speaker = socket.socket(socket.AF_UNIX, DGRAM)
 speaker.bind("speaker")
 speaker.connect(N)
+speaker.send(b"early")
 widow, gone = socket.socketpair()
 gone.send(b"left behind")
 gone.close()
@@ -52,7 +55,7 @@ say(accepted.recv(99), client.recv(99), oct(os.stat("server").st_mode & 0o777))
 say(right.recv(99), right.recv(99), left.getsockopt(1, 7), left.getsockopt(1, 13, 8).hex())
 say(end.recv(99), end.recv(99))
 speaker.send(b"hello")
-say(named.recvfrom(99))
+say(named.recvfrom(99), named.recvfrom(99))
 say(widow.recv(99), widow.recv(99))
 data, fds, _, _ = socket.recv_fds(box, 9, 9)
 say(data, os.read(fds[0], 99))
@@ -66,7 +69,7 @@ EXPECTED = [
     "b'to the server' b'to the client' 0o640",
     "b'one' b'two' 60000 0100000009000000",
     "b'packet' b''",
-    "(b'hello', 'speaker')",
+    "(b'early', 'speaker') (b'hello', 'speaker')",
     "b'left behind' b''",
     "b'fd' b'sent'",
     "b'new'",
@@ -97,3 +100,31 @@ def test_connections_that_wait(host: Host, criu: tuple[str, ...], way: object) -
     subject = host.python(WAITING)
     way(Both(host, criu), subject)  # type: ignore[operator]
     assert subject.go() == ["[b'waited', b'waited']"]
+
+
+SPEAKER = """
+import socket
+speaker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+speaker.connect("service")
+pause_for_dump()
+speaker.send(b"hello")
+say(speaker.getpeername())
+"""
+
+
+@pytest.mark.parametrize("ours_first", [True, False], ids=["pycriu-criu", "criu-pycriu"])
+def test_a_service_outside(host: Host, criu: tuple[str, ...], *, ours_first: bool) -> None:  # noqa: F811
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
+        service.bind(str(host.folder / "service"))
+        subject = host.python(SPEAKER)
+        if ours_first:
+            assert host.dump(subject, "--ext-unix-sk").ok
+            restored = run(criu, host, "restore", "-d", "--ext-unix-sk")
+        else:
+            dumped = run(criu, host, "dump", "-t", str(subject.pid), "--ext-unix-sk")
+            assert dumped.ok, dumped
+            wait_until(lambda: not reaped(subject.pid), "all of the session is gone")
+            restored = host.restore("--ext-unix-sk")
+        assert restored.ok, restored
+        assert subject.go() == [str(host.folder / "service")]
+        assert service.recv(99) == b"hello"
