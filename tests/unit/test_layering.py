@@ -139,15 +139,17 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize("shelf", ["resources", "fds"])
 def test_neighbours_do_not_know_each_other(shelf: str) -> None:
-    shared = COMMON.get(shelf, set())
-    kinds = {path.stem for path in (ROOT / "pycriu" / shelf).glob("*.py")} - shared - {"__init__"}
+    """A resource that is a package counts as one."""
+    folder = ROOT / "pycriu" / shelf
+    files = {path: path.relative_to(folder).parts[0].removesuffix(".py") for path in folder.rglob("*.py")}
+    kinds = set(files.values()) - COMMON.get(shelf, set()) - {"__init__"}
     assert kinds
-    for path in (ROOT / "pycriu" / shelf).glob("*.py"):
-        if path.stem not in kinds:
+    for path, kind in files.items():
+        if kind not in kinds:
             continue
-        names = {name for name, _ in imports(path)}
-        known = [k for k in kinds - {path.stem} if any(f"pycriu.{shelf}.{k}" in name for name in names)]
-        assert not known, f"{shelf}/{path.name} imports {known}"
+        names = [name.removeprefix(f"pycriu.{shelf}.").split(".")[0] for name, _ in imports(path) if shelf in name]
+        known = sorted(set(names) & (kinds - {kind}))
+        assert not known, f"{path.relative_to(ROOT)} imports {known}"
 
 
 @pytest.mark.parametrize(("package", "other"), [("pycriu", "layer"), ("layer", "pycriu")])
