@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pycriu.arch.description import Arch, Registers
 from pycriu.kernel import procfs
+from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ SIGCHLD, SIGURG, SIGWINCH = 17, 23, 28
 QUIET = (SIGURG, SIGWINCH, SIGCHLD)
 _RED_ZONE = 512  # bytes below the stack pointer that may be in use: 128 on x86_64, and some distance
 _ALIGN = 64  # XSAVE wants it
+MARK = b"a pycriu frame\0\0"  # behind a frame at the far end of a stack
 
 
 @record
@@ -48,13 +50,15 @@ def find(
     status: dict[str, str],
     mappings: list[procfs.Mapping],
     gadgets: tuple[int, int] | None,
+    content: list[tuple[int, int]],
+    read: Callable[[int, int], bytes],
     judge: Judge | None = None,
 ) -> Home | None:
     """The way home of a stopped thread, or None where it has none; then nothing must happen to us while it works.
 
     `registers` are those with which it goes on, making the call again that it may have been in; `status` is the
     thread's. Without `mappings` the frame goes into the scratch pages. `gadgets` are the addresses of
-    gate and restorer, see `Gadgets`.
+    gate and restorer, see `Gadgets`. `content` are the runs of pages that have content, in order: address and number.
     """
     taken = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
     quiet = [signal for signal in QUIET if not taken >> (signal - 1) & 1]
@@ -65,16 +69,54 @@ def find(
     def make_frame(at: int) -> bytes:
         return arch.sigframe(registers, mask, sets, restorer, at)
 
-    return Home(gate, restorer, quiet[0], _place(registers[arch.sp], make_frame, mappings), make_frame, judge)
+    def make_marked_frame(at: int) -> bytes:
+        frame = make_frame(at)
+        return frame + bytes(-(len(frame) + len(MARK)) % PAGE_SIZE) + MARK
+
+    at = _place(registers[arch.sp], make_frame, mappings, content, read)
+    far = at and not at < registers[arch.sp] < at + (1 << 20)
+    return Home(gate, restorer, quiet[0], at, make_marked_frame if far else make_frame, judge)
 
 
-def _place(stack_pointer: int, make_frame: Callable[[int], bytes], mappings: list[procfs.Mapping]) -> int:
-    """Where on the process's stack the frame fits, or 0."""
-    for mapping in mappings:
-        if mapping.name == "[stack]" and mapping.start < stack_pointer <= mapping.end:
-            at = (stack_pointer - _RED_ZONE - len(make_frame(0))) // _ALIGN * _ALIGN
-            return at if mapping.start <= at else 0
-    return 0
+def _place(
+    stack_pointer: int,
+    make_frame: Callable[[int], bytes],
+    mappings: list[procfs.Mapping],
+    content: list[tuple[int, int]],
+    read: Callable[[int, int], bytes],
+) -> int:
+    """Where on the process's stack the frame fits, or 0.
+
+    A thread on another stack, of whose end nobody knows, can have the far end of the process's, if no page of it has
+    ever been used.
+    """
+    stack = next((mapping for mapping in mappings if mapping.name == "[stack]"), None)
+    if stack is None:
+        return 0
+    size = len(make_frame(0))
+    if stack.start < stack_pointer <= stack.end:
+        at = (stack_pointer - _RED_ZONE - size) // _ALIGN * _ALIGN
+        return at if stack.start <= at else 0
+    return stack.start if _far_end_is_free(stack, -(-(size + len(MARK)) // PAGE_SIZE), content, read) else 0
+
+
+def _far_end_is_free(
+    stack: procfs.Mapping, pages: int, content: list[tuple[int, int]], read: Callable[[int, int], bytes]
+) -> bool:
+    """Whether `pages` pages at the low end of the stack, and one more, have never been used, or by nobody but us."""
+    used = [
+        (max(start, stack.start), start + number * PAGE_SIZE)
+        for start, number in content
+        if stack.start < start + number * PAGE_SIZE and start < stack.end
+    ]
+    end = stack.start + pages * PAGE_SIZE
+    if end >= stack.end:
+        return False
+    if used and used[0][1] <= end:  # the frame of an earlier dump: deeper calls would have used the page above it first
+        if read(end - len(MARK), len(MARK)) != MARK:
+            return False
+        del used[0]
+    return not used or used[0][0] >= end + PAGE_SIZE
 
 
 class Gadgets:

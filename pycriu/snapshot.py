@@ -70,14 +70,19 @@ class Thread:
             gpr[pc] = there
             self.task.set_registers(gpr)
 
-    def home(self, gadgets: tuple[int, int] | None, mappings: list[procfs.Mapping]) -> Home | None:
+    def home(
+        self,
+        gadgets: tuple[int, int] | None,
+        mappings: list[procfs.Mapping],
+        content: list[Run],
+    ) -> Home | None:
         """Its way home; and the registers with which it goes on there, or in another life."""
         task = self.task
         gpr = task.registers()
         self.goes_on = task.arch.after_interruption(gpr, interrupted.original(task, gpr))
         return home.find(
             task.arch, self.goes_on, self.signals.mask, self.register_sets, self.status, mappings, gadgets,
-            seccomp.judge(task, self.seccomp),
+            content, task.read, seccomp.judge(task, self.seccomp),
         )  # fmt: skip
 
     def hear(self, answers: list[Any], gpr: Registers) -> None:
@@ -186,7 +191,7 @@ class Snapshot:
         lines = [mapping.line for mapping in self.mappings]
         gadgets = self._gadgets.find(lines, self.task.read)
         first, *others = self.threads
-        homes = [first.home(gadgets, lines), *(thread.home(gadgets, []) for thread in others)]
+        homes = [first.home(gadgets, lines, self.runs), *(thread.home(gadgets, [], []) for thread in others)]
         return homes if None not in homes else [None] * len(homes)
 
 

@@ -163,7 +163,16 @@ def goes_on(subject: Subject) -> None:
     ids=["busy", "asleep", "under a filter", "threads"],
 )
 def test_application_survives_a_kill_before_any_request(host: Host, program: str) -> None:
-    subject = host.python(program)
+    survives(host, host.python(program))
+
+
+def test_a_program_on_a_stack_of_its_own_survives(host: Host, compiled: Callable[[str], str]) -> None:
+    """There is no room for a frame below its stack pointer."""
+    survives(host, host.start(compiled("ownstack")), "wrong 0")
+
+
+def survives(host: Host, subject: Subject, fine: str = FINE) -> None:
+    """Dump it again and again, each time killed one request later."""
     number = 0
     while True:
         number += 1
@@ -175,4 +184,4 @@ def test_application_survives_a_kill_before_any_request(host: Host, program: str
     assert os.WEXITSTATUS(status) == 0, "the dump that nobody killed failed"
     assert number > 20, f"only {number - 1} requests were tried"
     time.sleep(0.05)
-    assert subject.go()[-1] == FINE
+    assert subject.go()[-1] == fine
