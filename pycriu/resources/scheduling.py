@@ -2,9 +2,9 @@
 """How each thread gets the CPU: policy, priority, nice value, deadline parameters, time slice, clamps, CPU affinity,
 I/O priority, timer slack, memory policy. See sched(7), ioprio_set(2), set_mempolicy(2).
 
-All but the memory policy is read and set from outside. CRIU's image has policy, nice value and priority; the rest goes
-into pycriu's own (images.facts). An affinity that leaves out no CPU of the machine is taken for none: on a machine with
-more CPUs the thread may use them all. CPUs that the machine of the restore lacks are left out.
+All but memory policy and timer slack is read and set from outside. CRIU's image has policy, nice value and priority;
+the rest goes into pycriu's own (images.facts). An affinity that leaves out no CPU of the machine is taken for none: on
+a machine with more CPUs the thread may use them all. CPUs that the machine of the restore lacks are left out.
 
 Not kept: core scheduling cookies (refused), memory policies of single mappings (mbind(2)).
 """
@@ -17,7 +17,7 @@ import struct
 
 from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.images.facts import Facts, Numbers, Shape
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import libc
 from pycriu.record import record
 from pycriu.tracee import Remote, Row
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+EPERM, EACCES = 1, 13
 SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE, SCHED_DEADLINE = 0, 1, 2, 3, 5, 6
 REAL_TIME = (SCHED_FIFO, SCHED_RR)
 FLAG_RESET_ON_FORK, FLAG_CLAMP_MIN, FLAG_CLAMP_MAX = 1, 0x20, 0x40
@@ -37,6 +38,7 @@ _NO_CLAMPS = ((0, 0), (0, 1024))
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 _IOPRIO_DEFAULTS = (0, 2 << 13 | 4)  # none; before Linux 5.18 it is shown as what it means
 PR_SCHED_CORE, PR_SCHED_CORE_GET = 62, 0
+PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30
 DEFAULT_TIMER_SLACK = 50_000  # nanoseconds, include/linux/init_task.h
 MPOL_DEFAULT = 0
 _NODES = 1024  # MAX_NUMNODES at its largest
@@ -107,9 +109,6 @@ def look_thread(tid: int) -> dict[str, Numbers]:
     priority = libc.call("ioprio_get", IOPRIO_WHO_PROCESS, tid, what=f"task {tid}")
     if priority not in _IOPRIO_DEFAULTS:
         facts["io_priority"] = (priority,)
-    slack = int(procfs.text(tid, "timerslack_ns"))
-    if slack != DEFAULT_TIMER_SLACK and slack:  # 0 is what a real-time thread has
-        facts["timer_slack"] = (slack,)
     return facts
 
 
@@ -162,19 +161,26 @@ def _policy(raw: bytes) -> Numbers:
 
 
 def ask_thread(remote: Remote) -> tuple[list[Row], Callable[[list[int]], dict[str, Numbers]]]:
-    """get_mempolicy(2): only the thread itself can say."""
+    """get_mempolicy(2), which only the thread itself can say, and the timer slack, which takes CAP_SYS_NICE to read of
+    others.
+    """
     if not _HAS_POLICIES:
         _HAS_POLICIES.append(own_memory_policy() is not None)
-    if not _HAS_POLICIES[0]:
-        return [], lambda _results: {}
     size = 8 + _NODES // 8
     room = remote.room(size)
+    rows = [Row("get_mempolicy", room, room + 8, _NODES, 0, 0)] if _HAS_POLICIES[0] else []
 
-    def answer(_results: list[int]) -> dict[str, Numbers]:
+    def answer(results: list[int]) -> dict[str, Numbers]:
+        facts: dict[str, Numbers] = {}
         policy = _policy(remote.task.read(room, size))
-        return {"memory_policy": policy} if policy[0] != MPOL_DEFAULT else {}
+        if policy[0] != MPOL_DEFAULT:
+            facts["memory_policy"] = policy
+        slack = results[-1]
+        if slack not in (0, DEFAULT_TIMER_SLACK):  # 0 is what a real-time thread has
+            facts["timer_slack"] = (slack,)
+        return facts
 
-    return [Row("get_mempolicy", room, room + 8, _NODES, 0, 0)], answer
+    return [*rows, Row("prctl", PR_GET_TIMERSLACK)], answer
 
 
 # ---------------------------------------------------------------------------------------------------------- restore
@@ -206,38 +212,47 @@ def _show(cpus: set[int]) -> str:
 
 
 def thread_rows(facts: dict[str, Numbers], remote: Remote, first: dict[str, Numbers] | None = None) -> list[Row]:
-    """The memory policy, before there is memory; a thread was born with that of the first, whose facts are `first`."""
+    """Timer slack, and the memory policy, before there is memory; a thread was born with the policy of the first of its
+    process, whose facts are `first`.
+    """
+    slack = Row("prctl", PR_SET_TIMERSLACK, facts.get("timer_slack", (DEFAULT_TIMER_SLACK,))[0])
     mine = own_memory_policy()
     default = (MPOL_DEFAULT, *(0,) * (_NODES // 64))
     wanted = facts.get("memory_policy", default)
     if wanted == (mine or default if first is None else first.get("memory_policy", default)):
-        return []
+        return [slack]
     mask = remote.data(struct.pack(f"<{_NODES // 64}Q", *wanted[1:])) if any(wanted[1:]) else 0
-    return [Row("set_mempolicy", wanted[0], mask, _NODES if mask else 0, what="the memory policy; needs CONFIG_NUMA")]
+    what = "the memory policy; needs CONFIG_NUMA"
+    return [slack, Row("set_mempolicy", wanted[0], mask, _NODES if mask else 0, what=what)]
 
 
 def apply(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:
-    """Everything but the memory policy, from outside; last, because the task may get little CPU time from then on."""
+    """Everything but what `thread_rows` sets, from outside; UserError where we may not.
+
+    It comes last, because the task may get little CPU time from then on.
+    """
+    try:
+        _apply(tid, thread, facts)
+    except (PermissionError, KernelError) as error:
+        if error.errno not in (EPERM, EACCES):
+            raise
+        raise UserError(
+            f"task {tid} had policy {thread.sched_policy}, priority {thread.sched_prio}, nice value {thread.sched_nice}"
+            f"{', '.join(['', *facts])}, which may not be granted here: {error}",
+            "it needs CAP_SYS_NICE, and CAP_SYS_ADMIN for real-time I/O priorities",
+        ) from None
+
+
+def _apply(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:
     wanted = facts.get("io_priority", _IOPRIO_DEFAULTS[:1])[0]
     now = libc.call("ioprio_get", IOPRIO_WHO_PROCESS, tid)
     if wanted != now and not (wanted in _IOPRIO_DEFAULTS and now in _IOPRIO_DEFAULTS):
         libc.call("ioprio_set", IOPRIO_WHO_PROCESS, tid, wanted, what=f"task {tid}, I/O priority {wanted:#x}")
-    _set_timer_slack(tid, facts.get("timer_slack", (DEFAULT_TIMER_SLACK,))[0])
     here = online()
     affinity = set(facts.get("affinity", ())) & here or here
     if affinity != os.sched_getaffinity(tid):
         os.sched_setaffinity(tid, affinity)
     _set_policy(tid, thread, facts)
-
-
-def _set_timer_slack(tid: int, slack: int) -> None:
-    if int(procfs.text(tid, "timerslack_ns")) in (slack, 0):
-        return
-    try:
-        with open(f"/proc/{tid}/timerslack_ns", "w") as file:
-            file.write(str(slack))
-    except PermissionError:
-        raise UserError(f"task {tid} had a timer slack of {slack} ns", "setting it needs CAP_SYS_NICE") from None
 
 
 def _set_policy(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import reap
+from tests.host.conftest import PRELUDE, reap
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -85,3 +87,20 @@ def test_a_fact_of_another_process(host: Host) -> None:
     outcome = host.restore()
     assert not outcome.ok
     assert "1 is no thread" in outcome.errors()
+
+
+def test_a_nice_value_that_may_not_be_granted(host: Host) -> None:
+    """As in a container without CAP_SYS_NICE."""
+    without = "import ctypes, os, sys\nctypes.CDLL(None).prctl(24, 23, 0, 0, 0)\nos.execvp(sys.argv[1], sys.argv[1:])"
+    (host.folder / "subject.py").write_text(PRELUDE + "pause_for_dump()\nsay('ok')")
+    subject = host.start(sys.executable, "-c", without, sys.executable, "-IS", "subject.py")
+    os.setpriority(os.PRIO_PROCESS, subject.pid, -3)
+    assert host.dump(subject).ok
+    reap(subject.pid)
+    words = host.command("restore", "-d", "-v4", "-o", "-", "-D", str(host.images))
+    command = [sys.executable, "-c", without, *words]
+    done = subprocess.run(command, cwd=host.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nice value -3" in done.stdout + done.stderr
+    assert "CAP_SYS_NICE" in done.stdout + done.stderr
+    assert not os.path.exists(f"/proc/{subject.pid}")
