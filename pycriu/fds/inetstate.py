@@ -20,7 +20,7 @@ AF_INET, AF_INET6 = 2, 10
 STREAM, RAW = _socket.SOCK_STREAM, _socket.SOCK_RAW
 TCP, UDP, UDPLITE = 6, 17, 136
 POLLIN, POLLPRI, POLLERR, POLLRDHUP = 1, 2, 8, 0x2000
-MD5, SHUTDOWN = 18, 8  # INET_DIAG_MD5SIG, INET_DIAG_SHUTDOWN
+INFO, SHUTDOWN, MD5 = 2, 8, 18  # INET_DIAG_*; the last comes by itself with the first
 _ENOTCONN = 107
 
 
@@ -44,7 +44,7 @@ def diag(files: list[OpenFile]) -> dict[int, sockdiag.Inet]:
     found = {}
     for family, kind in sorted(wanted):
         try:
-            listed = sockdiag.inet(family, kind, extensions=1 << SHUTDOWN - 1)
+            listed = sockdiag.inet(family, kind, extensions=1 << SHUTDOWN - 1 | 1 << INFO - 1)
         except Unsupported:
             continue
         found.update({one.inode: one for one in listed if one.inode})

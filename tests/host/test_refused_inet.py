@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sockets of IPv4 and IPv6 that cannot be kept are refused by name and go on; and restores to where they cannot be."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+PAIR = """
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+one = socket.create_connection(listener.getsockname())
+other, _ = listener.accept()
+"""
+
+# name: what the subject does, words of the message, options
+REFUSED = {
+    "connection without an option": (PAIR, ("TCP connection (ESTABLISHED)", "--tcp-established", "--tcp-close"), ()),
+    "not yet accepted": (
+        PAIR + "more = socket.create_connection(listener.getsockname())", ("1 connections waiting", "--skip-in-flight"),
+        ("--tcp-established",),
+    ),
+    "urgent data": (PAIR + "one.send(b'!', socket.MSG_OOB)\ntime.sleep(0.1)", ("urgent data",), ("--tcp-established",)),
+    "an error": (
+        "import socket\nudp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nudp.connect(('127.0.0.1', 9))\n"
+        "udp.send(b'x')\ntime.sleep(0.1)",
+        ("error waiting",), (),
+    ),
+    "a reset connection": (
+        PAIR + "one.setsockopt(1, 13, struct.pack('ii', 1, 0))\none.close()\ntime.sleep(0.1)", ("error waiting",),
+        ("--tcp-established",),
+    ),
+    "a datagram held back": (
+        "import socket\nudp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nudp.connect(('127.0.0.1', 9))\n"
+        "udp.setsockopt(17, 1, 1)\nudp.send(b'x')",
+        ("holds back a datagram", "UDP_CORK"), (),
+    ),
+    "TLS of the kernel": (
+        PAIR + "try: one.setsockopt(6, 31, b'tls')\nexcept OSError: say('kernel lacks it')", ("tls", "TCP_ULP"),
+        ("--tcp-established",),
+    ),
+    "MPTCP": (
+        "import socket\ntry: x = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\n"
+        "except OSError: say('kernel lacks it')",
+        ("MPTCP",), (),
+    ),
+    "SCTP": (
+        "import socket\ntry: x = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)\n"
+        "except OSError: say('kernel lacks it')",
+        ("SCTP",), (),
+    ),
+    "MD5 keys": (
+        "import socket\nx = socket.socket()\n"
+        "key = struct.pack('=HH4s120xBBHI80s', 2, 0, bytes([10, 0, 0, 1]), 0, 0, 3, 0, b'key')\n"
+        "try: x.setsockopt(6, 14, key)\nexcept OSError: say('kernel lacks it')\n"
+        "x.bind(('127.0.0.1', 0))\nx.listen(1)",
+        ("MD5",), (),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_by_name(host: Host, what: str) -> None:
+    code, needles, options = REFUSED[what]
+    subject = host.python(code + "\npause_for_dump()\nsay('ok')")
+    if "kernel lacks it" in subject.said():
+        pytest.skip(f"this kernel has no {what}")
+    outcome = host.refused(subject, *needles, options=options)
+    assert str(subject.pid) in outcome.errors()
+    assert subject.go() == ["ok"]
+
+
+def test_connections_not_yet_accepted_are_dropped_by_option(host: Host) -> None:
+    subject = host.python(
+        "import socket\nl = socket.create_server(('127.0.0.1', 0))\nsay('port', l.getsockname()[1])\n"
+        "pause_for_dump()\nsay(l.accept()[0].recv(10))"
+    )
+    port = int(subject.said()[0].split()[1])
+    dropped = socket.create_connection(("127.0.0.1", port))
+    dropped.settimeout(20)
+    host.round_trip(subject, "--skip-in-flight")
+    with pytest.raises(ConnectionResetError):
+        dropped.recv(1)
+    with socket.create_connection(("127.0.0.1", port)) as later:
+        later.sendall(b"later")
+        assert subject.go() == ["b'later'"]
+
+
+def test_port_that_somebody_else_has_by_now(host: Host) -> None:
+    subject = host.python(
+        "import socket\nl = socket.create_server(('127.0.0.1', 0))\nsay('port', l.getsockname()[1])\n"
+        "pause_for_dump()\nsay('ok')"
+    )
+    port = int(subject.said()[0].split()[1])
+    assert host.dump(subject).ok
+    with socket.create_server(("127.0.0.1", port)):
+        refused = host.restore()
+        assert not refused.ok
+        assert f"127.0.0.1:{port}" in refused.errors()
+        assert "ss -anp" in refused.errors()
+    assert host.restore().ok
+    assert subject.go() == ["ok"]
