@@ -108,13 +108,18 @@ def _entry(shmid: int, segment: Segment, page_size: int) -> Any:
 
 
 class Segments:
-    """The segments of an image. A scope: if it ends with an error, those that were made are removed."""
+    """The segments of an image. A scope: if it ends with an error, those that were made are removed.
+
+    Those that are marked for destruction are marked as soon as they are made, and live because we are attached to them:
+    should we be killed, they go. The others are found again, and used, by the next restore.
+    """
 
     def __init__(self, images: ImagesDir, plans: list[Plan]) -> None:
         wanted = {vma.shmid for plan in plans for vma in plan.vmas if vma.status & SYSVIPC}
         self._entries: dict[int, Any] = {}
         self._contents: dict[int, Content | bytes] = {}
         self._made: list[int] = []
+        self._held: list[int] = []  # where we are attached to some
         names = [name for name in images.names() if name.startswith("ipcns-shm-")] if wanted else []
         for entry, payload in (pair for name in names for pair in images.read_with_payloads(name)):
             found: Any = entry
@@ -135,12 +140,14 @@ class Segments:
                 self._provide(shmid, entry)
         except BaseException:
             self._remove()
+            self._let_go()
             raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
             self._remove()
+        self._let_go()
         for content in self._contents.values():
             if isinstance(content, Content):
                 content.close()
@@ -153,13 +160,17 @@ class Segments:
                 if error.errno not in _GONE:
                     raise
 
+    def _let_go(self) -> None:
+        for address in self._held:
+            libc.call("shmdt", address)
+        self._held = []
+
     def finish(self) -> None:
         """Every task has attached what it had."""
         for shmid, entry in self._entries.items():
             if entry.desc.mode & SHM_LOCKED:
                 libc.call("shmctl", shmid, SHM_LOCK, 0, what=f"locking System V segment {shmid}")
-            if entry.desc.mode & SHM_DEST:
-                libc.call("shmctl", shmid, IPC_RMID, 0, what=f"System V segment {shmid}")
+        self._let_go()
 
     def rows(self, plan: Plan, busy: list[tuple[int, int]], highest: int) -> list[Row]:
         """Attach what one task had, between its other mappings, whose spans and others to be left alone are `busy`."""
@@ -177,6 +188,9 @@ class Segments:
             if error.errno not in _GONE:
                 raise
             self._make(shmid, entry)
+            if entry.desc.mode & SHM_DEST:
+                self._held.append(libc.call("shmat", shmid, 0, 0, what=f"System V segment {shmid}"))
+                libc.call("shmctl", shmid, IPC_RMID, 0, what=f"System V segment {shmid}")
             self._fill(shmid, entry)
             return
         desc = entry.desc
@@ -206,6 +220,7 @@ class Segments:
                 os.seteuid(uid)
                 os.setegid(gid)
         except KernelError as error:
+            _use_up_id()
             if error.errno == errno.EEXIST:
                 raise UserError(f"{what}: its key {key:#x} has come to another", "see ipcs -m") from None
             raise UserError(f"{what} cannot be made: {os.strerror(error.errno)}", "see ipcs -lm for limits") from None
@@ -229,6 +244,11 @@ class Segments:
                 area[: entry.size] = content[: entry.size]
         finally:
             libc.call("shmdt", address)
+
+
+def _use_up_id() -> None:
+    """No segment took the id that was asked for: whoever makes the next one must not get it."""
+    libc.call("shmctl", libc.call("shmget", 0, 1, IPC_CREAT | 0o600), IPC_RMID, 0)
 
 
 @record
