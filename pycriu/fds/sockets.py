@@ -133,12 +133,23 @@ def _refuse_other_network(fd: int, file: OpenFile) -> None:
         theirs = get(fd, SO_NETNS_COOKIE, 8)
     except KernelError:
         return  # before Linux 5.14 nobody tells
-    mine = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    try:
-        if theirs != mine.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8):
-            raise Unsupported(f"{file.name} belongs to another network namespace, which cannot be saved")
-    finally:
-        mine.close()
+    if theirs != _own_cookie():
+        raise Unsupported(f"{file.name} belongs to another network namespace, which cannot be saved")
+
+
+_cookie = b""
+
+
+def _own_cookie() -> bytes:
+    """What SO_NETNS_COOKIE is of a socket of our own; that does not change."""
+    global _cookie  # noqa: PLW0603 - a property of the process, asked for once per socket of the tree
+    if not _cookie:
+        mine = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        try:
+            _cookie = mine.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        finally:
+            mine.close()
+    return _cookie
 
 
 # --------------------------------------------------------------------------------------------------- single options
