@@ -3,8 +3,9 @@
 
 A tracer that dies leaves its tracees running from wherever they stand. So a task that makes calls for us always stands
 where it finds home by itself: the next thing after every call is rt_sigreturn(2), on a frame that holds its own
-registers, FPU state and signal mask. The frame lies below its stack pointer, on the stack that the kernel gave it, or,
-where it runs on a stack of its own making that may end there, in the scratch pages.
+registers, FPU state and signal mask. The frame lies below its stack pointer, on the stack that the kernel gave it;
+where it runs on a stack of its own making, which may end there, at the far end of the process's stack, where nobody has
+been; or in the scratch pages, as for all threads but the first.
 
 To stop the task after a table of calls without a trap, which would kill it if nobody traced it any more, the table ends
 with a signal that the task ignores by default and has no handler for: its tracer sees it, and nobody else does.
