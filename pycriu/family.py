@@ -186,13 +186,13 @@ class Plan:
     def _make_groups(self) -> None:
         """A group begins with its leader, who may leave it; it lasts as long as it has a member."""
         needed = {kin.group for kin in self._kin.values() if not self._is_outside(kin)}
-        leaders = [kin for kin in self._kin.values() if kin.pid in needed and kin.pid != kin.session]
-        for kin in leaders:
-            self._do(SETPGID, kin.pid, value=kin.pid)
+        leaders = {kin.pid: kin for kin in self._kin.values() if kin.pid in needed and kin.pid != kin.session}
+        for pid in leaders:
+            self._do(SETPGID, pid, value=pid)
         for kin in self._kin.values():
-            if kin not in leaders and kin.pid != kin.session and not self._is_outside(kin):
+            if kin.pid not in leaders and kin.pid != kin.session and not self._is_outside(kin):
                 self._enter(kin)
-        leaving = [kin for kin in leaders if kin.group != kin.pid]
+        leaving = [kin for kin in leaders.values() if kin.group != kin.pid]
         while leaving:
             first = next((kin for kin in leaving if not self._is_awaited(kin, leaving)), None)
             if first is None:
