@@ -48,7 +48,7 @@ class Peer:
         ports = {name: listener.getsockname()[1] for name, listener in self.listeners.items()}
         for listener in self.listeners.values():
             listener.close()
-        first = socket.create_connection(self.busy.getsockname())  # whoever comes next gets no answer
+        first = [socket.create_connection(self.busy.getsockname()) for _ in range(2)]  # the third gets no answer
         socks = [(kind, self.connect(name, port, kind)) for name, port in ports.items() for kind in STATES]
         victim.await_file("full")
         for kind, sock in socks:
@@ -57,8 +57,9 @@ class Peer:
         victim.await_file("go")
         for kind, sock in socks:
             self.answer(kind, sock)
-        first.close()
-        for _ in range(2):
+        for sock in first:
+            sock.close()
+        for _ in range(3):
             caller, _ = self.busy.accept()
         caller.sendall(b"at last")
         caller.close()
@@ -111,7 +112,7 @@ def fill(sock: socket.socket) -> bytes:
 def scenario() -> Iterator[victim.Damage]:
     victim.need_loopback()
     listeners = {name: socket.create_server((host, 0), family=family) for name, (family, host) in FAMILIES.items()}
-    busy = socket.create_server(("127.0.0.1", 0), backlog=0)
+    busy = socket.create_server(("127.0.0.1", 0), backlog=1)
     busy_at = busy.getsockname()
     victim.outsider(Peer(listeners, busy).work)
     busy.close()
