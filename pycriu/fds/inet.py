@@ -170,6 +170,8 @@ class Inet(Kind):
             known = self._notes.setdefault(_TABLE_NUMBER, {})
             known[_TABLE] = known.get(_TABLE, b"") + table.encode() + b"\n"
         hold = Hold(held, table, ends)
+        if table:
+            self.log.info("%d connections are held by the nf_tables table %s", len(held), table)
         self._holds.append(hold)
         for number, one in enumerate(held):
             self._streams[one.file.status.st_ino] = hold.read(number)
@@ -190,7 +192,7 @@ class Inet(Kind):
         connected = info is not None and (
             state not in (tcp.CLOSE, tcp.LISTEN) or bool(inetstate.poll(sock) & POLLRDHUP)
         )
-        options = inetoptions.look(fd, about, connected=connected)
+        options = inetoptions.look(sock, about, connected=connected)
         backlog = info.backlog if info and state == tcp.LISTEN else 0
         shutdown = inetstate.shutdown(sock, diag, info)
         self._notes[file.status.st_ino & 0xFFFFFFFF] = options | sockets.notes(fd)
@@ -250,6 +252,9 @@ class Inet(Kind):
         """The connections end with their processes, and in silence."""
         for hold in self._holds:
             hold.before_kill(pids)
+            if hold.table:
+                text = "until a restore no packet of the connections passes; to give them up: nft delete table inet %s"
+                self.log.info(text, hold.table)
 
     def thaw(self) -> None:
         """Let the connections go on."""

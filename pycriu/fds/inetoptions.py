@@ -114,16 +114,18 @@ def _table(about: sockets.About) -> dict[str, tuple[int, int, str, int]]:
 # ------------------------------------------------------------------------------------------------------------ dump
 
 
-def look(fd: int, about: sockets.About, *, connected: bool = False) -> dict[str, bytes]:
-    """Every option that can be read, by name."""
-    found = {}
+def look(sock: _socket.socket, about: sockets.About, *, connected: bool = False) -> dict[str, bytes]:
+    """Every option that can be read, by name. The tasks wait meanwhile, so the quickest call is right."""
+    found, ask = {}, sock.getsockopt
     for name, (level, option, kind, size) in _table(about).items():
         if connected and name in _NOT_OF_CONNECTIONS:
             continue
-        value = sockets.try_get(fd, option, size, level)
-        if value is not None:
-            found[name] = _named(value, kind)
-    if about.protocol != TCP and (groups := _memberships(fd, about)):
+        try:
+            found[name] = _named(ask(level, option, size), kind)
+        except OSError as error:
+            if error.errno not in sockets.NO_SUCH_OPTION:
+                raise KernelError("getsockopt", error.errno or 0, name.upper()) from None
+    if about.protocol != TCP and (groups := _memberships(sock.fileno(), about)):
         found["groups"] = groups
     return found
 
