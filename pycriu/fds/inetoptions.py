@@ -26,6 +26,8 @@ IP, IPV6, TCP, UDP, UDPLITE, RAW, ICMPV6 = 0, 41, 6, 17, 136, 255, 58
 AF_INET, AF_INET6 = 2, 10
 EADDRNOTAVAIL, ENODEV, EINVAL = 99, 19, 22
 
+_MOST_OF_PYTHON = 1024  # bytes that socket.getsockopt asks for; IPv6 headers are longer in theory
+
 _NUMBER, _BYTES, _INDEX, _INDEX_BE = "number", "bytes", "index", "index_be"
 
 # name: level, option, kind of value, most bytes. In the order in which they are set.
@@ -121,7 +123,7 @@ def look(sock: _socket.socket, about: sockets.About, *, connected: bool = False)
         if connected and name in _NOT_OF_CONNECTIONS:
             continue
         try:
-            found[name] = _named(ask(level, option, size), kind)
+            found[name] = _named(ask(level, option, min(size, _MOST_OF_PYTHON)), kind)
         except OSError as error:
             if error.errno not in sockets.NO_SUCH_OPTION:
                 raise KernelError("getsockopt", error.errno or 0, name.upper()) from None
