@@ -48,7 +48,7 @@ class Peer:
         ports = {name: listener.getsockname()[1] for name, listener in self.listeners.items()}
         for listener in self.listeners.values():
             listener.close()
-        first = [socket.create_connection(self.busy.getsockname()) for _ in range(2)]  # the third gets no answer
+        first = [victim.connected(self.busy.getsockname()) for _ in range(2)]  # the third gets no answer
         socks = [(kind, self.connect(name, port, kind)) for name, port in ports.items() for kind in STATES]
         victim.await_file("full")
         for kind, sock in socks:

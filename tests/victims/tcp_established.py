@@ -131,7 +131,7 @@ def scenario() -> Iterator[victim.Damage]:
     for one, other in inner:
         judge_inner(one, other)
     for name, listener in listeners.items():
-        late = socket.create_connection((FAMILIES[name][1], ports[name]))
+        late = victim.connected((FAMILIES[name][1], ports[name]))
         sock, _ = listener.accept()
         late.sendall(b"late")
         victim.equal(take(sock, 4), b"late", f"{name}: a connection made later")
@@ -184,7 +184,7 @@ def judge_filled(name: str, sock: socket.socket, sent: int) -> None:
 def inner_pair(name: str) -> tuple[socket.socket, socket.socket]:
     """A connection both of whose ends are here, with data on its way in both directions."""
     with listen(name) as listener:
-        one = socket.create_connection(listener.getsockname()[:2])
+        one = victim.connected(listener.getsockname()[:2])
         other, _ = listener.accept()
     for sock in (one, other):
         sock.settimeout(60)

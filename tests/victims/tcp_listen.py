@@ -42,7 +42,7 @@ def info(sock: socket.socket) -> tuple[object, ...]:
 def ended(family: int, host: str) -> socket.socket:
     """A connection that both sides have ended, with bytes that were not read."""
     with socket.create_server((host, 0), family=family) as server:
-        one = socket.create_connection(server.getsockname()[:2])
+        one = victim.connected(server.getsockname()[:2])
         other, _ = server.accept()
     other.sendall(b"last words")
     other.shutdown(socket.SHUT_WR)

@@ -178,6 +178,13 @@ def need_loopback() -> None:
                 skip("the interface lo is down")
 
 
+def connected(address: tuple[object, ...]) -> socket.socket:
+    """A TCP connection to a numeric address; socket.create_connection wants codecs that a small Python has not."""
+    sock = socket.socket(socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET)
+    sock.connect(address[:2])
+    return sock
+
+
 def sleeping(pid: int) -> bool:
     """Whether a process sleeps in the kernel (and so has arrived in its system call)."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
