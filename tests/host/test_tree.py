@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import alive, below, state, wait_until
+from tests.host.conftest import Subject, alive, below, state, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -312,3 +313,28 @@ def test_pidfile(host: Host) -> None:
     assert (host.folder / "pid").read_text() == str(subject.pid)
     assert subject.go() == ["ok"]
     assert os.stat(host.folder / "pid").st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--shell-job",)])
+def test_a_job_of_a_session_that_is_still_there(host: Host, words: tuple[str, ...]) -> None:
+    """Dumped with --shell-job; a restore needs no word, as it always gave the job to the session that it runs in."""
+    job = "echo ready; n=0; while :; do n=$((n+1)); echo $n; sleep 0.02; done"
+    line = f"exec >out; sh -c '{job}' & echo $! >pid; wait; sleep 60"
+    with open(host.folder / "shell", "wb") as out:
+        shell = subprocess.Popen(
+            ["sh", "-c", line],
+            cwd=host.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    subject = Subject(shell, host.folder)
+    wait_until(lambda: (host.folder / "pid").exists() and (host.folder / "out").exists() and subject.said(), "the job")
+    subject.pid = int((host.folder / "pid").read_text())
+    assert host.dump(subject, "--shell-job").ok
+    wait_until(lambda: state(subject.pid) is None, "the shell has read how the job ended")
+    before = len(subject.said())
+    restored = host.restore(*words)
+    assert restored.ok, restored
+    wait_until(lambda: len(subject.said()) > before, "the job goes on")
