@@ -95,7 +95,6 @@ class Hold:
         """From here on `pids` will end, even if we do first, and without a word to any peer."""
         self.order(_KILL, struct.pack(f"={len(pids)}i", *pids))
         self._doomed = True
-        self._silence()
 
     def read(self, number: int) -> tcp.Stream:
         """Everything of the connection of this number."""
@@ -142,16 +141,13 @@ class Hold:
         """The guard's life. Where it is told nothing any more, we have ended."""
         try:
             os.setsid()  # what a terminal sends to us is not for it
-            os.close(self._tell)
-            os.close(self._answers)
+            _close_all_but({heard, answer, *(one.sock.fileno() for one in self.held)})
             doomed = self._serve(heard, answer)
             if doomed is None:
                 self._undo()
             else:
-                try:
-                    self._silence()
-                finally:
-                    _end(doomed)
+                _end(doomed)
+                self._silence()  # not before: nobody may see it; our own descriptors have kept the sockets open
         finally:
             os._exit(0)
 
@@ -181,6 +177,16 @@ class Hold:
         names = found.__slots__  # type: ignore[attr-defined]
         *values, window = (getattr(found, name) for name in names)
         return marshal.dumps((0, *values, tuple(getattr(window, name) for name in window.__slots__)))
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """What we have inherited and do not need: the lock of the images directory is not for us to hold."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # it was that of the list itself
 
 
 def _message(fd: int, head: int) -> bytes | None:

@@ -18,7 +18,8 @@ from pycriu.kernel.netlink import message as netlink_message
 from pycriu.record import record
 
 MARK = 0xC114  # of packets that the rules let pass; CRIU's, too
-ENOENT, ETIMEDOUT, ENOBUFS = 2, 110, 105
+ETIMEDOUT = 110
+_NO_TABLE = (2, 93, 95, 97)  # ENOENT, EPROTONOSUPPORT, EOPNOTSUPP, EAFNOSUPPORT
 
 _NETFILTER = 12  # NETLINK_NETFILTER
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
@@ -108,14 +109,14 @@ def _hold_version(batch: _Batch, table: str, version: _Version, number: int, con
 
 
 def let_go(table: str) -> None:
-    """Remove the table; nothing happens where there is none."""
-    with _Batch() as batch:
-        batch.add(_DELTABLE, 0, _text(1, table))
-        try:
+    """Remove the table; nothing happens where there is none, or on a kernel without nf_tables."""
+    try:
+        with _Batch() as batch:
+            batch.add(_DELTABLE, 0, _text(1, table))
             batch.commit()
-        except KernelError as error:
-            if error.errno != ENOENT:
-                raise
+    except KernelError as error:
+        if error.errno not in _NO_TABLE:
+            raise
 
 
 def _keys(one: Connection) -> list[bytes]:
