@@ -2,7 +2,8 @@
 """Datagrams that nobody has read: seen without taking them out of a UDP or UDP-Lite socket, and sent to it again.
 
 They come again from the address that sent them, by a packet made by hand that never leaves the machine. Not kept: the
-address of ours that they were sent to where the socket is bound to any, interface, time, TTL and type of service.
+address of ours that they were sent to where the socket is bound to any, interface, time, TTL and type of service;
+an empty datagram behind others that a dump before this one has seen already, for the kernel shows it but once.
 """
 
 from __future__ import annotations
