@@ -69,7 +69,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     """From open files to running tasks; the number of pages that were put back."""
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
-    tty = kinds.find("tty")
+    tty = kinds.find("tty.kind")
     terminals = tty.controlling(opened) if tty else {}
     with opened, checkpoint.segments as segments, spawn.Nursery(cpu, terminals) as nursery:
         builder = Builder(nursery, opened, segments, checkpoint.tasks)

@@ -152,8 +152,7 @@ def join_our_group(root: Member) -> None:
 def plan(root: Member, *, shell_job: bool) -> family.Plan:
     """How the tree is made. Under `shell_job` a root whose session leader is not in the tree stays in our session.
 
-    So it does without, where the leader it had is still about, or somebody else has its PID: a session of that number
-    cannot be made again.
+    So it does without, where a session of that number is about: it was started from there, or cannot have it.
     """
     members = root.walk()
     kin = [
@@ -167,8 +166,9 @@ def plan(root: Member, *, shell_job: bool) -> family.Plan:
         for one in members
     ]
     inside = root.entry.sid in [one.pid for one in members]
-    ours = not inside and (shell_job or procfs.exists(root.entry.sid))
-    made = family.Plan(kin, root.entry.sid if ours else 0)
+    sid = root.entry.sid
+    ours = not inside and (shell_job or (procfs.exists(sid) and procfs.stat(sid).session == sid))
+    made = family.Plan(kin, sid if ours else 0)
     for pid in made.helpers:
         if not 0 < pid < 1 << 22:
             raise ImageError(f"pstree.img: the session or group {pid} is out of bounds")

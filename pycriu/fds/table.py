@@ -56,9 +56,9 @@ KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("pidfd", "Pidfd", 20, _anonymous("[pidfd]")),
     ("namespace", "Namespace", 14, lambda file: ":[" in file.link),
     ("tun", "Tun", 15, lambda file: file.link.endswith("/net/tun")),
-    ("tty", "Tty", 11, lambda file: file.is_character_device()),
-    ("unix", "Unix", 5, _socket(AF_UNIX)),
-    ("inet", "Inet", 4, _socket(AF_INET, AF_INET6)),
+    ("tty.kind", "Tty", 11, lambda file: file.is_character_device()),
+    ("unix.kind", "Unix", 5, _socket(AF_UNIX)),
+    ("inet.kind", "Inet", 4, _socket(AF_INET, AF_INET6)),
     ("netlink", "Netlink", 13, _socket(AF_NETLINK)),
     ("packet", "Packet", 10, _socket(AF_PACKET)),
     # last: what it watches may be in flight in a socket, which must have been looked into

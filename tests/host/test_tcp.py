@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from pycriu import dump, pstree, restore
-from pycriu.fds import connections, inet
+from pycriu.fds.inet import connections
+from pycriu.fds.inet import kind as inet
 from pycriu.images.store import NewCheckpoint
 from pycriu.kernel import netlink, nftables, ptrace, segment, tcp
 from pycriu.log import Log

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pycriu.errors import ImageError, PycriuError
-from pycriu.fds import connections, datagrams, inet, inetaddress, inetoptions, inetstate, sockets
+from pycriu.fds import sockets
+from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
+from pycriu.fds.inet import kind as inet
 from pycriu.images import messages as m
 from pycriu.kernel import netlink, nftables, segment, tcp
 from pycriu.log import Log
@@ -54,31 +56,31 @@ def test_short_answers_of_old_kernels() -> None:
 
 
 def test_groups_of_interfaces() -> None:
-    assert inetoptions.parse_igmp(IGMP) == [
+    assert settings.parse_igmp(IGMP) == [
         (1, bytes([0xEF, 0xEF, 1, 3])), (1, bytes([224, 0, 0, 1])), (4, bytes([224, 0, 0, 1])),
     ]  # fmt: skip
-    assert inetoptions.parse_igmp6(IGMP6) == [(1, bytes.fromhex("ff020000000000000000000000001234"))]
+    assert settings.parse_igmp6(IGMP6) == [(1, bytes.fromhex("ff020000000000000000000000001234"))]
 
 
 def test_peers_of_raw_sockets() -> None:
-    assert inetstate.parse_proc(RAW, 2) == {51235: ("127.0.0.2", 0)}
-    assert inetstate.parse_proc(RAW6, 10) == {77: ("fe80::2", 0)}
+    assert states.parse_proc(RAW, 2) == {51235: ("127.0.0.2", 0)}
+    assert states.parse_proc(RAW6, 10) == {77: ("fe80::2", 0)}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "fe80::1:2"])
 def test_addresses_there_and_back(address: str) -> None:
     family = 10 if ":" in address else 2
-    words = inetaddress.words(address, family)
+    words = endpoints.words(address, family)
     entry = m.inet_sk_entry(family=family, src_addr=words)
-    assert inetaddress.address(entry, entry.src_addr, 80)[:2] == (address, 80)
+    assert endpoints.address(entry, entry.src_addr, 80)[:2] == (address, 80)
 
 
 def test_words_are_bytes_in_network_order() -> None:
-    assert inetaddress.words("127.0.0.1", 2) == [0x0100007F]
+    assert endpoints.words("127.0.0.1", 2) == [0x0100007F]
 
 
 def test_mapped_address_is_one_of_ipv4() -> None:
-    assert inetaddress.packed("::ffff:10.1.2.3") == bytes([10, 1, 2, 3])
+    assert endpoints.packed("::ffff:10.1.2.3") == bytes([10, 1, 2, 3])
 
 
 def test_checksum_of_a_segment() -> None:
@@ -228,9 +230,9 @@ def test_table_of_ours() -> None:
 
 def test_options_from_fields_of_criu() -> None:
     isk = entry(ip_opts=m.ip_opts_entry(ttl=9, freebind=True), tcp_opts=m.tcp_opts_entry(keepcnt=4, nodelay=True))
-    found = {name: int.from_bytes(value, "little") for name, value in inetoptions.from_entry(isk).items()}
+    found = {name: int.from_bytes(value, "little") for name, value in settings.from_entry(isk).items()}
     assert found == {"ip_freebind": 1, "ip_ttl": 9, "tcp_keepcnt": 4, "tcp_nodelay": 1}
-    inetoptions.check(inetoptions.from_entry(isk), TCP4, "x")
+    settings.check(settings.from_entry(isk), TCP4, "x")
 
 
 def test_stream_entry_there_and_back() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from pycriu import log
 from pycriu.errors import ImageError, PycriuError, UserError
-from pycriu.fds import tty, ttyinfo
+from pycriu.fds.tty import info as ttyinfo
+from pycriu.fds.tty import kind as tty
 from pycriu.images import messages as m
 from pycriu.kernel import terminal, typeahead
 from pycriu.options import RestoreOptions

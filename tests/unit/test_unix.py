@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pycriu.errors import ImageError, UserError
-from pycriu.fds import queues, unixentry, unixmake, unixname
+from pycriu.fds import queues
 from pycriu.fds.queues import Message, Queue
+from pycriu.fds.unix import checked, making, naming
 from pycriu.images import messages as m
 from pycriu.images.store import ImagesDir, NewCheckpoint
 from pycriu.log import Log
@@ -106,7 +107,7 @@ def test_a_name_whose_file_is_gone_is_the_same_and_leaves_nothing(tmp_path: Path
         pytest.skip("chroot(2) is for root")
     before, here = os.listdir("/tmp"), os.getcwd()
     with socket.socket(socket.AF_UNIX) as one:
-        fd = unixname.bind(one.fileno(), unixname.Name(text.encode(), "/", None, None))
+        fd = naming.bind(one.fileno(), naming.Name(text.encode(), "/", None, None))
         assert one.getsockname() == text
         one.listen()
         with socket.socket(socket.AF_UNIX) as client:
@@ -121,7 +122,7 @@ def test_a_file_that_was_renamed_has_its_new_name_and_its_mode(tmp_path: Path) -
     perms = m.file_perms_entry(mode=0o140641, uid=5, gid=6)
     where = str(tmp_path / "new")
     with socket.socket(socket.AF_UNIX) as one:
-        os.close(unixname.bind(one.fileno(), unixname.Name(b"/somewhere/old", "/", where, perms)))
+        os.close(naming.bind(one.fileno(), naming.Name(b"/somewhere/old", "/", where, perms)))
         assert one.getsockname() == "/somewhere/old"
         status = os.stat(where)
         assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o641, 5, 6)
@@ -130,40 +131,40 @@ def test_a_file_that_was_renamed_has_its_new_name_and_its_mode(tmp_path: Path) -
 
 def test_what_stands_in_the_way_of_a_name_is_told(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
-    name = unixname.Name(path.encode(), "/", path, None)
-    unixname.refuse_taken([name])
+    name = naming.Name(path.encode(), "/", path, None)
+    naming.refuse_taken([name])
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(path)
         with pytest.raises(UserError, match="another process"):
-            unixname.refuse_taken([name])
-    unixname.refuse_taken([name])
+            naming.refuse_taken([name])
+    naming.refuse_taken([name])
     os.unlink(path)
     Path(path).write_text("")
     with pytest.raises(UserError, match="another file"):
-        unixname.refuse_taken([name])
+        naming.refuse_taken([name])
     with pytest.raises(UserError, match="directory"):
-        unixname.refuse_taken([unixname.Name(b"/no/such/s", "/", "/no/such/s", None)])
+        naming.refuse_taken([naming.Name(b"/no/such/s", "/", "/no/such/s", None)])
 
 
 # ---------------------------------------------------------------------------------------------------- hostile images
 
 
 def entry(number: int, **changes: object) -> m.unix_sk_entry:
-    made = unixentry.outside_entry(number, 100 + number, 1, b"").usk
+    made = checked.outside_entry(number, 100 + number, 1, b"").usk
     made.state, made.uflags = 1, 0
     for field, value in changes.items():
         setattr(made, field, value)
     return made
 
 
-def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: bytes = b"", packets: object = ()) -> unixmake.Maker:
+def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: bytes = b"", packets: object = ()) -> making.Maker:
     with NewCheckpoint(str(tmp_path)) as new:
-        new.write_raw(unixentry.NOTES_IMAGE, notes)
+        new.write_raw(checked.NOTES_IMAGE, notes)
         new.write("sk-queues.img", packets)  # type: ignore[arg-type]
         new.write("inventory.img", [m.inventory_entry(img_version=2)])
         new.commit()
     with ImagesDir(str(tmp_path)) as images:
-        return unixmake.Maker(images, entries, Log())
+        return making.Maker(images, entries, Log())
 
 
 def test_a_pair_is_taken(tmp_path: Path) -> None:

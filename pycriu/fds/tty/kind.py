@@ -16,10 +16,10 @@ import stat
 import time
 
 from pycriu.errors import ImageError, TraceeGone, Unsupported, UserError
-from pycriu.fds import ttyinfo
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
-from pycriu.fds.ttyinfo import CTTY, MAX_INDEX, PTY
+from pycriu.fds.tty import info as ttyinfo
+from pycriu.fds.tty.info import CTTY, MAX_INDEX, PTY
 from pycriu.images import messages as m
 from pycriu.kernel import procfs, terminal, typeahead
 

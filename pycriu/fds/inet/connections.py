@@ -22,7 +22,7 @@ import struct
 import time
 
 from pycriu.errors import ImageError, KernelError, UserError
-from pycriu.fds import inetaddress
+from pycriu.fds.inet import endpoints
 from pycriu.images import messages as m
 from pycriu.kernel import nftables, segment, tcp
 from pycriu.kernel.nftables import Connection
@@ -253,16 +253,16 @@ class Rebuilt:
         if stream.state == tcp.SYN_SENT:
             tcp.set_sequence(sock, tcp.SEND, stream.send_sequence - 1)
             tcp.select(sock, tcp.NO_QUEUE)
-            inetaddress.bind(sock, local)
+            endpoints.bind(sock, local)
             self._connecting.append((self._sockets[-1][0], remote))
             return
         tcp.begin(sock, stream)
-        inetaddress.bind(sock, local)
+        endpoints.bind(sock, local)
         try:
             sock.connect(remote)
         except OSError as error:
             raise UserError(
-                f"the connection from {inetaddress.text(local)} to {inetaddress.text(remote)} cannot be made again: "
+                f"the connection from {endpoints.text(local)} to {endpoints.text(remote)} cannot be made again: "
                 f"{error.strerror}",
                 "its addresses must be reachable as they were, and nobody else may have this connection",
             ) from None
@@ -323,7 +323,7 @@ def _connect_again(sock: _socket.socket, remote: Any) -> None:
     except BlockingIOError:
         pass
     except OSError as error:
-        raise KernelError("connect", error.errno or 0, inetaddress.text(remote)) from None
+        raise KernelError("connect", error.errno or 0, endpoints.text(remote)) from None
     finally:
         sock.setblocking(blocking)
 
@@ -343,8 +343,8 @@ def _hear(sock: _socket.socket, stream: tcp.Stream, ends: Connection, scope: int
 
 def _repeat(sock: _socket.socket, before: int, ends: Connection, scope: int, data: bytes) -> None:
     """Send a segment to ourselves until the socket is in another state than before."""
-    if not inetaddress.is_here(ends.source):
-        address = inetaddress.unpacked(ends.source)
+    if not endpoints.is_here(ends.source):
+        address = endpoints.unpacked(ends.source)
         raise UserError(f"a connection of {address} had one side finished: that needs an address of this machine")
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
@@ -367,7 +367,7 @@ def make_ended(sock: _socket.socket, received: bytes, local: Any, ends: Connecti
     """
     numbers = 1, 1
     tcp.repair(sock, tcp.ON)
-    inetaddress.bind(sock, local)
+    endpoints.bind(sock, local)
     local = sock.getsockname()
     tcp.set_sequence(sock, tcp.RECEIVE, numbers[0])
     tcp.set_sequence(sock, tcp.SEND, numbers[1])

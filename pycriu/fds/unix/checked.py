@@ -8,9 +8,10 @@ import os
 import struct
 
 from pycriu.errors import ImageError
-from pycriu.fds import queues, sockets, unixname
-from pycriu.fds.persons import Person
+from pycriu.fds import queues, sockets
 from pycriu.fds.queues import SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, Message
+from pycriu.fds.unix import naming
+from pycriu.fds.unix.persons import Person
 from pycriu.images import messages as m
 from pycriu.kernel.sockdiag import LISTEN
 
@@ -43,7 +44,7 @@ def outside_entry(number: int, inode: int, kind: int, name: bytes) -> Any:
 class One:
     """One socket in the making: an entry of the image, or (entry None) somebody who has gone."""
 
-    def __init__(self, entry: Any, its_notes: dict[str, bytes], name: unixname.Name) -> None:
+    def __init__(self, entry: Any, its_notes: dict[str, bytes], name: naming.Name) -> None:
         self.entry, self.notes, self.name = entry, its_notes, name
         self.fd = -1
         self.path_fd = -1
@@ -72,8 +73,8 @@ class One:
         self.fd = self.path_fd = -1
 
 
-def name_of(entry: Any, found: dict[int, dict[str, bytes]]) -> unixname.Name:
-    return unixname.of_entry(entry, found.get(entry.id, {}).get("where"))
+def name_of(entry: Any, found: dict[int, dict[str, bytes]]) -> naming.Name:
+    return naming.of_entry(entry, found.get(entry.id, {}).get("where"))
 
 
 def check(one: One, by_inode: dict[int, One]) -> None:

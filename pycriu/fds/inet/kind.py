@@ -13,9 +13,10 @@ import os
 import termios
 
 from pycriu.errors import ImageError, Unsupported, UserError
-from pycriu.fds import connections, datagrams, inetaddress, inetoptions, inetstate, queues, sockets
-from pycriu.fds.connections import Held, Hold, Rebuilt
-from pycriu.fds.inetstate import POLLERR, POLLIN, POLLPRI, POLLRDHUP
+from pycriu.fds import queues, sockets
+from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
+from pycriu.fds.inet.connections import Held, Hold, Rebuilt
+from pycriu.fds.inet.states import POLLERR, POLLIN, POLLPRI, POLLRDHUP
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -42,7 +43,7 @@ _SOCKETS = "pycriu-sockets-inet.img"
 _TABLE, _ENDED, _DATAGRAMS = "table", "ended", "datagrams"
 _TABLE_NUMBER = 0  # the note with the names of tables belongs to no socket
 _IN_FLIGHT = "connections that are not yet accepted can be dropped with --skip-in-flight"
-_KNOWN = inetoptions.NOTES | sockets.NOTES | {_TABLE, _ENDED, _DATAGRAMS}
+_KNOWN = settings.NOTES | sockets.NOTES | {_TABLE, _ENDED, _DATAGRAMS}
 _ENOTCONN = 107
 
 
@@ -100,7 +101,7 @@ class Inet(Kind):
             sock.close()
 
     def _inspect_waiting(self, file: OpenFile, sock: _socket.socket) -> None:
-        events = inetstate.poll(sock)
+        events = states.poll(sock)
         if events & POLLERR:
             raise Unsupported(
                 f"{file.name} has an error waiting, which can be read but once", "let the task read it before the dump"
@@ -133,7 +134,7 @@ class Inet(Kind):
             raise Unsupported(name, "keep it with --tcp-established, or let it be closed with --tcp-close")
         if self.options.tcp_close:
             return
-        if inetstate.poll(sock) & POLLPRI:
+        if states.poll(sock) & POLLPRI:
             raise Unsupported(f"{name} with urgent data (MSG_OOB) that has not been read")
         if not self._lock_checked and self.options.network_lock != "skip":
             why = nftables.available()
@@ -148,7 +149,7 @@ class Inet(Kind):
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Hold all connections, then read them and everything of the other sockets."""
         fresh = {file.status.st_ino: file for file in files if file.status.st_ino not in self._known}
-        diag = inetstate.diag(list(fresh.values()))
+        diag = states.diag(list(fresh.values()))
         held: list[Held] = []
         for inode, file in fresh.items():
             sock = _socket.socket(fileno=file.borrow())
@@ -178,31 +179,29 @@ class Inet(Kind):
 
     def _ends(self, one: Held) -> Connection:
         known = self._known[one.file.status.st_ino]
-        return inetaddress.connection(known.local, known.remote)
+        return endpoints.connection(known.local, known.remote)
 
     def _look(self, file: OpenFile, sock: _socket.socket, diag: sockdiag.Inet | None) -> Known:
         about = sockets.about(file)
         assert about is not None
         fd = sock.fileno()
         info = tcp.info(sock) if about.protocol == TCP and about.type == STREAM else None
-        remote = inetstate.peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
+        remote = states.peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
         state = info.state if info else tcp.ESTABLISHED if remote else tcp.CLOSE
-        if diag is not None and inetstate.MD5 in diag.attributes:
+        if diag is not None and states.MD5 in diag.attributes:
             raise Unsupported(f"{file.name} has MD5 keys (TCP_MD5SIG), which cannot be saved")
-        connected = info is not None and (
-            state not in (tcp.CLOSE, tcp.LISTEN) or bool(inetstate.poll(sock) & POLLRDHUP)
-        )
-        options = inetoptions.look(sock, about, connected=connected)
+        connected = info is not None and (state not in (tcp.CLOSE, tcp.LISTEN) or bool(states.poll(sock) & POLLRDHUP))
+        options = settings.look(sock, about, connected=connected)
         backlog = info.backlog if info and state == tcp.LISTEN else 0
-        shutdown = inetstate.shutdown(sock, diag, info)
+        shutdown = states.shutdown(sock, diag, info)
         self._notes[file.status.st_ino & 0xFFFFFFFF] = options | sockets.notes(fd)
         return Known(about, state, sock.getsockname(), remote, backlog, shutdown, sockets.entry(fd, file.name), options)
 
     def _look_waiting(self, file: OpenFile, sock: _socket.socket, known: Known) -> None:
         if known.about.type != STREAM:
-            if inetstate.poll(sock) & POLLIN:
+            if states.poll(sock) & POLLIN:
                 self._look_datagrams(file, sock, known)
-        elif known.state == tcp.CLOSE and inetstate.poll(sock) & POLLRDHUP:
+        elif known.state == tcp.CLOSE and states.poll(sock) & POLLRDHUP:
             waiting = tcp.queued(sock, termios.FIONREAD)
             data = sock.recv(waiting, tcp.MSG_PEEK | tcp.MSG_DONTWAIT) if waiting else b""
             self._notes[file.status.st_ino & 0xFFFFFFFF][_ENDED] = data
@@ -222,13 +221,13 @@ class Inet(Kind):
         state = known.state
         closed = about.protocol == TCP and remote is not None and not _is_kept(known, self.options)
         if closed:
-            state, remote, local = tcp.CLOSE, None, inetaddress.nowhere(about.family)
+            state, remote, local = tcp.CLOSE, None, endpoints.nowhere(about.family)
         entry = m.inet_sk_entry(
             id=number, ino=file.status.st_ino & 0xFFFFFFFF, family=about.family, type=about.type, proto=about.protocol,
             state=state, src_port=local[1], dst_port=remote[1] if remote else 0, flags=file.flags,
-            backlog=known.backlog, src_addr=inetaddress.words(local[0], about.family), opts=known.opts, fown=no_owner(),
-            dst_addr=inetaddress.words(remote[0] if remote else "", about.family),
-            ip_opts=inetoptions.ip_entry(known.options, about),
+            backlog=known.backlog, src_addr=endpoints.words(local[0], about.family), opts=known.opts, fown=no_owner(),
+            dst_addr=endpoints.words(remote[0] if remote else "", about.family),
+            ip_opts=settings.ip_entry(known.options, about),
         )  # fmt: skip
         if about.family == AF_INET6:
             entry.v6only = bool(any(known.options.get("ipv6_v6only", b"")))
@@ -236,7 +235,7 @@ class Inet(Kind):
             if address is not None and len(address) > 3 and address[3]:
                 entry.ifname = _socket.if_indextoname(address[3])
         if about.protocol == TCP and about.type == STREAM:
-            entry.tcp_opts.CopyFrom(inetoptions.tcp_entry(known.options))
+            entry.tcp_opts.CopyFrom(settings.tcp_entry(known.options))
         if known.shutdown and not closed:
             entry.shutdown = known.shutdown
         return m.file_entry(type=self.TYPE, id=number, isk=entry)
@@ -276,7 +275,7 @@ class Inet(Kind):
             mine = self._notes.get(isk.ino, {})
             sockets.check(isk.opts, name)
             sockets.check_notes({key: mine[key] for key in mine.keys() & sockets.NOTES}, name)
-            inetoptions.check(_options(isk, mine), about, name)
+            settings.check(_options(isk, mine), about, name)
             datagrams.parse(mine.get(_DATAGRAMS, b""), name)
             if not _is_connection(isk) or self.options.tcp_close:
                 continue
@@ -312,21 +311,21 @@ class Inet(Kind):
         if is_tcp:  # sockets that share a port may come in any order; the true value is set in `finish`
             sockets.set_int(fd, sockets.SO_REUSEADDR, 1)
         sockets.restore(fd, _before_bind(isk.opts))
-        inetoptions.restore(fd, options, about, lambda name: name not in inetoptions.WITH_CONNECTION)
+        settings.restore(fd, options, about, lambda name: name not in settings.WITH_CONNECTION)
         if is_tcp and isk.ino in self._streams:
             self._open_connection(isk, about, sock, options)
         elif _ENDED in mine and is_tcp:
             self._enlarge(fd)
-            local = inetaddress.address(isk, isk.src_addr, isk.src_port)
+            local = endpoints.address(isk, isk.src_addr, isk.src_port)
             connections.make_ended(
-                sock, mine[_ENDED], local, inetaddress.connection(local, local), local[3] if local[3:] else 0
+                sock, mine[_ENDED], local, endpoints.connection(local, local), local[3] if local[3:] else 0
             )
         else:
             self._bind_and_connect(isk, about, sock)
             self._put_back(isk, sock, mine.get(_DATAGRAMS, b""))
-        inetoptions.restore(fd, options, about, lambda name: name in inetoptions.WITH_CONNECTION)
+        settings.restore(fd, options, about, lambda name: name in settings.WITH_CONNECTION)
         if "groups" in options:
-            inetoptions.join(fd, options["groups"], f"the socket {isk.id}")
+            settings.join(fd, options["groups"], f"the socket {isk.id}")
         sockets.restore(fd, isk.opts)
         sockets.restore_notes(fd, {key: mine[key] for key in mine.keys() & sockets.NOTES})
 
@@ -339,13 +338,13 @@ class Inet(Kind):
     def _open_connection(self, isk: Any, about: sockets.About, sock: _socket.socket, options: dict[str, bytes]) -> None:
         stream = self._streams[isk.ino]
         local, remote = (
-            inetaddress.address(isk, isk.src_addr, isk.src_port),
-            inetaddress.address(isk, isk.dst_addr, isk.dst_port),
+            endpoints.address(isk, isk.src_addr, isk.src_port),
+            endpoints.address(isk, isk.dst_addr, isk.dst_port),
         )
-        ends = inetaddress.connection(local, remote)
+        ends = endpoints.connection(local, remote)
         self._enlarge(sock.fileno())
         self._rebuilt.build(sock, stream, (local, remote), int(isk.opts.reuseaddr))
-        inetoptions.restore(sock.fileno(), options, about, lambda name: name in inetoptions.WITH_CONNECTION)
+        settings.restore(sock.fileno(), options, about, lambda name: name in settings.WITH_CONNECTION)
         self._rebuilt.finish(sock, stream, ends, local[3] if local[3:] else 0)
         if isk.shutdown & 1 and stream.state not in tcp.PEER_FINISHED:
             sock.shutdown(_socket.SHUT_RD)
@@ -362,11 +361,11 @@ class Inet(Kind):
 
     def _bind_and_connect(self, isk: Any, about: sockets.About, sock: _socket.socket) -> None:
         if any(isk.src_addr) or (isk.src_port and about.type != RAW):
-            inetaddress.bind(sock, inetaddress.address(isk, isk.src_addr, isk.src_port))
+            endpoints.bind(sock, endpoints.address(isk, isk.src_addr, isk.src_port))
         if about.protocol == TCP and about.type == STREAM:
             self._pending.append((isk, _socket.socket(fileno=os.dup(sock.fileno()))))
         elif isk.state == tcp.ESTABLISHED:
-            sock.connect(inetaddress.address(isk, isk.dst_addr, isk.dst_port))
+            sock.connect(endpoints.address(isk, isk.dst_addr, isk.dst_port))
         if isk.shutdown:
             try:
                 sock.shutdown({1: _socket.SHUT_RD, 2: _socket.SHUT_WR, 3: _socket.SHUT_RDWR}[isk.shutdown])
@@ -431,7 +430,7 @@ def _before_bind(opts: Any) -> Any:
 
 
 def _options(isk: Any, mine: dict[str, bytes]) -> dict[str, bytes]:
-    return inetoptions.from_entry(isk) | {key: mine[key] for key in mine.keys() & inetoptions.NOTES}
+    return settings.from_entry(isk) | {key: mine[key] for key in mine.keys() & settings.NOTES}
 
 
 def _is_kept(known: Known, options: Any) -> bool:

@@ -14,10 +14,11 @@ import os
 import struct
 
 from pycriu.errors import ImageError, KernelError, UserError
-from pycriu.fds import queues, sockets, unixentry, unixname
-from pycriu.fds.persons import Person, Persons, stand_in
+from pycriu.fds import queues, sockets
 from pycriu.fds.queues import SOCK_DGRAM, Message
-from pycriu.fds.unixentry import EXTERN, One
+from pycriu.fds.unix import checked, naming
+from pycriu.fds.unix.checked import EXTERN, One
+from pycriu.fds.unix.persons import Person, Persons, stand_in
 from pycriu.images import messages as m
 from pycriu.images import notes
 from pycriu.kernel.sockdiag import AF_UNIX, ESTABLISHED, LISTEN
@@ -41,10 +42,8 @@ class Maker:
 
     def __init__(self, images: ImagesDir, entries: list[Any], log: Log) -> None:
         self._log = log
-        found = notes.read(images, unixentry.NOTES_IMAGE, sockets.NOTES | unixentry.OWN_NOTES.keys())
-        self._all = {
-            entry.id: One(entry, found.get(entry.id, {}), unixentry.name_of(entry, found)) for entry in entries
-        }
+        found = notes.read(images, checked.NOTES_IMAGE, sockets.NOTES | checked.OWN_NOTES.keys())
+        self._all = {entry.id: One(entry, found.get(entry.id, {}), checked.name_of(entry, found)) for entry in entries}
         self._told = bool(found)  # by whom a message was sent; CRIU's images do not tell
         self._by_inode = {one.entry.ino: one for one in self._all.values()}
         self.outside = {number for number, one in self._all.items() if one.entry.uflags & EXTERN}
@@ -56,11 +55,11 @@ class Maker:
         if len(self._by_inode) != len(self._all) or 0 in self._by_inode:
             raise ImageError("two UNIX sockets of the image have the same inode")
         for one in self._all.values():
-            unixentry.check(one, self._by_inode)
+            checked.check(one, self._by_inode)
         if images.exists("sk-queues.img"):
             self._read_queues(images)
         self._mine = [one for number, one in self._all.items() if number not in self.outside]
-        unixname.refuse_taken([one.name for one in self._mine if not self._is_accepted(one)])
+        naming.refuse_taken([one.name for one in self._mine if not self._is_accepted(one)])
 
     def _read_queues(self, images: ImagesDir) -> None:
         pairs: list[Any] = images.read_with_payloads("sk-queues.img")
@@ -72,7 +71,7 @@ class Maker:
                 raise ImageError(f"sk-queues.img: a message for file {packet.id_for} with something unknown")
             self._all[packet.id_for].messages.append(Message(data, rights=tuple(rights)))
         for one in self._all.values():
-            one.messages = unixentry.with_note(one)
+            one.messages = checked.with_note(one)
 
     def _is_accepted(self, one: One) -> bool:
         """Whether it has its name from a listening socket, whose file it is."""
@@ -148,7 +147,7 @@ class Maker:
         entry.CopyFrom(one.entry)
         entry.id, entry.ino, entry.peer = 0, 0, one.entry.ino
         its_notes = {key: value for key, value in one.notes.items() if key in ("peercred", "peergroups")}
-        other = One(entry, its_notes, unixname.Name(one.notes.get("peername", b""), "/", None, None))
+        other = One(entry, its_notes, naming.Name(one.notes.get("peername", b""), "/", None, None))
         self._gone.append(other)
         return other
 
@@ -190,14 +189,14 @@ class Maker:
 
     def _bind(self, one: One) -> None:
         try:
-            one.path_fd = unixname.bind(one.fd, one.name)
+            one.path_fd = naming.bind(one.fd, one.name)
             if one.path_fd >= 0 and one.name.where:
                 self._paths.append(one.name.where)
         except UserError as error:
             if one.entry.id:
                 raise
             self._log.warn("a peer that has gone cannot have its name any more: %s", error.message)
-            one.name = unixname.NONE
+            one.name = naming.NONE
 
     def _connect(self, one: One, other: One, listening: list[One], passing: dict[tuple[int, bytes], One]) -> None:
         """Two ends of a connection: as a pair, or where one has its name from a listening socket, through that."""
@@ -212,7 +211,7 @@ class Maker:
         client.fd = libc_socket(client.type)
         self._bind(client)
         self._persons.listen(client.person() or through.person(), through.fd, _LONG_BACKLOG)
-        where = unixname.address(through.name, through.path_fd)
+        where = naming.address(through.name, through.path_fd)
         self._persons.connect(server.person(), client.fd, where, through.name.words)
         server.fd = _accept(through.fd)
         client.partner, server.partner = server, client
@@ -229,7 +228,7 @@ class Maker:
             return passing[server.type, name]
         if not self._is_accepted(server) and server.person() == self._partner_person(server):
             return None
-        one = One(server.entry, {}, unixname.Name(name, "/", None, None))
+        one = One(server.entry, {}, naming.Name(name, "/", None, None))
         passing[server.type, name] = one
         self._make_alone(one)
         return one
@@ -244,7 +243,7 @@ class Maker:
         note = server.notes.get("pending", b"")
         order = {inode: place for place, (inode,) in enumerate(struct.iter_unpack("=I", note))}
         for one in sorted(waiting, key=lambda one: order.get(one.entry.ino, 0)):
-            where = unixname.address(server.name, server.path_fd)
+            where = naming.address(server.name, server.path_fd)
             self._persons.connect(one.person("connector"), one.fd, where, server.name.words)
 
     # --------------------------------------------------------------------------------------------------------- finish
@@ -302,7 +301,7 @@ class Maker:
                 return os.dup(one.fd)
         fd = libc_socket(SOCK_DGRAM)
         try:
-            path_fd = unixname.bind(fd, unixname.Name(name, "/", None, None))
+            path_fd = naming.bind(fd, naming.Name(name, "/", None, None))
         except BaseException:
             os.close(fd)
             raise
@@ -342,7 +341,7 @@ class Maker:
     def _connect_one(self, one: One, target: One) -> None:
         self._connected.add(one)
         outside = target.entry.uflags & EXTERN
-        where = unixname.sockaddr(target.name.name) if outside else unixname.address(target.name, target.path_fd)
+        where = naming.sockaddr(target.name.name) if outside else naming.address(target.name, target.path_fd)
         try:
             self._persons.connect(None, one.fd, where, target.name.words)
         except KernelError as error:
@@ -394,7 +393,7 @@ def _shut_down(one: One) -> None:
     if one.entry.shutdown:
         it = _socket.socket(fileno=one.fd)
         try:
-            it.shutdown(unixentry.HOW[one.entry.shutdown])
+            it.shutdown(checked.HOW[one.entry.shutdown])
         finally:
             it.detach()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""UNIX sockets: what they are, to whom they are connected, and what waits in them. The other half is `unixmake`.
+"""UNIX sockets: what they are, to whom they are connected, and what waits in them. The other half is `making`.
 
 Both ends of a connection must be in the tree, be it in a descriptor table or in a message that waits in a socket of the
 tree. Of connections to outside only those of datagram sockets to a socket with a name can be kept, on request
@@ -19,10 +19,11 @@ import select
 import struct
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.fds import inflight, queues, sockets, unixentry, unixmake
+from pycriu.fds import inflight, queues, sockets
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
+from pycriu.fds.unix import checked, making
 from pycriu.images import messages as m
 from pycriu.images import notes
 from pycriu.kernel import procfs, sockdiag
@@ -74,7 +75,7 @@ class Unix(Kind):
         self._holders: dict[str, set[int]] | None = None  # who has sockets
         self._socks: dict[int, Socket] = {}  # by inode
         self._arrived: list[OpenFile] = []  # our own descriptors for what was sent and not received
-        self._maker: unixmake.Maker | None = None
+        self._maker: making.Maker | None = None
 
     # ------------------------------------------------------------------------------------------------------------ dump
 
@@ -212,7 +213,7 @@ class Unix(Kind):
                 f"{one.file.name} is connected to a socket outside the tree that has no name ({_owner(one.peer)})",
                 "nobody could connect to it again",
             )
-        saving.lend_entry(unixentry.outside_entry(saving.fresh(), peer.inode, peer.type, _ended(peer.name)))
+        saving.lend_entry(checked.outside_entry(saving.fresh(), peer.inode, peer.type, _ended(peer.name)))
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one socket."""
@@ -251,7 +252,7 @@ class Unix(Kind):
         for one in self._socks.values():
             if note := queues.pack_note(one.messages):
                 one.notes["queue"] = note
-        notes.write(new, unixentry.NOTES_IMAGE, {one.number: one.notes for one in self._socks.values()})
+        notes.write(new, checked.NOTES_IMAGE, {one.number: one.notes for one in self._socks.values()})
 
     def thaw(self) -> None:
         """Let go what came with messages; a deleted file must stay until it has been copied."""
@@ -264,7 +265,7 @@ class Unix(Kind):
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Queues and notes, held against the entries."""
-        self._maker = unixmake.Maker(images, [entry.usk for entry in entries], self.log)
+        self._maker = making.Maker(images, [entry.usk for entry in entries], self.log)
         self.lent = self._maker.outside
 
     def open(self, entry: Any, opening: Opening) -> int:

@@ -7,7 +7,7 @@ import _socket
 import struct
 
 from pycriu.errors import UserError
-from pycriu.fds import inetoptions
+from pycriu.fds.inet import settings
 from pycriu.kernel.nftables import Connection
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def address(isk: Any, words: Any, port: int) -> tuple[Any, ...]:
     if isk.family == AF_INET:
         return host, port
     link_local = (value[:2] >= b"\xfe\x80" and value[:2] < b"\xfe\xc0") or value[0] == 0xFF
-    scope = inetoptions.interface_index(isk.ifname.encode()) if isk.ifname and link_local else 0
+    scope = settings.interface_index(isk.ifname.encode()) if isk.ifname and link_local else 0
     return host, port, 0, scope
 
 

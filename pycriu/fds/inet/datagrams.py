@@ -15,7 +15,8 @@ import struct
 import time
 
 from pycriu.errors import ImageError, KernelError
-from pycriu.fds import inetaddress, sockets
+from pycriu.fds import sockets
+from pycriu.fds.inet import endpoints
 from pycriu.kernel import libc, segment
 from pycriu.record import record
 
@@ -53,7 +54,7 @@ def peek(sock: _socket.socket) -> list[Datagram]:
             if error.errno != EAGAIN:
                 raise KernelError("recvmsg", error.errno or 0, "what waits in a socket") from None
             return found
-        found.append(Datagram(inetaddress.packed(sender[0]), sender[1], data))
+        found.append(Datagram(endpoints.packed(sender[0]), sender[1], data))
         seen += len(data)
         sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_PEEK_OFF, seen)
 
@@ -85,10 +86,10 @@ def put_back(sock: _socket.socket, protocol: int, datagrams: list[Datagram], pee
     """
     name = sock.getsockname()
     for number, one in enumerate(datagrams):
-        own = inetaddress.packed(name[0])
+        own = endpoints.packed(name[0])
         if not any(own):
             own = bytes([127, 0, 0, 1]) if len(one.sender) == 4 else bytes(15) + b"\1"
-        if len(own) != len(one.sender) or not inetaddress.is_here(own):
+        if len(own) != len(one.sender) or not endpoints.is_here(own):
             return number
         if peer is None and one.port:
             _try_connect(sock, one)
