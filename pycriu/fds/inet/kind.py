@@ -3,7 +3,8 @@
 
 A TCP connection is kept with --tcp-established (`connections`, kernel.tcp), or closed with --tcp-close. Connections
 that nobody has accepted are lost, with --skip-in-flight; so are packets that nobody has read from a raw socket.
-Refused: what has an error or urgent data waiting, upper protocols (TLS), MD5 and AO keys, MPTCP, other protocols.
+Refused: what has an error or urgent data waiting, upper protocols (TLS), MD5 keys, MPTCP, other protocols.
+Not noticed: TCP-AO keys, which sock_diag does not show.
 """
 
 from __future__ import annotations
