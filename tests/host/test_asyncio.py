@@ -62,6 +62,10 @@ async def main():
     await asyncio.sleep(0.2)
     say("ticks", len(ticks) > before + 3)
     ticking.cancel()
+    for _, writer in [*clients, new]:
+        writer.close()
+    while len(asyncio.all_tasks()) > 1:  # Python 3.11 complains of handlers that end with the loop
+        await asyncio.sleep(0.01)
     server.close()
 
 asyncio.run(main())

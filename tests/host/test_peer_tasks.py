@@ -77,19 +77,20 @@ def test_stopped(host: Host, criu: tuple[str, ...], way: object) -> None:
 
 FAMILY = """
 r, w = os.pipe()
+end, tell = os.pipe()
 leader = os.fork()
 if not leader:
     os.setpgid(0, 0)
     member = os.fork()
     if member:
-        os.read(r, 1)
+        os.read(end, 1)
         os._exit(0)
     os.close(w)
     while os.read(r, 1): pass
     os._exit(0)
 os.close(r)
 libc.prctl(36, 1, 0, 0, 0)
-os.write(w, b"x")
+os.write(tell, b"x")
 os.waitpid(leader, 0)
 with open(f"/proc/self/task/{os.getpid()}/children") as file:
     member = int(file.read())

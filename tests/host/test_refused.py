@@ -24,7 +24,6 @@ UNSUPPORTED = {
         "import socket\nx = socket.create_server(('127.0.0.1', 0))\ny = socket.create_connection(x.getsockname())",
         ("accepted", "--skip-in-flight"),
     ),
-    "pidfd": ("x = os.pidfd_open(os.getpid())", ("pidfd",)),
     "pipe to the outside": ("", ("pipe", "outside")),
     "thread with a descriptor table of its own": (
         "import threading\ndef alone():\n    libc.unshare(0x400)\n    wait_for_go()\n"
