@@ -17,7 +17,6 @@ from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs, ptrace
-from pycriu.kernel.terminal import TIOCSCTTY, TIOCSPGRP
 from pycriu.sharing import clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 SIGCHLD, SIGTRAP = 17, 5
 EEXIST = 17
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 4, 36, 37
+# include/uapi/asm-generic/ioctls.h. kernel.terminal has them, too, and takes 2 ms to import.
+TIOCSCTTY, TIOCSPGRP = 0x540E, 0x5410
 ADDR_NO_RANDOMIZE = 0x0040000
 _ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
 _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
