@@ -57,7 +57,8 @@ class Member:
         self.children: list[Member] = []
         self.maker: Member | None = None  # who makes it: its parent, or an elder sibling
         self.clone_flags, self.exit_signal = 0, SIGCHLD
-        self.other_threads: list[int] = [tid for tid in entry.threads if tid != entry.pid]
+        threads = entry.threads if exit_status is None else ()
+        self.other_threads: list[int] = [tid for tid in threads if tid != entry.pid]
 
     @property
     def pid(self) -> int:
@@ -72,7 +73,7 @@ class Member:
 def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
     """The root of the tree that a pstree image describes; ImageError where it is none."""
     members: dict[int, Member] = {}
-    _check_ids(entries)
+    _check_ids(entries, cores)
     root = None
     for entry in entries:
         core = cores[entry.pid]
@@ -126,12 +127,13 @@ def _check_sibling(child: Member, maker: Member) -> None:
         raise ImageError(f"pstree.img: process {child.pid} cannot be a sibling that {maker.pid} has made")
 
 
-def _check_ids(entries: list[Any]) -> None:
+def _check_ids(entries: list[Any], cores: dict[int, Any]) -> None:
     seen: set[int] = set()
     for entry in entries:
-        if entry.threads and entry.pid not in entry.threads:
+        dead = cores[entry.pid].tc.task_state == _DEAD  # CRIU leaves a zombie's list as it happens to be
+        if entry.threads and entry.pid not in entry.threads and not dead:
             raise ImageError(f"pstree.img: process {entry.pid} has no thread of that id")
-        for tid in entry.threads or [entry.pid]:
+        for tid in [entry.pid] if dead else entry.threads or [entry.pid]:
             if tid in seen or not 0 < tid < 1 << 22:
                 raise ImageError(f"pstree.img: PID {tid} is out of bounds or there twice")
             seen.add(tid)

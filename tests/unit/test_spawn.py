@@ -85,3 +85,8 @@ def test_pid_of_this_very_process_is_taken() -> None:
     with pytest.raises(UserError, match=f"PID {os.getpid()} is in use by"):
         spawn.refuse_taken([4194303, os.getpid()])
     spawn.refuse_taken([4194303])
+
+
+def test_threads_of_the_dead_mean_nothing() -> None:
+    root = spawn.tree([entry(5), entry(7, 5, threads=(0,))], cores(5, 7, dead=(7,)))
+    assert [member.other_threads for member in root.walk()] == [[], []]
