@@ -15,24 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from layer import cache as layer_cache
 from layer.errors import LayerError
 from layer.fetch import debian
-
-APT = """\
-#clear APT::Update;
-#clear DPkg;
-Dir::State "{root}/state/";
-Dir::State::lists "{root}/lists/";
-Dir::State::status "{status}";
-Dir::Cache "{root}/cache/";
-Dir::Etc::sourcelist "{root}/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Sandbox::User "root";
-APT::Install-Recommends "false";
-Acquire::Languages "none";
-"""
 
 # program → the package that has it
 PROGRAMS = {
@@ -55,7 +40,7 @@ class NotHadError(Exception):
 
 def cache() -> Path:
     """The cache of the build, where all that is fetched lies."""
-    return Path(os.environ.get("LAYER_CACHE") or Path.home() / ".cache/pycriu-layer")
+    return layer_cache.default().root
 
 
 def unpack(root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, alone: bool) -> None:
@@ -67,8 +52,8 @@ def unpack(root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, al
     for part in ("state", "lists/partial", "cache/archives/partial", "root"):
         (root / part).mkdir(parents=True)
     (root / "status").touch()
-    status = root / "status" if alone else "/var/lib/dpkg/status"
-    (root / "apt.conf").write_text(APT.format(root=root, status=status))
+    status = root / "status" if alone else debian.STATUS
+    (root / "apt.conf").write_text(debian.CONFIGURATION.format(root=root, status=status))
     said = ""
     for suite in suites:
         try:
@@ -76,7 +61,9 @@ def unpack(root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, al
         except LayerError as error:
             raise NotHadError(str(error)) from None
         (root / "sources.list").write_text(line.replace("deb-src", "deb", 1))
-        said = _apt(root, "update") or _apt(root, "install", "--yes", "--download-only", *packages)
+        said = _apt(root, "update") or _apt(
+            root, "install", "--yes", "--no-install-recommends", "--download-only", *packages
+        )
         if not said:
             break
     else:

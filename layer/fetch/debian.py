@@ -25,13 +25,15 @@ from layer.recipes import DebianSource
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+STATUS = "/var/lib/dpkg/status"  # what the host has installed
+
 # Everything the host's configuration could make this apt do besides fetching is turned off; its proxies still count.
 CONFIGURATION = """\
 #clear APT::Update;
 #clear DPkg;
 Dir::State "{root}/state/";
 Dir::State::lists "{root}/lists/";
-Dir::State::status "/var/lib/dpkg/status";
+Dir::State::status "{status}";
 Dir::Cache "{root}/cache/";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
@@ -60,7 +62,7 @@ class Apt:
             for folder in ("lists/partial", "cache/archives/partial", "state"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             (root / "sources.list").write_text(source_line(self.suite))
-            (root / "apt.conf").write_text(CONFIGURATION.format(root=root))
+            (root / "apt.conf").write_text(CONFIGURATION.format(root=root, status=STATUS))
             if refresh or not any((root / "lists").glob("*Sources*")):
                 self._update()
 

@@ -69,12 +69,7 @@ class Fifo(Kind):
         """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
         members = {process.pid for process in saving.root.walk()} | {os.getpid()}
         for number, ends in self._ends.items():
-            fd = inflight.reader(ends)
-            try:
-                packets = any(end.flags & os.O_DIRECT and inflight.writable(end) for end in ends)
-                self._contents[number] = inflight.peek(fd, ends[0].name, packets=packets)
-            finally:
-                os.close(fd)
+            self._contents[number] = inflight.look(ends)
             others = inflight.outsiders(self._holders.get(ends[0].link, set()) - members, ends[0].link)
             size = len(self._contents[number].data)
             if others and size:

@@ -57,6 +57,16 @@ def writable(file: OpenFile) -> bool:
     return file.flags & ACCESS in (os.O_WRONLY, os.O_RDWR)
 
 
+def look(ends: list[OpenFile]) -> Content:
+    """What is in the pipe to which all of `ends`, the tree's descriptors for it, lead; it stays there."""
+    packets = any(end.flags & os.O_DIRECT and writable(end) for end in ends)
+    fd = reader(ends)
+    try:
+        return peek(fd, ends[0].name, packets=packets)
+    finally:
+        os.close(fd)
+
+
 def reader(files: list[OpenFile]) -> int:
     """A reading end of our own. Where the tree has none, opening the magic link of another end makes one."""
     for file in files:

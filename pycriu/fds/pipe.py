@@ -64,12 +64,7 @@ class Pipe(Kind):
         members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for number, ends in self._ends.items():
             self._refuse_outsiders(ends, members)
-            fd = inflight.reader(ends)
-            try:
-                packets = any(end.flags & os.O_DIRECT and inflight.writable(end) for end in ends)
-                self._contents[number] = inflight.peek(fd, ends[0].name, packets=packets)
-            finally:
-                os.close(fd)
+            self._contents[number] = inflight.look(ends)
 
     def _refuse_outsiders(self, ends: list[OpenFile], members: set[int]) -> None:
         hint = "dump the process that is the parent of both, or give the task a file instead of the pipe"

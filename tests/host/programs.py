@@ -131,8 +131,8 @@ PROMPT = "ready> "
 class Shell:
     """bash on a terminal whose other end is this test."""
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (24, 80)) -> None:
-        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": "xterm", "PYTHONPATH": os.getcwd()}
+    def __init__(self, folder: Path, size: tuple[int, int] = (24, 80), term: str = "xterm") -> None:
+        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": term, "PYTHONPATH": os.getcwd()}
         environment |= {"LESS": "", "LESSHISTFILE": "-", "HOME": str(folder), "LC_ALL": "C.UTF-8"}
         environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         self.bash = pexpect.spawn(

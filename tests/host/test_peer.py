@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import debian
 from tests.host.conftest import DEADLINE, Outcome, below, wait_until
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import peer
-
-CACHE = Path(os.environ.get("LAYER_CACHE") or Path.home() / ".cache/pycriu-layer")
 
 LOOP = "echo ready; i=0; while :; do sleep 0.05; i=$((i+1)); echo n $i; done"
 
@@ -73,7 +72,7 @@ EXPECTED = [
 def criu() -> tuple[str, ...]:
     """The command of a CRIU that can dump and restore here."""
     try:
-        command = peer.find(os.environ.get("CRIU"), CACHE, download=False).command
+        command = peer.find(os.environ.get("CRIU"), debian.cache(), download=False).command
     except peer.NoPeerError as reason:
         pytest.skip(str(reason))
     checked = subprocess.run([*command, "check"], capture_output=True, text=True, check=False)

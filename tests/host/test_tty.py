@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import subprocess
 import sys
 import time
@@ -13,15 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pexpect
 import pytest
 
 from tests.host.conftest import alive, below, state, wait_until
+from tests.host.programs import PROMPT, Shell
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
 
-PROMPT = "ready> "
 LISTENER = """
 import os, signal, sys
 signal.signal(signal.SIGWINCH, lambda *a: print("size", *os.get_terminal_size(0), flush=True))
@@ -42,31 +40,11 @@ def low():
 """
 
 
-class Shell:
-    """bash on a terminal whose other end is this test."""
-
-    def __init__(self, folder: Path) -> None:
-        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": "dumb", "PYTHONPATH": str(Path.cwd())}
-        self.bash = pexpect.spawn(
-            "bash", ["--norc", "--noprofile", "--noediting", "-i"], env=environment, cwd=str(folder), encoding="utf-8",
-            timeout=20, dimensions=(24, 80),
-        )  # fmt: skip
-        self.expect(PROMPT)
-
-    def expect(self, text: str) -> re.Match[str]:
-        self.bash.expect(text)
-        assert isinstance(self.bash.match, re.Match)
-        return self.bash.match
-
-    def type(self, line: str) -> None:
-        self.bash.sendline(line)
-
-
 @pytest.fixture
 def shell(host: Host) -> Iterator[Shell]:
-    one = Shell(host.folder)
+    one = Shell(host.folder, term="dumb")
     yield one
-    one.bash.close(force=True)
+    one.close()
 
 
 def start_listener(host: Host, shell: Shell) -> int:
