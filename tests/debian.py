@@ -111,14 +111,14 @@ def missing() -> list[str]:
 
 def main() -> int:
     """Fetch what is missing, once. A host without an archive goes without: the tests say what they lack."""
-    if not missing() or (programs() / "root").exists():
-        return 0
-    codename = debian.codename()
     wanted = missing()
+    if not wanted or (programs() / "root").exists():
+        return 0
     sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {programs()}\n")
     try:
-        unpack(programs(), (codename,), tuple(PROGRAMS[program] for program in wanted), alone=False)
-    except NotHadError as error:
+        unpack(programs(), (debian.codename(),), tuple(PROGRAMS[program] for program in wanted), alone=False)
+    except (NotHadError, LayerError) as error:
+        shutil.rmtree(programs(), ignore_errors=True)  # another time there may be an archive
         sys.stderr.write(f"  {error}\n")
         return 0
     tiny = programs() / "root/usr/bin/vim.tiny"
