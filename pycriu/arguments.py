@@ -1,103 +1,197 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The words on the command line and in the configuration files: one table of options, one parser, help made of both.
+"""The words on the command line and in the configuration files: a table of actions, one of options, one parser.
 
-Option names, short forms and defaults are CRIU's. An option of CRIU's that does nothing here is refused by name; one
-that means nothing to the action at hand is told to the log. Pure: words in, values out. (argparse would cost 6 ms.)
+Option names, short forms and defaults are CRIU's. An option of CRIU's that is not here is refused, with the reason that
+its row gives; one that means nothing to the action at hand is told to the log. Pure: words in, values out. (argparse
+would cost 6 ms.)
 """
 
 from __future__ import annotations
 
 from pycriu.errors import UserError
-from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    Values = dict[str, str | bool | int]
+    Values = dict[str, str | bool | int | tuple[str, ...]]
 
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
-ACTIONS = (DUMP, RESTORE, CHECK)
-ALL = ACTIONS
 BOTH = (DUMP, RESTORE)
 
-# Actions of CRIU that are not here.
-OTHER_ACTIONS = ("pre-dump", "dedup", "page-server", "lazy-pages", "service", "swrk", "cpuinfo", "exec", "show")
 
-FLAG, VALUE, OPTIONAL, LEVEL = "flag", "value", "optional", "level"
+class Action:
+    """Something that pycriu can be asked to do: declared here, done by `run` of `pycriu/actions/NAME.py`."""
+
+    __slots__ = ("capability", "failed", "finished", "name", "summary", "words")
+
+    def __init__(
+        self, name: str, summary: str, finished: str, failed: str, words: str = "", *, capability: bool = True
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.finished, self.failed = finished, failed  # the last lines of a log, which scripts look for
+        self.words = words  # the words that it takes behind its name, in capitals
+        self.capability = capability  # whether it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE to begin with
 
 
-@record
+ACTIONS = {action.name: action for action in (
+    Action(DUMP, "save a tree of processes", "Dumping finished successfully", "Dumping FAILED."),
+    Action(RESTORE, "bring it back", "Restore finished successfully. Tasks resumed.", "Restoring FAILED."),
+    Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
+)}  # fmt: skip
+ALL = tuple(ACTIONS)
+
+# Actions of CRIU that are not here, and why.
+OTHER_ACTIONS = {
+    "pre-dump": "",
+    "dedup": "",
+    "page-server": "",
+    "lazy-pages": "pycriu puts all pages back before the tasks run",
+    "service": "",
+    "swrk": "",
+    "cpuinfo": "",
+    "exec": "CRIU has given it up, too",
+    "show": "crit shows images",
+}
+
+FLAG, VALUE, LIST, OPTIONAL, LEVEL = "flag", "value", "list", "optional", "level"  # a list: given as often as wanted
+
+
 class Option:
     """One option: declared here and nowhere else."""
 
-    long: str
-    short: str = ""
-    kind: str = FLAG
-    metavar: str = ""
-    help: str = ""
-    actions: tuple[str, ...] = ()  # that it means something to; empty: refused
-    negatable: bool = False  # has a --no- form
+    __slots__ = ("actions", "help", "kind", "long", "metavar", "negatable", "reason", "short")
+
+    def __init__(
+        self,
+        long: str,
+        short: str = "",
+        kind: str = FLAG,
+        metavar: str = "",
+        help: str = "",  # noqa: A002  # what argparse calls it
+        actions: tuple[str, ...] = (),
+        negatable: bool = False,
+        reason: str = "",
+    ) -> None:
+        self.long, self.short, self.kind, self.metavar = long, short, kind, metavar
+        self.help = help
+        self.actions = actions  # that it means something to; empty: refused
+        self.negatable = negatable  # has a --no- form
+        self.reason = reason  # why it is refused
 
 
-def _refused(long: str, short: str = "", kind: str = FLAG, *, negatable: bool = False) -> Option:
-    return Option(long, short, kind, negatable=negatable)
+def _refused(long: str, reason: str, kind: str = FLAG, short: str = "", *, negatable: bool = False) -> Option:
+    return Option(long, short, kind, negatable=negatable, reason=reason)
 
 
-OPTIONS = (
-    Option("tree", "t", VALUE, "PID", "root of the tree to dump", (DUMP,)),
-    Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", BOTH),
-    Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
-    Option("log-file", "o", VALUE, "FILE", "log to FILE in the work directory; - is standard output", ALL),
-    Option("verbosity", "v", LEVEL, "N", "1 errors, 2 warnings (default), 3 steps with times, 4 all; -v adds 1", ALL),
-    Option("restore-detached", "d", FLAG, "", "return once the tasks run", (RESTORE,), True),
-    Option("daemon", "", FLAG, "", "the same as --restore-detached", (RESTORE,), True),
-    Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
-    Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
-    Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
-    Option("pidfile", "", VALUE, "FILE", "write the PID of the restored root to FILE, a new file", (RESTORE,)),
-    Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
-    Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
-    Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
-    Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (DUMP,)),
-    Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default), filesize, buildid, checksum", BOTH),
-    Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
-    Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", (DUMP,), True),
-    Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),
-    Option("tcp-established", "", FLAG, "", "keep TCP connections", BOTH, True),
-    Option("tcp-close", "", FLAG, "", "TCP connections come back closed", BOTH, True),
-    Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", BOTH, True),
-    Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
-    Option("config", "", VALUE, "FILE", "read options from FILE too, one per line, without dashes", ALL),
-    Option("no-default-config", "", FLAG, "", "do not read /etc/criu/default.conf and ~/.criu/default.conf", ALL),
-    Option("feature", "", VALUE, "NAME", "probe only this feature", (CHECK,)),
-    Option("extra", "", FLAG, "", "probe what only some tasks need, too", (CHECK,), True),
-    Option("all", "", FLAG, "", "the same as --extra", (CHECK,)),
-    Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
-    Option("help", "h", FLAG, "", "this text", ALL),
-    Option("version", "V", FLAG, "", "the version", ALL),
-    *(_refused(name, negatable=True) for name in (
-        "track-mem", "display-stats", "evasive-devices",
-        "page-server", "auto-dedup", "log-pid", "weak-sysctls", "unprivileged",
-        "mntns-compat-mode", "stream", "tls", "ghost-fiemap", "allow-uprobes", "deprecated", "experimental",
-        "enable-external-sharing", "enable-external-masters",
+GROUPS = (
+    ("What is saved, and where", (
+        Option("tree", "t", VALUE, "PID", "root of the tree to dump", (DUMP,)),
+        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", BOTH),
+        Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
+        Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
+        Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
+        Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
+        Option("restore-detached", "d", FLAG, "", "return once the tasks run", (RESTORE,), True),
+        Option("daemon", "", FLAG, "", "the same as --restore-detached", (RESTORE,), True),
+        Option("pidfile", "", VALUE, "FILE", "write the PID of the restored root to FILE, a new file", (RESTORE,)),
+        Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
+        _refused("prev-images-dir", "", VALUE),
+        _refused("track-mem", "", negatable=True),
+        _refused("pre-dump-mode", "", VALUE),
+        _refused("auto-dedup", "", negatable=True),
+        _refused("stream", "", negatable=True),
+        _refused("lazy-pages", ""),
     )),
-    *(_refused(name, kind=VALUE) for name in (
-        "prev-images-dir", "external", "inherit-fd", "action-script", "empty-ns",
-        "skip-mnt", "enable-fs", "cgroup-root", "cgroup-props", "cgroup-props-file", "cgroup-dump-controller",
-        "cgroup-yard", "freeze-cgroup", "lsm-profile", "lsm-mount-context", "irmap-scan-path",
-        "address", "port", "ps-socket", "pre-dump-mode", "status-fd", "veth-pair", "tls-cacert", "tls-cacrl",
-        "tls-cert", "tls-key", "close",
+    ("Files", (
+        Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
+        Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
+        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (DUMP,)),
+        Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum", BOTH),
+        Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
+        Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", (DUMP,), True),
+        _refused("irmap-scan-path", "", LIST),
+        _refused("external", "", LIST),
+        _refused("inherit-fd", "", LIST),
+        _refused("evasive-devices", "", negatable=True),
+        _refused("ghost-fiemap", "", negatable=True),
+        _refused("enable-fs", "", LIST),
     )),
-    *(_refused(name) for name in ("exec-cmd", "lazy-pages", "tls-no-cn-verify", "ms")),
-    _refused("manage-cgroups", kind=OPTIONAL),
-    _refused("cpu-cap", kind=OPTIONAL),
-    _refused("restore-sibling", "S", negatable=True),
-    _refused("root", "r", VALUE),
-    _refused("join-ns", "J", VALUE),
-    _refused("ext-mount-map", "M", VALUE),
-    _refused("libdir", "L", VALUE),
+    ("Sockets and networks", (
+        Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),
+        Option("tcp-established", "", FLAG, "", "keep TCP connections", BOTH, True),
+        Option("tcp-close", "", FLAG, "", "TCP connections come back closed", BOTH, True),
+        Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", BOTH, True),
+        Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
+    )),
+    ("Pages over the network", (
+        _refused("page-server", "", negatable=True),
+        _refused("address", "", VALUE),
+        _refused("port", "", VALUE),
+        _refused("ps-socket", "", VALUE),
+        _refused("tls", "", negatable=True),
+        _refused("tls-cacert", "", VALUE),
+        _refused("tls-cacrl", "", VALUE),
+        _refused("tls-cert", "", VALUE),
+        _refused("tls-key", "", VALUE),
+        _refused("tls-no-cn-verify", ""),
+    )),
+    ("Namespaces, mounts and control groups", (
+        _refused("root", "", VALUE, "r"),
+        _refused("empty-ns", "", VALUE),
+        _refused("join-ns", "", LIST, "J"),
+        _refused("veth-pair", "", LIST),
+        _refused("ext-mount-map", "", LIST, "M"),
+        _refused("skip-mnt", "", LIST),
+        _refused("enable-external-sharing", "", negatable=True),
+        _refused("enable-external-masters", "", negatable=True),
+        _refused("mntns-compat-mode", "", negatable=True),
+        _refused("manage-cgroups", "", OPTIONAL),
+        _refused("cgroup-root", "", LIST),
+        _refused("cgroup-props", "", VALUE),
+        _refused("cgroup-props-file", "", VALUE),
+        _refused("cgroup-dump-controller", "", LIST),
+        _refused("cgroup-yard", "", VALUE),
+        _refused("freeze-cgroup", "", VALUE),
+        _refused("lsm-profile", "", VALUE),
+        _refused("lsm-mount-context", "", VALUE),
+    )),
+    ("How it is done", (
+        _refused("action-script", "", LIST),
+        _refused("exec-cmd", ""),
+        _refused("restore-sibling", "", FLAG, "S", negatable=True),
+        _refused("status-fd", "", VALUE),
+        _refused("close", "", VALUE),
+        _refused("unprivileged", "", negatable=True),
+        _refused("cpu-cap", "", OPTIONAL),
+        _refused("weak-sysctls", "", negatable=True),
+        _refused("allow-uprobes", "", negatable=True),
+        _refused("libdir", "", VALUE, "L"),
+        _refused("deprecated", "", negatable=True),
+        _refused("ms", ""),
+    )),
+    ("Log, statistics and configuration", (
+        Option("log-file", "o", VALUE, "FILE", "log to FILE in the work directory; - is standard output", ALL),
+        Option("verbosity", "v", LEVEL, "N", "1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1", ALL),
+        Option("config", "", VALUE, "FILE", "read options from FILE too, one per line, without dashes", ALL),
+        Option("no-default-config", "", FLAG, "", "do not read /etc/criu/default.conf and ~/.criu/default.conf", ALL),
+        _refused("log-pid", "", negatable=True),
+        _refused("display-stats", "", negatable=True),
+    )),
+    ("What a check probes", (
+        Option("feature", "", VALUE, "NAME", "probe only this feature", (CHECK,)),
+        Option("extra", "", FLAG, "", "probe what only some tasks need, too", (CHECK,), True),
+        Option("all", "", FLAG, "", "the same as --extra", (CHECK,)),
+        Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
+        _refused("experimental", "", negatable=True),
+    )),
+    ("Help", (
+        Option("help", "h", FLAG, "", "this text", ALL),
+        Option("version", "V", FLAG, "", "the version", ALL),
+    )),
 )  # fmt: skip
+OPTIONS = tuple(option for _, options in GROUPS for option in options)
 
 LONG = {option.long: option for option in OPTIONS}
 SHORT = {option.short: option for option in OPTIONS if option.short}
@@ -169,32 +263,6 @@ def choice(values: Mapping[str, object], name: str, *allowed: str) -> str:
     return given
 
 
-def usage() -> str:
-    """The help text."""
-    width = max(len(_spelling(option)) for option in OPTIONS if option.actions)
-    lines = [
-        "usage:  pycriu dump -t PID [options]",
-        "        pycriu restore [options]",
-        "        pycriu check [options]",
-        "        pycriu -h | -V",
-        "",
-        "Options (for: d dump, r restore, c check):",
-    ]
-    for option in OPTIONS:
-        if option.actions:
-            marks = "".join(action[0] if action in option.actions else "-" for action in ACTIONS)
-            lines.append(f"  {_spelling(option):<{width}}  {marks}  {option.help}")
-    refused = sorted(option.long for option in OPTIONS if not option.actions)
-    lines += ["", "Options of CRIU that are refused: " + ", ".join(refused) + "."]
-    return "\n".join(lines) + "\n"
-
-
-def _spelling(option: Option) -> str:
-    short = f"-{option.short}, " if option.short else "    "
-    name = f"--[no-]{option.long}" if option.negatable else f"--{option.long}"
-    return short + name + (f" {option.metavar}" if option.metavar else "")
-
-
 def _long(word: str, rest: list[str], values: Values) -> None:
     name, equals, value = word.partition("=")
     option, on = _find(name)
@@ -202,7 +270,7 @@ def _long(word: str, rest: list[str], values: Values) -> None:
         if equals:
             raise UserError(f"--{option.long} takes no value")
         _store(option, on, values)
-    elif option.kind == VALUE and not equals:
+    elif option.kind in (VALUE, LIST) and not equals:
         _store(option, _next(f"--{option.long}", option, rest), values)
     else:
         _store(option, value, values)
@@ -220,7 +288,7 @@ def _short(letters: str, rest: list[str], values: Values) -> None:
         if option.kind == LEVEL and letters.startswith("v"):  # -vvv
             _store(option, "", values)
             continue
-        if option.kind == VALUE and not letters:
+        if option.kind in (VALUE, LIST) and not letters:
             letters = _next(f"-{option.short}", option, rest)
         _store(option, letters, values)
         return
@@ -251,13 +319,17 @@ def _store(option: Option, value: str | bool, values: Values) -> None:
     if not option.actions:
         if value is False:
             return  # asks for what is so anyway
-        raise UserError(f"--{option.long} is not supported by pycriu")
+        raise UserError(f"--{option.long} is not supported by pycriu{': ' if option.reason else ''}{option.reason}")
+    if option.kind == LIST:
+        before = values.get(option.long, ())
+        values[option.long] = (*before, str(value)) if isinstance(before, tuple) else (str(value),)
+        return
     if option.kind != LEVEL:
         values["restore-detached" if option.long == "daemon" else option.long] = value
         return
     if value == "":
-        before = values.get(option.long, DEFAULT_VERBOSITY)
-        values[option.long] = int(before) + 1
+        so_far = values.get(option.long, DEFAULT_VERBOSITY)
+        values[option.long] = so_far + 1 if isinstance(so_far, int) else DEFAULT_VERBOSITY
     elif str(value).isascii() and str(value).isdigit():
         values[option.long] = int(value)
     else:

@@ -7,6 +7,7 @@ import pytest
 
 from pycriu import arguments
 from pycriu.errors import UserError
+from pycriu.usage import usage
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_every_option_of_criu_is_known() -> None:
 
 
 def test_help_names_every_option_once() -> None:
-    text = arguments.usage()
+    text = usage()
     for option in arguments.OPTIONS:
         if option.actions:
             line = [line for line in text.splitlines() if f" --{option.long} " in f"{line[:40]} ".replace("[no-]", "")]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pycriu import arguments
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # From the ground up: a module imports only from its own floor (other files of the same floor) and from floors below.
 FLOORS = (
     {"errors", "record", "options"},
     {"kernel"},
-    {"arch", "images", "log", "arguments"},
+    {"arch", "images", "log", "arguments", "usage", "configuration"},
     {"home"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
@@ -23,6 +25,7 @@ FLOORS = (
     {"resources"},
     {"snapshot", "entries", "checkpoint", "survey", "rebuild"},
     {"dump", "restore", "check", "probes"},
+    {"actions"},
     {"cli"},
     {"__main__"},
 )
@@ -224,9 +227,22 @@ def test_only_the_command_line_prints_and_exits() -> None:
     guilty = [
         (str(path.relative_to(ROOT)), name)
         for path in modules("pycriu")
-        if part_of(path) not in ("cli", "__main__")
+        if part_of(path) not in ("cli", "actions", "__main__")
         for name in calls(path)
         if name in ("print", "sys.exit", "exit", "sys.stdout.write", "sys.stderr.write")
+    ]
+    assert not guilty
+
+
+def test_every_action_has_a_module_and_nothing_imports_one() -> None:
+    """`cli` imports the one that is asked for, by its name."""
+    names = {path.stem for path in modules("pycriu/actions")} - {"__init__"}
+    assert names == {name.replace("-", "_") for name in arguments.ACTIONS}
+    guilty = [
+        (str(path.relative_to(ROOT)), name)
+        for path in modules("pycriu")
+        for name, _ in imports(path)
+        if name.startswith("pycriu.actions.") and name.split(".")[2] in names
     ]
     assert not guilty
 

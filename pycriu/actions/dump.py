@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu dump`."""
+
+from __future__ import annotations
+
+from pycriu import arguments
+from pycriu.actions import Request, light_protobuf
+from pycriu.options import DumpOptions
+
+
+def run(request: Request) -> int:
+    """Save the tree."""
+    values = request.values
+    options = DumpOptions(
+        pid=arguments.number(values, "tree"),
+        images_dir=request.images,
+        work_dir=request.work,
+        shell_job=request.flag("shell-job"),
+        leave_running=request.flag("leave-running"),
+        leave_stopped=request.flag("leave-stopped"),
+        timeout=arguments.number(values, "timeout", 10),
+        ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
+        force_irmap=request.flag("force-irmap"),
+        network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
+        **request.file_options(),
+    )
+    light_protobuf()
+    from pycriu import dump
+
+    dump.dump(options, request.log)
+    return 0
