@@ -23,7 +23,7 @@ from pycriu.images.durable import sync_together
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from io import FileIO
+    from io import BufferedReader, FileIO
     from types import TracebackType
     from typing import Self
 
@@ -65,8 +65,66 @@ def refusal(error: OSError, path: str) -> PycriuError:
     return UserError(said)
 
 
-class ImagesDir:
-    """The images of a directory, for reading."""
+class Images:
+    """The images of one checkpoint, for reading, wherever they lie: a subclass says which there are and opens them."""
+
+    path: str  # names the place in messages
+
+    def names(self) -> list[str]:
+        """The names of all images here."""
+        raise NotImplementedError
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an image of this name, whatever is in it."""
+        raise NotImplementedError
+
+    def raw(self, name: str) -> FileIO | BufferedReader:
+        """The file of an image, open for reading at any place. The caller closes it."""
+        raise NotImplementedError
+
+    def inventory(self) -> inventory_entry:
+        """The inventory; ImageError if it is missing (then no checkpoint is here) or of a version from the future."""
+        if not self.exists(commit.INVENTORY):
+            raise ImageError(
+                f"{self.path}: no whole checkpoint here, inventory.img is missing",
+                hint="-D names the directory of a dump that finished; the log of the dump says why one did not",
+            )
+        entry: inventory_entry = self.read_one(commit.INVENTORY)  # type: ignore[assignment]
+        if entry.img_version not in IMG_VERSIONS:
+            raise ImageError(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
+        return entry
+
+    def read(self, name: str) -> list[Message]:
+        """All entries of an image."""
+        return [message for message, _ in self.read_with_payloads(name)]
+
+    def read_one(self, name: str) -> Message:
+        """The entry of an image that has exactly one."""
+        entries = self.read(name)
+        if len(entries) != 1:
+            raise ImageError(f"{self._label(name)}: {len(entries)} entries where one is expected")
+        return entries[0]
+
+    def read_with_payloads(self, name: str) -> list[tuple[Message, bytes]]:
+        """All entries of an image, each with the bytes that follow it."""
+        kind, label = kind_of(name), self._label(name)
+        if kind.framing == catalogue.RAW:
+            raise ImageError(f"{label}: holds bytes, not messages")
+        with self.raw(name) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size > MAX_IMAGE:
+                raise ImageError(f"{label}: {size} bytes; an image of messages has {MAX_IMAGE} at most")
+            file.seek(0)
+            data = file.read(size)
+        entries = framing.entries(kind, data, label)
+        return [(message, data[at : at + length]) for message, at, length in entries]
+
+    def _label(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+
+class ImagesDir(Images):
+    """The images of a directory."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -99,42 +157,6 @@ class ImagesDir:
         kind_of(name)
         return any(_lies_in(place, name) for place in self._places)
 
-    def inventory(self) -> inventory_entry:
-        """The inventory; ImageError if it is missing (then no checkpoint is here) or of a version from the future."""
-        if not self.exists(commit.INVENTORY):
-            raise ImageError(
-                f"{self.path}: no whole checkpoint here, inventory.img is missing",
-                hint="-D names the directory of a dump that finished; the log of the dump says why one did not",
-            )
-        entry: inventory_entry = self.read_one(commit.INVENTORY)  # type: ignore[assignment]
-        if entry.img_version not in IMG_VERSIONS:
-            raise ImageError(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
-        return entry
-
-    def read(self, name: str) -> list[Message]:
-        """All entries of an image."""
-        return [message for message, _ in self.read_with_payloads(name)]
-
-    def read_one(self, name: str) -> Message:
-        """The entry of an image that has exactly one."""
-        entries = self.read(name)
-        if len(entries) != 1:
-            raise ImageError(f"{self._label(name)}: {len(entries)} entries where one is expected")
-        return entries[0]
-
-    def read_with_payloads(self, name: str) -> list[tuple[Message, bytes]]:
-        """All entries of an image, each with the bytes that follow it."""
-        kind, label = kind_of(name), self._label(name)
-        if kind.framing == catalogue.RAW:
-            raise ImageError(f"{label}: holds bytes, not messages")
-        with self.raw(name) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_IMAGE:
-                raise ImageError(f"{label}: {size} bytes; an image of messages has {MAX_IMAGE} at most")
-            data = file.read(size)
-        entries = framing.entries(kind, data, label)
-        return [(message, data[at : at + length]) for message, at, length in entries]
-
     def head(self, name: str) -> tuple[Message, FileIO, int]:
         """The first entry of an image, its file, and the offset behind the entry: for payloads too large to be read.
 
@@ -164,9 +186,6 @@ class ImagesDir:
                 raise ImageError(f"{self._label(name)}: not a regular file")
             return open(fd, "rb", buffering=0)
         raise ImageError(f"{self._label(name)}: {os.strerror(errno.ENOENT)}", hint="the checkpoint is not complete")
-
-    def _label(self, name: str) -> str:
-        return f"{self.path}/{name}"
 
     def _settle(self) -> None:
         """Finish what a dump was killed in, or where that may not be written, read from where the images are."""

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the images are that a command works on: a directory, a tar archive, a container's checkpoint archive.
+
+An archive is read in place, nothing is unpacked under a name. Plain ones are used as they are; compressed ones (gzip,
+bzip2, xz; zstd where Python has it) are expanded into a file without a name, for as long as the command runs.
+
+An archive is hostile input. Names lead nowhere outside of it, links are followed within it only, whatever is no
+regular file is no image, and what it expands to may not fill the disk.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import posixpath
+import tarfile
+import tempfile
+from contextlib import AbstractContextManager
+from io import BufferedReader
+from typing import IO, Any, Self
+
+from pycriu.errors import ImageError, UserError
+from pycriu.images import catalogue, commit, store
+
+_MAX_MEMBERS = 1 << 20
+_MAX_PARENTS = 1 << 10
+_PIECE = 1 << 20
+_SPARE = 256 << 20  # bytes that expanding leaves free on the disk
+
+
+class Source(store.Images, AbstractContextManager["Source"]):
+    """Images for reading, with the ones that they build upon. A context manager."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+    def other_names(self) -> list[str]:
+        """Names of the files beside the images."""
+        raise NotImplementedError
+
+    def size(self, name: str) -> int:
+        """The length of an image in bytes."""
+        with self.raw(name) as file:
+            return file.seek(0, os.SEEK_END)
+
+    def parent(self) -> Source | None:
+        """What `parent` leads to, on which the pages build; None: there is no such link. The caller closes it."""
+        raise NotImplementedError
+
+
+class Directory(Source):
+    """The images of a directory."""
+
+    def __init__(self, path: str) -> None:
+        self._images = store.ImagesDir(path)
+        self.path = path
+
+    def close(self) -> None:
+        """Give back the descriptors, and the lock with them."""
+        self._images.close()
+
+    def names(self) -> list[str]:
+        """The names of all images here."""
+        return self._images.names()
+
+    def other_names(self) -> list[str]:
+        """Names of the files beside the images."""
+        return sorted(set(os.listdir(self.path)) - set(self.names()))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an image of this name."""
+        return self._images.exists(name)
+
+    def raw(self, name: str) -> Any:
+        """The file of an image."""
+        return self._images.raw(name)
+
+    def parent(self) -> Source | None:
+        """The directory that `parent` leads to."""
+        where = os.path.join(self.path, commit.PARENT)
+        if not os.path.lexists(where):
+            return None
+        if not os.path.isdir(where):
+            raise ImageError(f"{where} leads to no directory", "the checkpoint builds upon another one, which is gone")
+        return Directory(where)
+
+
+class Archive(Source):
+    """The images in one folder of a tar archive."""
+
+    def __init__(self, path: str, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], folder: str) -> None:
+        self.path = f"{path}:{folder}" if folder else path
+        self._archive, self._tar, self._members, self._folder = path, tar, members, folder
+
+    def names(self) -> list[str]:
+        """The names of all images here."""
+        return [name for name in self._all() if catalogue.lookup(name)]
+
+    def other_names(self) -> list[str]:
+        """Names of what lies beside the images."""
+        return [name for name in self._all() if not catalogue.lookup(name)]
+
+    def _all(self) -> list[str]:
+        folder = self._folder
+        return sorted(posixpath.basename(name) for name in self._members if posixpath.dirname(name) == folder)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an image of this name."""
+        store.kind_of(name)
+        return posixpath.join(self._folder, name) in self._members
+
+    def raw(self, name: str) -> BufferedReader:
+        """The file of an image."""
+        store.kind_of(name)
+        member = self._members.get(posixpath.join(self._folder, name))
+        if member is None:
+            raise ImageError(f"{self.path}/{name}: not in the archive", "the checkpoint is not complete")
+        file = _regular(self._tar, self._members, member)
+        if file is None:
+            raise ImageError(f"{self.path}/{name}: not a regular file")
+        return file  # type: ignore[return-value]
+
+    def parent(self) -> Source | None:
+        """The folder of the archive that `parent` leads to."""
+        member = self._members.get(posixpath.join(self._folder, commit.PARENT))
+        if member is None:
+            return None
+        where = posixpath.normpath(posixpath.join(self._folder, member.linkname)) if member.issym() else ""
+        if not any(posixpath.dirname(name) == where for name in self._members) or where == self._folder:
+            raise ImageError(f"{self.path}/{commit.PARENT} leads to no other folder of the archive")
+        return Archive(self._archive, self._tar, self._members, where)
+
+
+class _WholeArchive(Archive):
+    """The archive as it was opened; its parents borrow from it."""
+
+    def close(self) -> None:
+        """Close the archive, for the parents, too."""
+        self._tar.close()
+
+
+def open_source(path: str) -> Source:
+    """The images at `path`: a directory or an archive. UserError for anything else; the caller closes it."""
+    if os.path.isdir(path):
+        return Directory(path)
+    try:
+        file: IO[bytes] = open(path, "rb")  # noqa: SIM115 - the archive keeps it
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    try:
+        file = _expanded(path, file)
+        tar, members = _open_tar(path, file)
+    except BaseException:
+        file.close()
+        raise
+    return _WholeArchive(path, tar, members, _folder_of(path, members))
+
+
+def chain(source: Source) -> list[Source]:
+    """The source and what it builds upon, nearest first; ImageError where that has no end. Closing is the caller's."""
+    found = [source]
+    while (parent := found[-1].parent()) is not None:
+        found.append(parent)
+        if len(found) > _MAX_PARENTS:
+            raise ImageError(f"{source.path}: a chain of more than {_MAX_PARENTS} parents; they lead in a circle")
+    return found
+
+
+def _expanded(path: str, file: IO[bytes]) -> IO[bytes]:
+    """A file that can be read at any place: the archive itself, or a copy that is not compressed."""
+    head = file.read(6)
+    file.seek(0)
+    reader: IO[bytes]
+    if head.startswith(b"\x1f\x8b"):
+        reader = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
+    elif head.startswith(b"BZh"):
+        reader = bz2.BZ2File(file)
+    elif head.startswith(b"\xfd7zXZ\0"):
+        reader = lzma.LZMAFile(file)  # noqa: SIM115 - closed below
+    elif head.startswith(b"\x28\xb5\x2f\xfd"):
+        reader = _zstd(path, file)
+    else:
+        return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the archive keeps it
+    try:
+        with file, reader:
+            _copy(path, reader, copy)
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        copy.close()
+        raise UserError(f"{path}: cannot be expanded: {error}") from None
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _copy(path: str, reader: IO[bytes], copy: IO[bytes]) -> None:
+    while piece := reader.read(_PIECE):
+        disk = os.fstatvfs(copy.fileno())
+        if disk.f_bavail * disk.f_frsize < _SPARE:
+            raise UserError(
+                f"{path}: expands to more than the disk of {tempfile.gettempdir()} has room for",
+                "let TMPDIR name a directory on another disk",
+            )
+        copy.write(piece)
+    copy.seek(0)
+
+
+def _zstd(path: str, file: IO[bytes]) -> IO[bytes]:
+    """A reader of zstd, which Python has since 3.14; before, by the packages of the same format."""
+    for name in ("compression.zstd", "backports.zstd", "pyzstd"):
+        try:
+            module: Any = __import__(name, fromlist=["ZstdFile"])
+        except ImportError:
+            continue
+        reader: IO[bytes] = module.ZstdFile(file)
+        return reader
+    raise UserError(f"{path}: compressed with zstd, which this Python cannot read", "unzstd it, or use Python 3.14")
+
+
+def _open_tar(path: str, file: IO[bytes]) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
+    """The archive and its members by their clean names; of several of one name the last counts, as for tar(1)."""
+    members: dict[str, tarfile.TarInfo] = {}
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not size:
+        raise UserError(f"{path}: neither a directory nor an archive, but an empty file")
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the source keeps it
+        at = -1
+        for number, member in enumerate(tar):
+            if member.offset <= at or member.size < 0 or number > _MAX_MEMBERS:
+                raise UserError(f"{path}: the archive is damaged")
+            at = member.offset
+            there = sum(length for _, length in getattr(member, "sparse", None) or [(0, member.size)])
+            if member.isreg() and member.offset_data + there > size:
+                raise UserError(f"{path}: the archive is cut short")
+            name = posixpath.normpath(member.name.lstrip("/"))
+            if name != "." and not name.startswith("../"):
+                members[name] = member
+    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+        raise UserError(f"{path}: neither a directory nor a tar archive: {error}") from None
+    return tar, members
+
+
+def _folder_of(path: str, members: dict[str, tarfile.TarInfo]) -> str:
+    """The folder with the checkpoint. Of several it is the one that the others are parents of."""
+    folders = {posixpath.dirname(name) for name in members if posixpath.basename(name) == commit.INVENTORY}
+    links = [member for name, member in members.items() if posixpath.basename(name) == commit.PARENT and member.issym()]
+    below = {posixpath.normpath(posixpath.join(posixpath.dirname(link.name), link.linkname)) for link in links}
+    chosen = folders - below if len(folders) > 1 else folders
+    if len(chosen) == 1:
+        return chosen.pop()
+    if not folders:
+        raise UserError(f"{path}: no checkpoint in this archive, it has no inventory.img")
+    raise UserError(f"{path}: several checkpoints in one archive: {', '.join(sorted(folders))}", "unpack one of them")
+
+
+def _regular(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], member: tarfile.TarInfo) -> IO[bytes] | None:
+    """The content of a regular file; a hard link leads to one, nothing else does."""
+    if member.islnk():
+        target = members.get(posixpath.normpath(member.linkname.lstrip("/")))
+        if target is None or not target.isreg():
+            return None
+        member = target
+    return tar.extractfile(member) if member.isreg() else None
