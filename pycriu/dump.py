@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The story of a dump.
 
-survey     look at the tree while it runs, and refuse what cannot be kept
+survey     look at the tree while it runs, and refuse what cannot be kept, all of it at once
 begin      open the checkpoint, with room for the pages
 freeze     stop every task
 look       read what a stopped task shows; ask it for the rest
@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from pycriu import arch, entries, pagecopy, pageimages, pstree, sharing
+from pycriu import arch, entries, errors, pagecopy, pageimages, pstree, sharing
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
@@ -53,7 +53,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
     kinds = Kinds(options, log)
-    root, size = survey(options, gadgets, kinds)
+    root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with store.NewCheckpoint(options.images_dir) as new:
         new.reserve(size)

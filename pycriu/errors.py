@@ -3,11 +3,21 @@
 
 Every error says what is wrong (`message`, with the object's name) and, where anything can be done, what to do about it
 (`hint`). Nothing here prints or exits: `cli` alone turns an error into words and an exit status.
+
+Whoever looks at many objects looks at each in an `About`. Outside of a `Gathering` that does nothing: the first refusal
+ends the action. While obstacles are gathered, a refusal ends its `About`, is kept, and the next object has its turn.
 """
 
 from __future__ import annotations
 
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 class PycriuError(Exception):
@@ -45,3 +55,78 @@ class KernelError(PycriuError):
         super().__init__(f"{call}{f'({what})' if what else ''}: {os.strerror(errno)}", hint)
         self.call = call
         self.errno = errno
+
+
+# -------------------------------------------------------------------------------------------------- all at once
+
+_SHOWN = 20  # obstacles in the message of an error
+
+_open: list[Gathering] = []  # the innermost last
+
+
+class Gathering:
+    """A scope. `found` has each obstacle once: message → the error, and what it is about (see `About`)."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[PycriuError, object]] = {}
+
+    def __enter__(self) -> Gathering:
+        _open.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _open.remove(self)
+
+    def note(self, error: PycriuError, subject: object) -> None:
+        """Keep one."""
+        self.found.setdefault(error.message, (error, subject))
+
+    def refuse(self) -> None:
+        """Raise what was found: the one error, or `Several`; nothing if there is none."""
+        errors = [error for error, _ in self.found.values()]
+        if errors:
+            raise errors[0] if len(errors) == 1 else Several(errors)
+
+
+class About:
+    """A block that looks at one thing: an OpenFile, a PID, or None for what is the whole tree's or machine's."""
+
+    __slots__ = ("_subject",)
+
+    def __init__(self, subject: object = None) -> None:
+        self._subject = subject
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> bool:
+        if error is None or not _open or not isinstance(error, PycriuError) or isinstance(error, TraceeGone):
+            return False
+        _open[-1].note(error, self._subject)
+        return True
+
+
+class Several(Unsupported):
+    """More than one obstacle: `errors`."""
+
+    def __init__(self, errors: list[PycriuError]) -> None:
+        super().__init__(f"{len(errors)} things stand in the way")
+        self.errors = errors
+
+    def __str__(self) -> str:
+        lines = [f"{self.message}:"]
+        for error in self.errors[:_SHOWN]:
+            lines += [f"  {error.message}", *([f"    {error.hint}"] if error.hint else [])]
+        if len(self.errors) > _SHOWN:
+            lines.append(f"  and {len(self.errors) - _SHOWN} more, which --dry-run shows")
+        return "\n".join(lines)
+
+
+def at_once(work: Callable[[], T]) -> T:
+    """What `work` returns; if anything was refused meanwhile, all of that is raised as one error."""
+    with Gathering() as gathering:
+        done = []
+        with About():
+            done.append(work())
+    gathering.refuse()
+    return done[0]

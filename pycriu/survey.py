@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pycriu import family, pstree
-from pycriu.errors import TraceeGone, Unsupported, UserError
+from pycriu.errors import About, TraceeGone, Unsupported, UserError
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.kernel import procfs
@@ -45,7 +45,8 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
 
 def _survey_relations(live: list[pstree.Process]) -> None:
     try:
-        refuse_relations(live, shares([process.pid for process in live]))
+        with About():
+            refuse_relations(live, shares([process.pid for process in live]))
     except TraceeGone:
         return  # when they are stopped they will be asked again
 
@@ -62,10 +63,17 @@ def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared:
 
 
 def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
-    status = procfs.parse_status(procfs.text(process.pid, "status"))
-    refuse(process, process.stat)
+    status, readable = procfs.parse_status(procfs.text(process.pid, "status")), False
+    with About(process.pid):
+        refuse(process, process.stat)
+        readable = True
     for tid in procfs.threads(process.pid):
-        refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
+        with About(process.pid):
+            refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
+    if not readable:
+        return 0  # and what it has would be refused for what it is
+    with About(process.pid):
+        posix_timers.look(process.pid)
     descriptors = files.look(process.pid, status, kinds).descriptors
     mappings = memory.look(process.pid, kinds.regular)
     shared.add(mappings, [file for file, _ in descriptors])
@@ -76,13 +84,11 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memor
 def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
     """Unsupported for a process that is of a kind that cannot be kept."""
     pid, name = process.pid, f"process {process.pid} ({stat.comm})"
-    posix_timers.look(pid)
     if stat.state in "ZX":
         raise pstree.leaderless(process)
     if _is_of_32_bits(pid):
         raise Unsupported(f"{name} is a program of 32 bits, which cannot be saved")
-    for space in NAMESPACES:
-        _refuse_other_namespace(name, pid, space)
+    _refuse_other_namespaces(name, pid, NAMESPACES)
 
 
 def refuse_relations(live: list[pstree.Process], shared: dict[int, Shares]) -> None:
@@ -126,16 +132,21 @@ def refuse_thread(process: pstree.Process, tid: int, stat: procfs.Stat, status: 
     if tid == pid:
         return
     refuse_own_parts(pid, tid)
-    for space in OF_THREADS:
-        _refuse_other_namespace(f"{what} ({stat.comm})", tid, space)
+    _refuse_other_namespaces(f"{what} ({stat.comm})", tid, OF_THREADS)
 
 
-def _refuse_other_namespace(name: str, pid: int, space: str) -> None:
-    ours = f"/proc/self/ns/{space}"
-    if os.path.lexists(ours) and procfs.link(pid, f"ns/{space}") != os.readlink(ours):
-        kind, _, children = space.partition("_")
+def _refuse_other_namespaces(name: str, pid: int, spaces: tuple[str, ...]) -> None:
+    others = [space for space in spaces if _is_other_namespace(pid, space)]
+    if others:
+        kind, _, children = others[0].partition("_")
         whose = "has its next children" if children else "is"
-        raise Unsupported(f"{name}: it {whose} in a {kind} namespace of its own, which cannot be saved")
+        more = f" (and: {', '.join(others[1:])})" if others[1:] else ""
+        raise Unsupported(f"{name}: it {whose} in a {kind} namespace of its own{more}, which cannot be saved")
+
+
+def _is_other_namespace(pid: int, space: str) -> bool:
+    ours = f"/proc/self/ns/{space}"
+    return os.path.lexists(ours) and procfs.link(pid, f"ns/{space}") != os.readlink(ours)
 
 
 def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
@@ -146,23 +157,26 @@ def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
     for process in processes:
         stat = process.stat
         name = f"process {process.pid} ({stat.comm})"
-        # Nobody gets the PID of a leader that has ended as long as its session or group has members.
-        if stat.session not in members and stat.session != outside and procfs.exists(stat.session):
-            _refuse_outer_session(name, stat, shell_job=shell_job)
-        if stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
-            raise Unsupported(
-                f"{name} leads a session whose controlling terminal nobody in the tree has open, which cannot be saved"
-            )
-        roots = stat.session == outside and stat.pgrp == root.stat.pgrp
-        if stat.pgrp not in members and not roots and procfs.exists(stat.pgrp):
-            raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} is outside the tree")
-    family.Plan(
-        (
-            family.Kin(one.pid, 0 if one.parent is None else one.parent.pid, one.stat.pgrp, one.stat.session)
-            for one in processes
-        ),
-        outside,
-    )
+        with About(process.pid):
+            # Nobody gets the PID of a leader that has ended as long as its session or group has members.
+            if stat.session not in members and stat.session != outside and procfs.exists(stat.session):
+                _refuse_outer_session(name, stat, shell_job=shell_job)
+            if stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
+                raise Unsupported(
+                    f"{name} leads a session whose controlling terminal nobody in the tree has open, which cannot be "
+                    "saved"
+                )
+            roots = stat.session == outside and stat.pgrp == root.stat.pgrp
+            if stat.pgrp not in members and not roots and procfs.exists(stat.pgrp):
+                raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} is outside the tree")
+    with About():
+        family.Plan(
+            (
+                family.Kin(one.pid, 0 if one.parent is None else one.parent.pid, one.stat.pgrp, one.stat.session)
+                for one in processes
+            ),
+            outside,
+        )
 
 
 def _refuse_outer_session(name: str, stat: procfs.Stat, *, shell_job: bool) -> None:

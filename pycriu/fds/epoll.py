@@ -19,7 +19,7 @@ import stat
 import struct
 
 from pycriu import arch
-from pycriu.errors import ImageError, KernelError, Unsupported
+from pycriu.errors import About, ImageError, KernelError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -105,11 +105,12 @@ class Epoll(Kind):
             self._found[number] = []
             look = _Look(file, saving.descriptors_of(number), saving)
             for index, watch in enumerate(parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))):
-                target = look.target(watch)
-                at, whole = look.place(watch, target)
-                if not whole:
-                    self._slots[number, index] = watch.number, target
-                self._found[number].append((watch, target, at))
+                with About(file):
+                    target = look.target(watch)
+                    at, whole = look.place(watch, target)
+                    if not whole:
+                        self._slots[number, index] = watch.number, target
+                    self._found[number].append((watch, target, at))
             if params := _params(file):
                 self._params[number] = params
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pycriu.errors import ImageError, PycriuError, Unsupported
+from pycriu.errors import About, ImageError, PycriuError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -43,11 +43,12 @@ class Eventfd(Kind):
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Whether each is a semaphore."""
         for file in files:
-            if count(file) > MAX_COUNT:
-                raise Unsupported(f"{file.name} has overflowed", "let the task read it before the dump")
-            number = saving.number_of(file.pid, file.fd)
-            if number is not None and is_semaphore(file):
-                self._semaphores.add(number)
+            with About(file):
+                if count(file) > MAX_COUNT:
+                    raise Unsupported(f"{file.name} has overflowed", "let the task read it before the dump")
+                number = saving.number_of(file.pid, file.fd)
+                if number is not None and is_semaphore(file):
+                    self._semaphores.add(number)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message."""

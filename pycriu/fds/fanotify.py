@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import watched
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
@@ -121,12 +121,13 @@ class Fanotify(Kind):
         for file in files:
             number = saving.number_of(file.pid, file.fd)
             if number is not None and number not in self._found:
-                watched.refuse_unread(file)
-                fdinfo = procfs.text(file.pid, f"fdinfo/{file.fd}")
-                self._found[number] = (
-                    *made_with(fdinfo),
-                    [(mark, self._path(file, mark)) for mark in parse(fdinfo)],
-                )
+                with About(file):
+                    watched.refuse_unread(file)
+                    fdinfo = procfs.text(file.pid, f"fdinfo/{file.fd}")
+                    self._found[number] = (
+                        *made_with(fdinfo),
+                        [(mark, self._path(file, mark)) for mark in parse(fdinfo)],
+                    )
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message; marks on file systems are kept for `write`."""

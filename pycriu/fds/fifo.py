@@ -13,7 +13,7 @@ import os
 import stat
 import termios
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import ghost, inflight
 from pycriu.fds.inflight import ACCESS
 from pycriu.fds.kind import Kind
@@ -74,10 +74,11 @@ class Fifo(Kind):
             size = len(self._contents[number].data)
             if others and size:
                 told = ", ".join(str(pid) for pid in others)
-                raise Unsupported(
-                    f"{ends[0].name} holds {size} bytes in flight, and process {told} outside the tree has it open",
-                    "let them be read first: nobody could tell whose they are",
-                )
+                with About(ends[0]):
+                    raise Unsupported(
+                        f"{ends[0].name} holds {size} bytes in flight, and process {told} outside the tree has it open",
+                        "let them be read first: nobody could tell whose they are",
+                    )
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one end."""

@@ -11,7 +11,7 @@ import ctypes
 import fcntl
 import os
 
-from pycriu.errors import ImageError, KernelError
+from pycriu.errors import About, ImageError, KernelError
 from pycriu.fds import watched
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
@@ -71,16 +71,18 @@ class Inotify(Kind):
     def inspect(self, file: OpenFile) -> None:
         """Unsupported for a watch of what cannot be found again."""
         for watch in parse(procfs.text(file.pid, f"fdinfo/{file.fd}")):
-            self._paths.of(file, watch.target)
+            with About(file):
+                self._paths.of(file, watch.target)
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The watches; Unsupported where events wait to be read."""
         for file in files:
             number = saving.number_of(file.pid, file.fd)
             if number is not None and number not in self._found:
-                watched.refuse_unread(file)
-                watches = parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))
-                self._found[number] = [(watch, self._paths.of(file, watch.target)) for watch in watches]
+                with About(file):
+                    watched.refuse_unread(file)
+                    watches = parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))
+                    self._found[number] = [(watch, self._paths.of(file, watch.target)) for watch in watches]
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message."""

@@ -13,7 +13,7 @@ import os
 import select
 import struct
 
-from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.errors import About, ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import sockets
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
@@ -78,14 +78,9 @@ class Netlink(Kind):
         for file in files:
             if file.status.st_ino in self._found:
                 continue
-            fd = file.borrow()
-            try:
-                row = self._listed.get(file.status.st_ino, _UNBOUND)
-                _refuse_unread(fd, row, file)
-                its_notes = sockets.notes(fd) | _own_notes(fd)
-                self._found[file.status.st_ino] = row, sockets.entry(fd, file.name), its_notes
-            finally:
-                os.close(fd)
+            row = self._listed.get(file.status.st_ino, _UNBOUND)
+            with About(file):
+                self._found[file.status.st_ino] = _look(file, row)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one socket."""
@@ -138,6 +133,16 @@ class Netlink(Kind):
             os.close(fd)
             raise
         return fd
+
+
+def _look(file: OpenFile, row: sockdiag.NetlinkSocket) -> tuple[sockdiag.NetlinkSocket, Any, dict[str, bytes]]:
+    fd = file.borrow()
+    try:
+        _refuse_unread(fd, row, file)
+        its_notes = sockets.notes(fd) | _own_notes(fd)
+        return row, sockets.entry(fd, file.name), its_notes
+    finally:
+        os.close(fd)
 
 
 def _refuse_unread(fd: int, row: sockdiag.NetlinkSocket, file: OpenFile) -> None:

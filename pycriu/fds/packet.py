@@ -13,7 +13,7 @@ import ctypes
 import os
 import struct
 
-from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.errors import About, ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import sockets
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
@@ -77,21 +77,24 @@ class Packet(Kind):
             inode = file.status.st_ino
             if inode in self._found:
                 continue
-            if inode not in self._listed:
-                raise Unsupported(f"{file.name} is not among the packet sockets that the kernel lists")
-            row = self._listed[inode]
-            if row.fanout is not None and row.fanout >> 16 & 0xFF in (FANOUT_CBPF, FANOUT_EBPF):
-                raise Unsupported(
-                    f"{file.name} is a packet socket in a fanout group that a BPF program steers",
-                    "the kernel does not show the program; let the task leave the group",
-                )
-            if row.queued:
-                self.log.warn("%s: %d bytes of packets that were not read are lost", file.name, row.queued)
-            fd = file.borrow()
-            try:
-                self._found[inode] = row, sockets.entry(fd, file.name), sockets.notes(fd) | _own_notes(fd)
-            finally:
-                os.close(fd)
+            with About(file):
+                self._found[inode] = self._look(file, self._listed.get(inode))
+
+    def _look(self, file: OpenFile, row: sockdiag.Packet | None) -> tuple[sockdiag.Packet, Any, dict[str, bytes]]:
+        if row is None:
+            raise Unsupported(f"{file.name} is not among the packet sockets that the kernel lists")
+        if row.fanout is not None and row.fanout >> 16 & 0xFF in (FANOUT_CBPF, FANOUT_EBPF):
+            raise Unsupported(
+                f"{file.name} is a packet socket in a fanout group that a BPF program steers",
+                "the kernel does not show the program; let the task leave the group",
+            )
+        if row.queued:
+            self.log.warn("%s: %d bytes of packets that were not read are lost", file.name, row.queued)
+        fd = file.borrow()
+        try:
+            return row, sockets.entry(fd, file.name), sockets.notes(fd) | _own_notes(fd)
+        finally:
+            os.close(fd)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one socket."""

@@ -11,7 +11,7 @@ import os
 import select
 import stat
 
-from pycriu.errors import Unsupported
+from pycriu.errors import About, Unsupported
 from pycriu.fds import inflight
 from pycriu.fds.inflight import ACCESS
 from pycriu.fds.kind import Kind
@@ -63,8 +63,9 @@ class Pipe(Kind):
         """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
         members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for number, ends in self._ends.items():
-            self._refuse_outsiders(ends, members)
-            self._contents[number] = inflight.look(ends)
+            with About(ends[0]):
+                self._refuse_outsiders(ends, members)
+                self._contents[number] = inflight.look(ends)
 
     def _refuse_outsiders(self, ends: list[OpenFile], members: set[int]) -> None:
         hint = "dump the process that is the parent of both, or give the task a file instead of the pipe"

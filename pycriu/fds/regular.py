@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import ghost, validation
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, Place, no_owner
@@ -104,9 +104,10 @@ class Regular(Kind):
             number = saving.number_of(file.pid, file.fd)
             if number is None or number in self._taken:
                 continue
-            _refuse_other_process(file, saving)
-            if _reads_log(file):
-                self._log_readers().gather(number, file)
+            with About(file):
+                _refuse_other_process(file, saving)
+                if _reads_log(file):
+                    self._log_readers().gather(number, file)
             self._take(number, file.link, file.status, file.flags, f"/proc/{file.pid}/fd/{file.fd}", saving)
 
     def settle(self, saving: Saving) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from pycriu.errors import About
 from pycriu.fds import owner
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, Place, contents, no_owner
@@ -41,17 +42,21 @@ class Saving:
     def take(self, descriptors: list[Known], places: list[tuple[Place, int]]) -> None:
         """Everything that the tree has open: `descriptors` of all tasks, and `places` with the flags to open them."""
         for file, kind in descriptors:
-            self.kinds.locks.gather(file, self._number(file, kind))
+            number = self._number(file, kind)
+            with About(file):
+                self.kinds.locks.gather(file, number)
         while self._waiting:
             round_, self._waiting = self._waiting, []
             for kind in self.kinds.all:
                 if mine := [file for file, its in round_ if its is kind]:
-                    kind.gather(mine, self)
+                    with About():
+                        kind.gather(mine, self)
         for place, flags in places:
             self.place(place, flags)
         self.kinds.regular.gather_places(list(self._places.values()), self)
         for kind in self.kinds.all:
-            kind.settle(self)
+            with About():
+                kind.settle(self)
         self._gather_owners()
 
     def _gather_owners(self) -> None:
@@ -62,19 +67,23 @@ class Saving:
                 if file.pid not in pidfds:
                     pidfds[file.pid] = os.pidfd_open(file.pid)
                 fd = libc.pidfd_getfd(pidfds[file.pid], file.fd)
-                kept = False
-                try:
-                    found = owner.look(file, fd)
-                    kept = kind is regular and regular.keep(number, file, fd)
-                finally:
-                    if not kept:
-                        os.close(fd)
-                if found is not None:
-                    owner.refuse_outsider(file, found, self.root)
-                    self._owners[number] = found
+                with About(file):
+                    self._gather_owner(number, file, fd, regular if kind is regular else None)
         finally:
             for pidfd in pidfds.values():
                 os.close(pidfd)
+
+    def _gather_owner(self, number: int, file: OpenFile, fd: int, regular: Any) -> None:
+        kept = False
+        try:
+            found = owner.look(file, fd)
+            kept = regular is not None and regular.keep(number, file, fd)
+        finally:
+            if not kept:
+                os.close(fd)
+        if found is not None:
+            owner.refuse_outsider(file, found, self.root)
+            self._owners[number] = found
 
     def number_of(self, pid: int, fd: int) -> int | None:
         """The id of the open file behind a descriptor; None where the tree has no such descriptor."""

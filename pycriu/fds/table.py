@@ -75,6 +75,7 @@ class Kinds:
         self._options, self._log = options, log
         self._loaded: dict[str, Kind] = {}
         self.locks = Locks(options)
+        self.refused = Kind(options, log)  # stands in for that of a file that was refused, see `errors`
         self.regular: Regular = self._load(Regular, "regular")
 
     @property

@@ -16,7 +16,7 @@ import select
 import struct
 import time
 
-from pycriu.errors import ImageError, KernelError, Unsupported
+from pycriu.errors import About, ImageError, KernelError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
@@ -110,11 +110,12 @@ class Timerfd(Kind):
                 continue
             state = look(file)
             if state.flags & TFD_TIMER_CANCEL_ON_SET and state.ticks and state.left and not state.period:
-                raise Unsupported(
-                    f"{file.name} was cancelled because the clock was set (TFD_TIMER_CANCEL_ON_SET), and nobody has "
-                    "read of it yet",
-                    "let the task read it, then dump again",
-                )
+                with About(file):
+                    raise Unsupported(
+                        f"{file.name} was cancelled because the clock was set (TFD_TIMER_CANCEL_ON_SET), and nobody "
+                        "has read of it yet",
+                        "let the task read it, then dump again",
+                    )
             self._states[number] = state
             if state.flags & TFD_TIMER_ABSTIME and state.left:
                 # Read after what is left, so that the sum is late by microseconds, never early.

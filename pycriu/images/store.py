@@ -254,13 +254,7 @@ class NewCheckpoint:
 
     def reserve(self, size: int) -> None:
         """Refuse a checkpoint of that many bytes for which there is no room; nothing is held back for it."""
-        disk = os.fstatvfs(self._place)
-        free = disk.f_bavail * disk.f_frsize
-        if size + _SLACK > free:
-            raise UserError(
-                f"{self.path}: the checkpoint needs about {_mib(size + _SLACK)}, {_mib(free)} are free",
-                hint="make room there, or let -D name a directory on another disk",
-            )
+        refuse_without_room(self.path, size)
 
     def write(self, name: str, messages: Iterable[Message | tuple[Message, bytes]]) -> None:
         """Write an image; an entry with a payload is a pair. Order and number are the caller's business."""
@@ -354,6 +348,17 @@ def _write_all(file: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def refuse_without_room(path: str, size: int) -> None:
+    """UserError where the disk of the directory `path` has no room for a checkpoint of `size` bytes."""
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    if size + _SLACK > free:
+        raise UserError(
+            f"{path}: the checkpoint needs about {_mib(size + _SLACK)}, {_mib(free)} are free",
+            hint="make room there, or let -D name a directory on another disk",
+        )
 
 
 def _mib(size: int) -> str:

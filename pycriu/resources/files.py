@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import ImageError, TraceeGone
+from pycriu.errors import About, ImageError, TraceeGone
 from pycriu.fds.openfile import FD_CLOEXEC, Place
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.images import messages as m
@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.fds.kind import Kind
+    from pycriu.fds.openfile import OpenFile
     from pycriu.fds.saving import Known, Saving
     from pycriu.fds.table import Kinds
 
@@ -40,10 +42,16 @@ def look(pid: int, status: dict[str, str], kinds: Kinds, shared: Files | None = 
     `shared` is of a process that has the same descriptor table.
     """
     descriptors = (
-        tuple((file, kinds.of(file)) for file in look_descriptors(pid)) if shared is None else shared.descriptors
+        tuple((file, _kind(file, kinds)) for file in look_descriptors(pid)) if shared is None else shared.descriptors
     )
     cwd, root, exe = (_place(pid, name, kinds) for name in ("cwd", "root", "exe"))
     return Files(descriptors, cwd, root, exe, int(status["Umask"], 8))
+
+
+def _kind(file: OpenFile, kinds: Kinds) -> Kind:
+    with About(file):
+        return kinds.of(file)
+    return kinds.refused
 
 
 def _place(pid: int, name: str, kinds: Kinds) -> Place:
@@ -53,7 +61,8 @@ def _place(pid: int, name: str, kinds: Kinds) -> Place:
     except FileNotFoundError:
         raise TraceeGone(f"process {pid} is gone") from None
     place = Place(path, status, f"/proc/{pid}/{name}", f"the {_PLACES[name]} of process {pid} ({path})")
-    kinds.regular.inspect_place(place)
+    with About(pid):
+        kinds.regular.inspect_place(place)
     return place
 
 

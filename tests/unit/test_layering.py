@@ -26,6 +26,7 @@ FLOORS = (
     {"resources"},
     {"snapshot", "entries", "checkpoint", "survey", "rebuild"},
     {"dump", "restore", "check", "probes"},
+    {"dryrun"},
     {"actions"},
     {"cli"},
     {"__main__"},

@@ -13,7 +13,7 @@ import _socket
 import os
 import termios
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import queues, sockets
 from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
 from pycriu.fds.inet.connections import Held, Hold, Rebuilt
@@ -154,13 +154,13 @@ class Inet(Kind):
         held: list[Held] = []
         for inode, file in fresh.items():
             sock = _socket.socket(fileno=file.borrow())
-            known = self._look(file, sock, diag.get(inode & 0xFFFFFFFF))
-            self._known[inode] = known
-            if known.remote is not None and _is_kept(known, self.options):
-                held.append(Held(sock, file))
-            else:
+            with About(file):
+                known = self._known[inode] = self._look(file, sock, diag.get(inode & 0xFFFFFFFF))
+                if known.remote is not None and _is_kept(known, self.options):
+                    held.append(Held(sock, file))
+                    continue
                 self._look_waiting(file, sock, known)
-                sock.close()
+            sock.close()
         if held:
             self._hold(held)
 

@@ -15,7 +15,7 @@ import os
 import stat
 import time
 
-from pycriu.errors import ImageError, TraceeGone, Unsupported, UserError
+from pycriu.errors import About, ImageError, TraceeGone, Unsupported, UserError
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.fds.tty import info as ttyinfo
@@ -124,7 +124,8 @@ class Tty(Kind):
         self._gather_pairs(masters, files, sessions)
         for file, fd in files:
             if (file.pid, file.fd) not in self._info_of:
-                self._gather_single(file, fd, sessions)
+                with About(file):
+                    self._gather_single(file, fd, sessions)
 
     def _gather_pairs(self, masters: dict[int, Borrowed], files: list[Borrowed], sessions: Sessions) -> None:
         slaves: dict[int, list[Borrowed]] = {index: [] for index in masters}
@@ -133,7 +134,8 @@ class Tty(Kind):
             if index is not None and index in slaves and not terminal.is_hung_up(one[1]):
                 slaves[index].append(one)
         for index, master in masters.items():
-            _refuse_other_sessions(master, slaves[index], sessions)
+            with About(master[0]):
+                _refuse_other_sessions(master, slaves[index], sessions)
         left = {index for index, (_, fd) in masters.items() if not slaves[index] and terminal.has_been_left(fd)}
         used = [index for index in masters if slaves[index] or index in left]
         waiting = dict(zip(used, typeahead.look([masters[index][1] for index in used]), strict=True))

@@ -18,7 +18,7 @@ import os
 import select
 import struct
 
-from pycriu.errors import KernelError, TraceeGone, Unsupported
+from pycriu.errors import About, KernelError, TraceeGone, Unsupported
 from pycriu.fds import inflight, queues, sockets
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
@@ -99,7 +99,10 @@ class Unix(Kind):
         found: list[Socket] = []
         try:
             while new:  # what waits in a queue may be sockets, with queues
-                some = [self._look(file, saving) for file in new.values()]
+                some = []
+                for file in new.values():
+                    with About(file):
+                        some.append(self._look(file, saving))
                 found += some
                 new = self._read_queues(some, saving)
         finally:
@@ -107,10 +110,12 @@ class Unix(Kind):
                 os.close(one.fd)
         members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for one in found:
-            self._refuse_outsiders(one, members)
-            self._settle_pending(one)
+            with About(one.file):
+                self._refuse_outsiders(one, members)
+                self._settle_pending(one)
         for one in found:
-            self._settle_peer(one, saving)
+            with About(one.file):
+                self._settle_peer(one, saving)
 
     def _look(self, file: OpenFile, saving: Saving) -> Socket:
         inode = file.status.st_ino
@@ -120,14 +125,13 @@ class Unix(Kind):
         assert number is not None
         fd = file.borrow()
         try:
-            one = Socket(file, number, fd, self._listed[inode])
+            one = self._socks[inode] = Socket(file, number, fd, self._listed[inode])
             _look_at_state(one)
             if one.row.name and one.row.name[0]:
                 _look_at_file(one)
         except BaseException:
             os.close(fd)
             raise
-        self._socks[inode] = one
         return one
 
     def _read_queues(self, some: list[Socket], saving: Saving) -> dict[int, OpenFile]:
@@ -150,7 +154,8 @@ class Unix(Kind):
         ]
         files = {file.fd: file for file in self._arrived}
         for one, messages in zip(reading, found, strict=True):
-            one.messages = [_with_ids(message, files, one, saving) for message in messages]
+            with About(one.file):
+                one.messages = [_with_ids(message, files, one, saving) for message in messages]
         return {
             file.status.st_ino: file
             for messages in found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pycriu.errors import PycriuError, TraceeGone, Unsupported
+from pycriu.errors import About, PycriuError, TraceeGone, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile, Place
 from pycriu.images import messages as m
@@ -77,7 +77,10 @@ def look(pid: int, regular: Regular) -> list[Mapping]:
         # The mappings of one file follow each other: what was found out about the first holds for all.
         last = found[-1] if found else None
         known = last is not None and last.file is not None and last.line.same_file(line)
-        found.append(classify(pid, line, regular, last.file if last is not None and known else None))
+        one = Mapping(line, 0, None)  # what stays of it if it is refused
+        with About(pid):
+            one = classify(pid, line, regular, last.file if last is not None and known else None)
+        found.append(one)
     return found
 
 

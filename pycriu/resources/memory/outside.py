@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import TraceeGone, Unsupported
+from pycriu.errors import About, TraceeGone, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile
 from pycriu.kernel import procfs
@@ -55,11 +55,12 @@ class Shared:
             except (TraceeGone, OSError):
                 continue  # it has ended, or is none of our business
             if found is not None:
-                raise Unsupported(
-                    f"the shared memory {self._names[found]} of the tree is shared with process {name}, which is"
-                    " outside the tree",
-                    "dump the process that is the parent of both, or let one of them unmap and close it",
-                )
+                with About():
+                    raise Unsupported(
+                        f"the shared memory {self._names[found]} of the tree is shared with process {name}, which is"
+                        " outside the tree",
+                        "dump the process that is the parent of both, or let one of them unmap and close it",
+                    )
 
     def _open_in(self, pid: str) -> tuple[int, int] | None:
         for number in os.listdir(f"/proc/{pid}/fd"):
