@@ -15,6 +15,7 @@ from pycriu.errors import PycriuError
 # command → the module in this package, and what it does in a few words
 COMMANDS = {
     "info": ("info", "what an image is: its magic, and how many entries it has"),
+    "core": ("core", "ELF core files of processes, for gdb"),
 }
 
 _OLD_OPTIONS = ("-i", "--in", "-o", "--out", "-f", "--format")  # stood before the command in 2015

@@ -283,18 +283,18 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Compile a C program of tests/host; the path of the executable."""
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Compile a C program of tests/host, with more options of the compiler if need be; the path of the executable."""
     folder = tmp_path_factory.mktemp("compiled")
 
-    def build(name: str) -> str:
+    def build(name: str, *options: str) -> str:
         compiler = shutil.which("gcc") or shutil.which("cc")
         if compiler is None:
             pytest.skip("no C compiler on this machine: apt-get install gcc")
-        target = folder / name
+        target = folder / "".join((name, *options))
         if not target.exists():
             source = Path(__file__).parent / f"{name}.c"
-            subprocess.run([compiler, "-O1", "-o", str(target), str(source)], check=True)
+            subprocess.run([compiler, "-O1", *options, "-o", str(target), str(source)], check=True)
         return str(target)
 
     return build

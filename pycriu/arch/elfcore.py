@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The register sets of a thread as an ELF core file has them: one row per architecture. Nothing here runs on a target.
+
+NT_PRSTATUS is made of the general registers in the kernel's order, which `Arch.load` gives; the rest stands here, as
+fs/binfmt_elf.c and the regsets of the architectures write it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from pycriu.arch.aarch64 import AARCH64, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS, NT_ARM_SVE, NT_ARM_TLS, RAW_SVE
+from pycriu.arch.x86_64 import NT_X86_XSTATE, RAW_XSTATE, X86_64
+from pycriu.errors import ImageError, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pycriu.arch.description import Arch
+
+Note = tuple[str, int, bytes]
+"""Owner, type and content of a note."""
+Thread = tuple[Any, dict[str, bytes]]
+"""A core_entry, and the raw register sets that lie beside it."""
+
+NT_FPREGSET, NT_ARM_PAC_MASK = 2, 0x406
+_PAC_TOP = 54  # the highest bit of an address that authentication codes use
+
+_FXSAVE = struct.Struct("<HHHHQQII32I64I24I")
+_SOFTWARE_AT, _BITMAP_AT = 464, 512
+# Component → offset, field, struct format: where Intel's CPUs, and debuggers that have only the file, have them.
+_COMPONENTS = {
+    2: (576, "ymmh_space", "<64I"),
+    3: (960, "bndreg_state", "<8Q"),
+    4: (1024, "bndcsr_state", "<8Q"),
+    5: (1088, "opmask_reg", "<8Q"),
+    6: (1152, "zmm_upper", "<64Q"),
+    7: (1664, "hi16_zmm", "<128Q"),
+    9: (2688, "pkru", "<2I"),
+}
+_SIZES = ((9, 2696), (5, 2688), (3, 1088), (0, 832))  # the whole, if a component from this one on is used
+_BASE = 0b111  # what every layout has room for: x87, SSE, AVX
+
+_FPSIMD = struct.Struct("<64QII8x")
+
+
+def by_mtype(mtype: int) -> Arch:
+    """The architecture of a core_entry; Unsupported for one that pycriu does not know."""
+    found = next((arch for arch, _ in _TABLE if arch.mtype == mtype), None)
+    if found is None:
+        names = " and ".join(arch.name for arch, _ in _TABLE)
+        raise Unsupported(f"the images are of a CPU architecture that pycriu does not know (mtype {mtype})", names)
+    return found
+
+
+def notes(arch: Arch, threads: Sequence[Thread], top: int) -> list[list[Note]]:
+    """Every register set but the general one of the threads of a process; `top` is the end of its highest mapping."""
+    try:
+        return dict(_TABLE)[arch](threads, top)
+    except struct.error as error:
+        raise ImageError(f"a register set of the image has the wrong shape: {error}") from None
+
+
+def _x86_64(threads: Sequence[Thread], _top: int) -> list[list[Note]]:
+    """The extended state of all threads of a process has one size and one set of features, as the kernel writes it."""
+    used = 0
+    raw_size, raw_features = 0, 0
+    for core, extras in threads:
+        used |= sum(1 << n for n in _held(core.thread_info.fpregs))
+        if raw := extras.get(RAW_XSTATE):
+            raw_size, raw_features = len(raw), int.from_bytes(raw[_SOFTWARE_AT : _SOFTWARE_AT + 8], "little")
+    size = next(size for least, size in _SIZES if used >> least) if used else _SIZES[-1][1]
+    features = _BASE | sum(1 << n for n, (at, _, _) in _COMPONENTS.items() if at < size)
+    if raw_size:
+        size, features = max(size, raw_size), raw_features
+    found = []
+    for core, extras in threads:
+        fp = core.thread_info.fpregs
+        legacy = _FXSAVE.pack(
+            fp.cwd, fp.swd, fp.twd, fp.fop, fp.rip, fp.rdp, fp.mxcsr, fp.mxcsr_mask,
+            *fp.st_space, *fp.xmm_space, *(fp.padding or bytes(24)),
+        )  # fmt: skip
+        state = extras.get(RAW_XSTATE) or _xstate(legacy, fp, size, features)
+        found.append([("CORE", NT_FPREGSET, legacy), ("LINUX", NT_X86_XSTATE, state)])
+    return found
+
+
+def _held(fp: Any) -> list[int]:
+    """The components of the extended state that an image has."""
+    used = fp.xsave.xstate_bv if fp.HasField("xsave") else 0
+    return [n for n, (_, field, _) in _COMPONENTS.items() if used >> n & 1 and len(getattr(fp.xsave, field))]
+
+
+def _xstate(legacy: bytes, fp: Any, size: int, features: int) -> bytes:
+    """The extended state in the layout that debuggers know, whatever CPU it is from."""
+    out = bytearray(size)
+    out[:512] = legacy
+    out[_SOFTWARE_AT:512] = features.to_bytes(8, "little").ljust(48, b"\0")
+    used = fp.xsave.xstate_bv & 0b11 if fp.HasField("xsave") else 0b11
+    for number in _held(fp):
+        at, field, layout = _COMPONENTS[number]
+        struct.pack_into(layout, out, at, *getattr(fp.xsave, field))
+        used |= 1 << number
+    out[_BITMAP_AT : _BITMAP_AT + 8] = used.to_bytes(8, "little")
+    return bytes(out)
+
+
+def _aarch64(threads: Sequence[Thread], top: int) -> list[list[Note]]:
+    found = []
+    for core, extras in threads:
+        info = core.ti_aarch64
+        sets = [
+            ("CORE", NT_FPREGSET, _FPSIMD.pack(*info.fpsimd.vregs, info.fpsimd.fpsr, info.fpsimd.fpcr)),
+            ("LINUX", NT_ARM_TLS, info.tls.to_bytes(8, "little")),
+        ]
+        if extras.get(RAW_SVE):
+            sets.append(("LINUX", NT_ARM_SVE, extras[RAW_SVE]))
+        if info.HasField("pac_keys"):
+            sets += _pac(info.pac_keys, top)
+        found.append(sets)
+    return found
+
+
+def _pac(keys: Any, top: int) -> list[Note]:
+    """Which bits of a return address are its code: those from the width of addresses up to bit 54; and the keys.
+
+    The width is not in the images. The stack lies at the end of the address space, wherever that is.
+    """
+    width = max((top - 1).bit_length(), 1)
+    mask = (1 << _PAC_TOP + 1) - (1 << width) if width <= _PAC_TOP else 0
+    found = [("LINUX", NT_ARM_PAC_MASK, struct.pack("<QQ", mask, mask))]
+    if keys.HasField("pac_address_keys"):
+        k = keys.pac_address_keys
+        data = struct.pack(
+            "<8Q", k.apiakey_lo, k.apiakey_hi, k.apibkey_lo, k.apibkey_hi,
+            k.apdakey_lo, k.apdakey_hi, k.apdbkey_lo, k.apdbkey_hi,
+        )  # fmt: skip
+        found.append(("LINUX", NT_ARM_PACA_KEYS, data))
+    if keys.HasField("pac_generic_keys"):
+        g = keys.pac_generic_keys
+        found.append(("LINUX", NT_ARM_PACG_KEYS, struct.pack("<2Q", g.apgakey_lo, g.apgakey_hi)))
+    return found
+
+
+_TABLE: tuple[tuple[Arch, Callable[[Sequence[Thread], int], list[list[Note]]]], ...] = (
+    (X86_64, _x86_64),
+    (AARCH64, _aarch64),
+)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the bytes of memory are: runs of pages in images, in files, in deleted files that the images hold.
+
+A `Stretch` says of a range of addresses (or of offsets in an object) who has its bytes: a `Source` from some offset on,
+`ZERO`, or `UNKNOWN` where nobody here does. Lists of them are in ascending order and do not overlap.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pycriu.errors import ImageError
+from pycriu.images.catalogue import LAZY, PARENT, PRESENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PIECE = 1 << 20  # bytes that are read at once
+
+
+class Source:
+    """Bytes by offset: a file that is open."""
+
+    def __init__(self, name: str, file: Any) -> None:
+        self.name, self.file = name, file
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes; ImageError where the file ends before."""
+        self.file.seek(offset)
+        found = b""
+        while len(found) < size:
+            piece = self.file.read(size - len(found))
+            if not piece:
+                raise ImageError(f"{self.name}: ends in the middle of a page at {offset + len(found)}")
+            found += piece
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class Nobody(Source):
+    """No bytes: a run of zeros, or what is not known here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, None)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Zeros."""
+        return bytes(size)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+ZERO, UNKNOWN = Nobody("zeros"), Nobody("unknown")
+
+
+class Stretch(NamedTuple):
+    """From `start` up to `end` the bytes are those of `source` from `offset` on."""
+
+    start: int
+    end: int
+    source: Source
+    offset: int
+
+    def cut(self, start: int, end: int) -> Stretch:
+        """The part of it that lies between two addresses, both within it."""
+        return Stretch(start, end, self.source, self.offset + start - self.start)
+
+
+def clipped(stretches: Sequence[Stretch], start: int, end: int) -> Iterator[Stretch]:
+    """What of the stretches lies between two addresses."""
+    for at in range(bisect.bisect_right(stretches, start, key=lambda one: one.end), len(stretches)):
+        one = stretches[at]
+        if one.start >= end:
+            return
+        yield one.cut(max(one.start, start), min(one.end, end))
+
+
+def over(top: Sequence[Stretch], bottom: Sequence[Stretch], start: int, end: int, rest: Source) -> Iterator[Stretch]:
+    """Every byte between two addresses: of the upper stretches, else of the lower ones, else of `rest`."""
+    at = start
+    for one in clipped(top, start, end):
+        if at < one.start:
+            yield from _filled(bottom, at, one.start, rest)
+        yield one
+        at = one.end
+    if at < end:
+        yield from _filled(bottom, at, end, rest)
+
+
+def _filled(stretches: Sequence[Stretch], start: int, end: int, rest: Source) -> Iterator[Stretch]:
+    at = start
+    for one in clipped(stretches, start, end):
+        if at < one.start:
+            yield Stretch(at, one.start, rest, 0)
+        yield one
+        at = one.end
+    if at < end:
+        yield Stretch(at, end, rest, 0)
+
+
+class Pagemaps:
+    """The pagemap images of a checkpoint and of those that it builds upon, nearest first. A scope: it closes files."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = layers
+        self._files: dict[tuple[int, str], Source] = {}
+
+    def __enter__(self) -> Pagemaps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def stretches(self, name: str, page_size: int) -> list[Stretch]:
+        """What `pagemap-….img` says, with what lies in parents looked up there; nothing if there is no such image."""
+        found: list[Stretch] = []
+        for depth in reversed(range(len(self._layers))):
+            there = self._layers[depth].exists(name)
+            found = self._of_layer(depth, name, page_size, found) if there else []
+        return found
+
+    def _of_layer(self, depth: int, name: str, page_size: int, below: list[Stretch]) -> list[Stretch]:
+        """The same for one checkpoint, given what the one below it has."""
+        head, *entries = self._layers[depth].read(name)
+        pages_name = f"pages-{head.pages_id}.img"
+        pages = self._pages(depth, pages_name) if any(map(present, entries)) else UNKNOWN
+        found: list[Stretch] = []
+        end = offset = 0
+        for entry in entries:
+            start, size = entry.vaddr, page_count(entry) * page_size
+            if start < end or start % page_size or start + size > 1 << 64:
+                raise ImageError(f"{name}: the pages at {start:#x} are not aligned, or not behind those before them")
+            end = start + size
+            if present(entry):
+                found.append(Stretch(start, end, pages, offset))
+                offset += size
+            else:
+                found += _filled(below if in_parent(entry) else (), start, end, UNKNOWN)
+        if offset > (has := self._layers[depth].size(pages_name) if offset else 0):
+            raise ImageError(f"{name}: promises {offset} bytes of pages, {pages_name} has {has}")
+        return [one for one in found if one.end > one.start]
+
+    def _pages(self, depth: int, name: str) -> Source:
+        key = depth, name
+        if key not in self._files:
+            images = self._layers[depth]
+            self._files[key] = Source(f"{images.path}/{name}", images.raw(name))
+        return self._files[key]
+
+
+def page_count(entry: Any) -> int:
+    """Pages of a pagemap_entry; the wide field came with CRIU 4.1."""
+    count: int = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
+    return count
+
+
+def present(entry: Any) -> bool:
+    """Whether the pages are in this checkpoint's pages image; before CRIU 3.0 there were no flags."""
+    if not entry.HasField("flags"):
+        return not entry.in_parent
+    return bool(entry.flags & PRESENT)
+
+
+def in_parent(entry: Any) -> bool:
+    """Whether the pages are in the checkpoint that this one builds upon."""
+    return bool(entry.flags & PARENT) if entry.HasField("flags") else bool(entry.in_parent)
+
+
+def is_lazy(entry: Any) -> bool:
+    """Whether the pages are still where the task was."""
+    return not present(entry) and not in_parent(entry) and bool(entry.flags & LAZY)
