@@ -32,21 +32,34 @@ else:
         )
         for name, method in _METHODS.items():
             body.setdefault(name, method)
-        return type(cls)(cls.__name__, cls.__bases__, body)
+        made = type(cls)(cls.__name__, cls.__bases__, body)
+        made._setters = tuple(made.__dict__[name].__set__ for name in fields)
+        return made
 
     def replace(value, **changes):
         """A copy of a record with some fields changed."""
         return type(value)(**{name: getattr(value, name) for name in value.__slots__} | changes)
 
-    def _init(self, *args, **kwargs):
+    def _init(self, *args, **kwargs):  # some hundred records are made while a tree stands still
+        if kwargs or len(args) != len(self.__slots__):
+            args = _in_order(self, args, kwargs)
+        for set_field, value in zip(self._setters, args, strict=True):
+            set_field(self, value)
+
+    def _in_order(self, args, kwargs):
+        """The value of every field, from what was given by place and by name, and the defaults."""
         fields = self.__slots__
-        values = {**self._defaults, **dict(zip(fields, args, strict=False)), **kwargs}
-        repeated = [name for name in fields[: len(args)] if name in kwargs]
-        if len(args) > len(fields) or repeated or len(values) != len(fields) or any(n not in fields for n in values):
-            wrong = repeated or [n for n in values if n not in fields] or [n for n in fields if n not in values]
-            raise TypeError(f"{type(self).__name__}: missing, repeated, unknown or too many arguments: {wrong or args}")
-        for name in fields:
-            object.__setattr__(self, name, values[name])
+        values = {**self._defaults, **kwargs}
+        given = fields[: len(args)]
+        values.update(zip(given, args, strict=False))
+        if len(args) > len(fields) or len(values) != len(fields) or not kwargs.keys().isdisjoint(given):
+            wrong = [n for n in given if n in kwargs] or [n for n in values if n not in fields]
+            wrong = wrong or [n for n in fields if n not in values] or args
+            raise TypeError(f"{type(self).__name__}: missing, repeated, unknown or too many arguments: {wrong}")
+        try:
+            return tuple(map(values.__getitem__, fields))
+        except KeyError as missing:
+            raise TypeError(f"{type(self).__name__}: no value for {missing}") from None
 
     def _refuse(self, name, *_):
         raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: a record is frozen")
