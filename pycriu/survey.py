@@ -144,9 +144,14 @@ def _refuse_other_namespaces(name: str, pid: int, spaces: tuple[str, ...]) -> No
         raise Unsupported(f"{name}: it {whose} in a {kind} namespace of its own{more}, which cannot be saved")
 
 
+_ours: dict[str, str | None] = {}  # which namespaces we are in, asked once: each thread of a tree is held against them
+
+
 def _is_other_namespace(pid: int, space: str) -> bool:
-    ours = f"/proc/self/ns/{space}"
-    return os.path.lexists(ours) and procfs.link(pid, f"ns/{space}") != os.readlink(ours)
+    if space not in _ours:
+        link = f"/proc/self/ns/{space}"
+        _ours[space] = os.readlink(link) if os.path.lexists(link) else None
+    return _ours[space] is not None and procfs.link(pid, f"ns/{space}") != _ours[space]
 
 
 def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:

@@ -39,6 +39,11 @@ _IOVEC = struct.Struct("QQ")
 _REGSET_MAX = 32768  # the largest known regset: SME's ZA is 64 KiB + header, which nothing here asks for
 
 
+# Threads have several sets each, and stand still while these are read: the room for them is made once.
+_regset, _iov = ctypes.create_string_buffer(_REGSET_MAX), ctypes.create_string_buffer(_IOVEC.size)
+_regset_at, _iov_at = ctypes.addressof(_regset), ctypes.addressof(_iov)
+
+
 def _request(name: str, request: int, tid: int, address: int = 0, data: int = 0) -> int:
     result: int = _ptrace(request, tid, address, data)
     if result == -1:
@@ -89,10 +94,9 @@ def detach(tid: int, signal: int = 0) -> None:
 
 def get_regset(tid: int, note: int, size: int = _REGSET_MAX) -> bytes:
     """PTRACE_GETREGSET: the register set `note` (NT_*), as long as the kernel makes it, at most `size` bytes."""
-    buffer = ctypes.create_string_buffer(size)
-    iov = ctypes.create_string_buffer(_IOVEC.pack(ctypes.addressof(buffer), size), _IOVEC.size)
-    _request(f"PTRACE_GETREGSET {note:#x}", GETREGSET, tid, note, ctypes.addressof(iov))
-    return buffer.raw[: _IOVEC.unpack(iov.raw)[1]]
+    _IOVEC.pack_into(_iov, 0, _regset_at, min(size, _REGSET_MAX))
+    _request("PTRACE_GETREGSET", GETREGSET, tid, note, _iov_at)
+    return ctypes.string_at(_regset_at, _IOVEC.unpack_from(_iov)[1])
 
 
 def set_regset(tid: int, note: int, data: bytes) -> None:
