@@ -9,10 +9,10 @@ from pycriu import spawn
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, UserError
 from pycriu.fds.table import Kinds
-from pycriu.images import facts, store
+from pycriu.images import own, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory, posix_timers, prctl, procfiles, scheduling, seccomp, stops
+from pycriu.resources import files, limits, memory, posix_timers, procfiles, scheduling, seccomp, stops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _ALIVE, _DEAD, _STOPPED = 1, 2, 3  # task_core_entry.task_state
 _EXIT_SIGNAL, _SIGCHLD, _NSIG = "exit_signal", 17, 64
-_FACTS = prctl.SHAPES | procfiles.SHAPES | scheduling.SHAPES | stops.SHAPES | {_EXIT_SIGNAL: facts.Shape(1, 1)}
 
 
 class ThreadImage:
@@ -39,7 +38,7 @@ class ThreadImage:
         self.gpr, self.tid_address = cpu.load(core)
         self.seccomp = seccomp.read(core.thread_core, filters, f"core-{tid}.img")
         self.extras = {
-            kind: images.raw(name).readall()
+            kind: images.read_one(name).data  # type: ignore[attr-defined]
             for kind in ("xstate", "sve")
             if images.exists(name := f"pycriu-{kind}-{tid}.img")
         }
@@ -67,8 +66,7 @@ class TaskImage:
         head, *entries = images.read(f"pagemap-{pid}.img")
         self.pages: FileIO = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
         size = os.fstat(self.pages.fileno()).st_size
-        name = f"pycriu-memory-{pid}.img"
-        extra = images.raw(name).read(facts.MAX_SIZE + 1) if images.exists(name) else b""
+        extra = images.read_if_there(f"pycriu-memory-{pid}.img")
         self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
         self.facts = _facts(images, member)
 
@@ -146,13 +144,10 @@ class Checkpoint:
             task.pages.close()
 
 
-def _facts(images: store.ImagesDir, member: spawn.Member) -> facts.Facts:
+def _facts(images: store.ImagesDir, member: spawn.Member) -> own.Facts:
     """What CRIU's messages have no fields for."""
     name = f"pycriu-task-{member.pid}.img"
-    if not images.exists(name):
-        return {}
-    with images.raw(name) as file:
-        said = facts.decode(file.read(facts.MAX_SIZE + 1), name, _FACTS)
+    said = own.facts(images.read_if_there(name), "tid", name)
     if strangers := set(said) - {member.pid, *member.other_threads}:
         raise ImageError(f"{name}: {strangers.pop()} is no thread of process {member.pid}")
     return said

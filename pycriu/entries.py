@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pycriu import pageimages, pstree, sharing
 from pycriu.arch.description import Arch
-from pycriu.images import facts, store
 from pycriu.images import messages as m
+from pycriu.images import own, store
 from pycriu.kernel import procfs
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, seccomp, signals, timers
 from pycriu.snapshot import EXIT_SIGNAL, SIGCHLD, Snapshot, Thread
@@ -68,7 +68,7 @@ def write(
             new.write(f"ids-{process.pid}.img", [ids.task((process.pid,) * 4)])
             if process.stat.exit_signal != SIGCHLD:
                 said = {process.pid: {EXIT_SIGNAL: (process.stat.exit_signal,)}}
-                new.write_raw(f"pycriu-task-{process.pid}.img", facts.encode(said))
+                new.write(f"pycriu-task-{process.pid}.img", own.task_entries(said))
     threads = {snapshot.pid: [thread.tid for thread in snapshot.threads] for snapshot in snapshots}
     new.write("pstree.img", [pstree_entry(process, threads.get(process.pid, [])) for process in root.walk()])
     saving.write(new)
@@ -92,16 +92,14 @@ def _write_process(
         getattr(core, cpu.thread_info).CopyFrom(info)
         new.write(f"core-{thread.tid}.img", [core])
         for kind, raw in extras.items():
-            new.write_raw(f"pycriu-{kind}-{thread.tid}.img", raw)
+            new.write(f"pycriu-{kind}-{thread.tid}.img", [m.pycriu_registers_entry(data=raw)])
     new.write(f"ids-{pid}.img", [ids])
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     if snapshot.has_own(sharing.FILES):
         new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     new.write(f"pagemap-{pid}.img", pageimages.entries(snapshot.pages_id, snapshot.runs))
-    if extra := memory.extra_facts(snapshot.mappings, snapshot.keys):
-        new.write_raw(f"pycriu-memory-{pid}.img", extra)
-    if said := facts.encode(snapshot.facts):
-        new.write_raw(f"pycriu-task-{pid}.img", said)
+    new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(snapshot.mappings, snapshot.keys))
+    new.write_any(f"pycriu-task-{pid}.img", own.task_entries(snapshot.facts))
 
 
 def core_entry(snapshot: Snapshot, thread: Thread, cpu: Arch) -> Any:

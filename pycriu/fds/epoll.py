@@ -16,14 +16,12 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 
 from pycriu import arch
 from pycriu.errors import About, ImageError, KernelError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import records
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
 from pycriu.tracee import Remote, Row
@@ -45,9 +43,8 @@ EPIOCSPARAMS, EPIOCGPARAMS = 0x40088A01, 0x80088A02
 SIGNALFD = 9  # fd_types.SIGNALFD
 MAX_NUMBER = 1 << 20
 NOWHERE = (1 << 31) - 1  # for CRIU, which must fail rather than watch another file
-_SLOTS = struct.Struct("<IIII")  # pycriu-epoll.img: id of the epoll file, index of the watch, number, id of the target
-_PARAMS = struct.Struct("<I8s")  # pycriu-epoll-params.img: id of the epoll file, struct epoll_params
-_SLOTS_IMAGE, _PARAMS_IMAGE = "pycriu-epoll.img", "pycriu-epoll-params.img"
+_PARAMS_SIZE = 8  # struct epoll_params
+_IMAGE = "pycriu-epoll.img"
 
 
 @record
@@ -128,9 +125,14 @@ class Epoll(Kind):
 
     def write(self, new: NewCheckpoint) -> None:
         """The watches that CRIU's message cannot tell, and busy polling."""
-        slots = [(*place, *slot) for place, slot in sorted(self._slots.items())]
-        records.write(new, _SLOTS_IMAGE, _SLOTS, slots)
-        records.write(new, _PARAMS_IMAGE, _PARAMS, sorted(self._params.items()))
+        own = {
+            number: m.pycriu_epoll_entry(id=number) for number in sorted({n for n, _ in self._slots} | {*self._params})
+        }
+        for (number, index), (at, target) in sorted(self._slots.items()):
+            own[number].slot.append(m.pycriu_epoll_slot(index=index, number=at, target=target))
+        for number, params in self._params.items():
+            own[number].params = params
+        new.write_any(_IMAGE, list(own.values()))
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -138,11 +140,16 @@ class Epoll(Kind):
         """The same; ImageError for what belongs to no epoll, or has a number that no descriptor can have."""
         self._epolls = entries
         counts = {entry.id: len(entry.epfd.tfd) for entry in entries}
-        for number, index, at, target in records.read(images, _SLOTS_IMAGE, _SLOTS):
-            if index >= counts.get(number, 0):
-                raise ImageError(f"{_SLOTS_IMAGE}: epoll {number} has no watch {index}")
-            self._slots[number, index] = at, target
-        self._params = dict(records.read(images, _PARAMS_IMAGE, _PARAMS))
+        own: list[Any] = images.read_if_there(_IMAGE)
+        for one in own:
+            for slot in one.slot:
+                if slot.index >= counts.get(one.id, 0):
+                    raise ImageError(f"{_IMAGE}: epoll {one.id} has no watch {slot.index}")
+                self._slots[one.id, slot.index] = slot.number, slot.target
+            if one.params:
+                self._params[one.id] = one.params
+            if len(one.params) not in (0, _PARAMS_SIZE):
+                raise ImageError(f"{_IMAGE}: the parameters of epoll {one.id} are {len(one.params)} bytes")
         for entry in entries:
             for index, watch in enumerate(entry.epfd.tfd):
                 at, _ = self._slots.get((entry.id, index), (watch.tfd, 0))

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import os
-import struct
 
 from pycriu.errors import About, ImageError, PycriuError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
     from pycriu.log import Log
 
 MAX_COUNT = (1 << 64) - 2  # eventfd(2): what a counter can be brought to by writing
-_SEMAPHORES = struct.Struct("<I")  # pycriu-eventfd.img: ids of the files made with EFD_SEMAPHORE
-_IMAGE = "pycriu-eventfd.img"
+_IMAGE = "pycriu-eventfd.img"  # those made with EFD_SEMAPHORE
 
 
 class Eventfd(Kind):
@@ -57,11 +54,12 @@ class Eventfd(Kind):
 
     def write(self, new: NewCheckpoint) -> None:
         """Which of them are semaphores."""
-        records.write(new, _IMAGE, _SEMAPHORES, [(number,) for number in sorted(self._semaphores)])
+        new.write_any(_IMAGE, [m.pycriu_eventfd_entry(id=one, semaphore=True) for one in sorted(self._semaphores)])
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """The same; ImageError for a counter that no eventfd can have."""
-        self._semaphores = {number for (number,) in records.read(images, _IMAGE, _SEMAPHORES)}
+        own: list[Any] = images.read_if_there(_IMAGE)
+        self._semaphores = {one.id for one in own if one.semaphore}
         for entry in entries:
             if entry.efd.counter > MAX_COUNT:
                 raise ImageError(

@@ -16,7 +16,7 @@ import stat
 from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.fds import deleted
 from pycriu.images import messages as m
-from pycriu.images import notes, store
+from pycriu.images import store
 from pycriu.kernel import procfs
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ LINK_NAME = "link_remap."
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFLNK)
 _CHUNK_ROOM = 64  # bytes: no ghost_chunk_entry is as long
 _WHOLE = 1 << 30
-NOTES, _NOTE = "pycriu-ghosts.img", "xattrs"
+OWN = "pycriu-ghosts.img"
 _ATTRIBUTES = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 
 
@@ -95,7 +95,7 @@ class Ghosts:
         self._sources: list[tuple[int, os.stat_result, int, str]] = []  # id, status, descriptor of ours, link's target
         self._links: list[tuple[int, str, int]] = []  # id of the entry for the link, its path, descriptor of ours
         self._remaps: list[Any] = []
-        self._attributes: notes.Notes = {}
+        self._attributes: dict[int, list[tuple[str, bytes]]] = {}  # of ghosts, by id
         self._promise: deleted.Promise | None = None
 
     def take(self, number: int, path: str, status: os.stat_result, link: str, saving: Saving) -> None:
@@ -112,7 +112,7 @@ class Ghosts:
                 self._ids[key] = len(self._sources) + 1
                 self._sources.append((self._ids[key], status, *_source(link, status, saving)))
                 if found := _attributes(link):
-                    self._attributes[self._ids[key]] = {_NOTE: found}
+                    self._attributes[self._ids[key]] = found
         remap = m.remap_file_path_entry(orig_id=number, remap_id=self._ids[key], remap_type=LINKED if linked else GHOST)
         self._remaps.append(remap)
 
@@ -124,7 +124,7 @@ class Ghosts:
         """remap-fpath.img, the ghosts, and the links, which go away again unless the checkpoint is committed."""
         if self._remaps:
             new.write("remap-fpath.img", self._remaps)
-        notes.write(new, NOTES, self._attributes)
+        new.write_any(OWN, [own_entry(number, found) for number, found in self._attributes.items()])
         for number, status, fd, target in self._sources:
             _write_ghost(new, f"ghost-file-{number:x}.img", status, fd, target)
         if self._links:
@@ -170,19 +170,19 @@ def _source(link: str, status: os.stat_result, saving: Saving) -> tuple[int, str
         os.close(fd)
 
 
-def _attributes(link: str) -> bytes:
-    """The extended attributes that are part of a file and no label of a security module: names and values, each with
-    its size before it."""
-    found = b""
+def _attributes(link: str) -> list[tuple[str, bytes]]:
+    """The extended attributes that are part of a file and no label of a security module: names and values."""
     try:
         names = os.listxattr(link)
     except OSError:  # a file system without them
-        return b""
-    for name in names:
-        if name.startswith(_ATTRIBUTES):
-            for part in (os.fsencode(name), os.getxattr(link, name)):
-                found += len(part).to_bytes(4, "little") + part
-    return found
+        return []
+    return [(name, os.getxattr(link, name)) for name in names if name.startswith(_ATTRIBUTES)]
+
+
+def own_entry(number: int, attributes: list[tuple[str, bytes]]) -> Any:
+    """Our own entry of a ghost."""
+    some = [m.pycriu_attribute(name=os.fsencode(name), value=value) for name, value in attributes]
+    return m.pycriu_ghost_entry(id=number, xattr=some)
 
 
 def _free_link_path(path: str, number: int) -> str:
@@ -274,8 +274,8 @@ class Remaps:
         """remap-fpath.img and the heads of the ghosts, held against the files `regs` of the image."""
         if not images.exists("remap-fpath.img"):
             return
-        for number, note in notes.read(images, NOTES, (_NOTE,)).items():
-            self._attributes[number] = list(parse_attributes(note[_NOTE]))
+        own: list[Any] = images.read_if_there(OWN)
+        self._attributes = {one.id: attributes_of(one) for one in own}
         remap: Any
         for remap in images.read("remap-fpath.img"):
             if remap.remap_type == PROCFS:
@@ -381,19 +381,12 @@ def _read_ghost(images: ImagesDir, number: int) -> tuple[str, Any, FileIO, int]:
     return name, entry, file, at
 
 
-def parse_attributes(data: bytes) -> Iterator[tuple[str, bytes]]:
+def attributes_of(entry: Any) -> list[tuple[str, bytes]]:
     """Names and values of extended attributes; ImageError for what is none of those that are kept."""
-    parts, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        parts.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    if at != len(data) or len(parts) % 2:
-        raise ImageError(f"{NOTES}: extended attributes that are cut short")
-    for name, value in zip(parts[::2], parts[1::2], strict=True):
-        if not name.startswith(tuple(known.encode() for known in _ATTRIBUTES)) or b"\0" in name:
-            raise ImageError(f"{NOTES}: {name!r} is no extended attribute that a dump keeps")
-        yield os.fsdecode(name), value
+    for one in entry.xattr:
+        if not one.name.startswith(tuple(known.encode() for known in _ATTRIBUTES)) or b"\0" in one.name:
+            raise ImageError(f"{OWN}: {one.name!r} is no extended attribute that a dump keeps")
+    return [(os.fsdecode(one.name), one.value) for one in entry.xattr]
 
 
 def _fill(fd: int, name: str, entry: Any, image: FileIO, at: int, attributes: list[tuple[str, bytes]]) -> None:

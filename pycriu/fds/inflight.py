@@ -11,12 +11,10 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import struct
 import termios
 
 from pycriu.errors import ImageError, KernelError, TraceeGone
 from pycriu.images import messages as m
-from pycriu.images import records
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 SPLICE_F_NONBLOCK = 2
 ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
-_PACKET = struct.Struct("<II")  # pipe id, bytes
 
 
 @record
@@ -137,13 +134,12 @@ def read(images: ImagesDir, name: str, packets: str) -> dict[int, Content]:
     """The contents of all pipes of an image, by pipe id."""
     if not images.exists(name):
         return {}
-    sizes: dict[int, list[int]] = {}
-    for number, size in records.read(images, packets, _PACKET):
-        sizes.setdefault(number, []).append(size)
+    own: list[Any] = images.read_if_there(packets)
+    sizes = {one.pipe_id: tuple(one.bytes) for one in own}
     found: dict[int, Content] = {}
     pairs: list[Any] = images.read_with_payloads(name)
     for entry, data in pairs:
-        mine = tuple(sizes.get(entry.pipe_id, ()))
+        mine = sizes.get(entry.pipe_id, ())
         if mine and (sum(mine) != len(data) or 0 in mine):
             raise ImageError(f"{packets}: the packets of pipe {entry.pipe_id} do not make up its {len(data)} bytes")
         found[entry.pipe_id] = Content(entry.size, data, mine)
@@ -158,8 +154,8 @@ def write(new: NewCheckpoint, name: str, packets: str, contents: dict[int, Conte
             for number, content in contents.items()
         ]
         new.write(name, pairs)
-        rows = [(number, size) for number, content in contents.items() for size in content.packets]
-        records.write(new, packets, _PACKET, rows)
+        some = {number: content.packets for number, content in contents.items() if content.packets}
+        new.write_any(packets, [m.pycriu_packets_entry(pipe_id=number, bytes=some[number]) for number in some])
 
 
 def holders(wanted: str) -> dict[str, set[int]]:

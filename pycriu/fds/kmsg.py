@@ -12,14 +12,16 @@ import os
 import select
 
 from pycriu.errors import ImageError, Unsupported
-from pycriu.images import notes
+from pycriu.images import messages as m
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pycriu.fds.openfile import OpenFile
     from pycriu.images.store import ImagesDir, NewCheckpoint
 
-IMAGE, _NOTE = "pycriu-kmsg.img", "last"
+IMAGE = "pycriu-kmsg.img"
 _ROOM = 1 << 15  # no record is as long; a read into less room than a record needs fails
 _PATH = "/dev/kmsg"
 
@@ -30,7 +32,7 @@ class Readers:
     def __init__(self) -> None:
         self._log = -1  # a reader of our own, at the end of what has been looked at
         self._last = -1
-        self._known: notes.Notes = {}
+        self._known: dict[int, int] = {}  # id → number of the last message that was read
 
     def inspect(self) -> None:
         """Read the log, while nobody has to wait for that."""
@@ -52,24 +54,22 @@ class Readers:
                 )
         finally:
             os.close(fd)
-        self._known[number] = {_NOTE: self._last.to_bytes(8, "little", signed=True)}
+        self._known[number] = self._last
 
     def write(self, new: NewCheckpoint) -> None:
         """The image."""
-        notes.write(new, IMAGE, self._known)
+        new.write_any(IMAGE, [m.pycriu_kmsg_entry(id=number, last=last) for number, last in self._known.items()])
 
     def read(self, images: ImagesDir) -> None:
         """The image."""
-        self._known = notes.read(images, IMAGE, (_NOTE,))
-        for number, note in self._known.items():
-            if len(note[_NOTE]) != 8:
-                raise ImageError(f"{IMAGE}: what reader {number} has read last is no number")
+        own: list[Any] = images.read_if_there(IMAGE)
+        self._known = {one.id: one.last for one in own}
 
     def position(self, number: int, fd: int, flags: int) -> None:
         """Let the reader `fd`, open with `flags`, go on where it was."""
         if number not in self._known:
             return
-        last = int.from_bytes(self._known[number][_NOTE], "little", signed=True)
+        last = self._known[number]
         os.set_blocking(fd, False)
         if 0 <= _first() <= last and _read(fd, last) < last:
             os.lseek(fd, 0, os.SEEK_SET)  # the machine has been started anew

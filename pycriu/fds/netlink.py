@@ -18,7 +18,7 @@ from pycriu.fds import sockets
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import notes
+from pycriu.images import own
 from pycriu.kernel import libc, sockdiag
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ class Netlink(Kind):
         super().__init__(options, log)
         self._listed: dict[int, sockdiag.NetlinkSocket] | None = None
         self._found: dict[int, tuple[sockdiag.NetlinkSocket, Any, dict[str, bytes]]] = {}  # by inode
-        self._notes: notes.Notes = {}
+        self._notes: own.Notes = {}
 
     # ------------------------------------------------------------------------------------------------------------ dump
 
@@ -99,13 +99,13 @@ class Netlink(Kind):
 
     def write(self, new: NewCheckpoint) -> None:
         """The notes."""
-        notes.write(new, NOTES_IMAGE, self._notes)
+        new.write_any(NOTES_IMAGE, own.socket_entries(self._notes))
 
     # --------------------------------------------------------------------------------------------------------- restore
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Notes and entries, checked."""
-        self._notes = notes.read(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES)
+        self._notes = own.socket_notes(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES)
         for one in (entry.nlsk for entry in entries):
             name = f"netlink socket {one.id}"
             sockets.check(one.opts, name)

@@ -16,7 +16,6 @@ from pycriu.errors import ImageError, TraceeGone, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import records
 from pycriu.kernel import procfs
 
 TYPE_CHECKING = False
@@ -34,7 +33,6 @@ PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 8
 _INFO = struct.Struct("<Q52xi")  # struct pidfd_info, first version: mask, …, exit_code
 DEAD = -1
 PID_MAX = 1 << 22
-_STATUSES = struct.Struct("<Ii")  # pycriu-pidfd.img: inode of the pidfd, wait status
 _IMAGE = "pycriu-pidfd.img"
 _CORE_DUMPED = 0x80
 
@@ -96,13 +94,16 @@ class Pidfd(Kind):
 
     def write(self, new: NewCheckpoint) -> None:
         """How the dead ended."""
-        records.write(new, _IMAGE, _STATUSES, sorted(self._statuses.items()))
+        new.write_any(
+            _IMAGE, [m.pycriu_pidfd_entry(ino=ino, status=how) for ino, how in sorted(self._statuses.items())]
+        )
 
     # --------------------------------------------------------------------------------------------------------- restore
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """The same; ImageError for what no PID can be."""
-        self._statuses = dict(records.read(images, _IMAGE, _STATUSES))
+        own: list[Any] = images.read_if_there(_IMAGE)
+        self._statuses = {one.ino: one.status for one in own}
         for entry in entries:
             if entry.pidfd.nspid == DEAD:
                 self._dead.setdefault(entry.pidfd.ino, []).append(entry)

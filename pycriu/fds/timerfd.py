@@ -20,7 +20,6 @@ from pycriu.errors import About, ImageError, KernelError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import records
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
 
@@ -40,7 +39,6 @@ _READ_AS = {8: 0, 9: 7}  # the clock that an alarm clock shows
 TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET = 1, 2
 TFD_IOC_SET_TICKS = 0x40085400
 _ITIMERSPEC = struct.Struct("<qqqq")  # it_interval, it_value, each in seconds and nanoseconds
-_EXPIRIES = struct.Struct("<I4xq16s")  # pycriu-timerfd.img: id of the file, expiry in ns of its clock, boot id
 _IMAGE = "pycriu-timerfd.img"
 _NO_BOOT = bytes(16)
 _NEAR = SECOND // 50  # what expires within this time is waited for: see _arm
@@ -134,7 +132,8 @@ class Timerfd(Kind):
     def write(self, new: NewCheckpoint) -> None:
         """When absolute timers expire."""
         boot = boot_id() if self._expiries else b""
-        records.write(new, _IMAGE, _EXPIRIES, [(number, at, boot) for number, at in sorted(self._expiries.items())])
+        expiries = sorted(self._expiries.items())
+        new.write_any(_IMAGE, [m.pycriu_timerfd_entry(id=number, expiry=at, boot=boot) for number, at in expiries])
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -143,12 +142,13 @@ class Timerfd(Kind):
         for entry in entries:
             self._states[entry.id] = _state(entry.tfd)
         boot = boot_id() if entries else b""
-        for number, expiry, there in records.read(images, _IMAGE, _EXPIRIES):
-            state = self._states.get(number)
+        own: list[Any] = images.read_if_there(_IMAGE)
+        for one in own:
+            state = self._states.get(one.id)
             if state is None:
-                raise ImageError(f"{_IMAGE}: no timerfd has the id {number}")
-            if expiry > 0 and (there == boot != _NO_BOOT or state.clock in _WALL_CLOCKS):
-                self._expiries[number] = expiry
+                raise ImageError(f"{_IMAGE}: no timerfd has the id {one.id}")
+            if one.expiry > 0 and (one.boot == boot != _NO_BOOT or state.clock in _WALL_CLOCKS):
+                self._expiries[one.id] = one.expiry
 
     def open(self, entry: Any, opening: Opening) -> int:
         """A new one, which is set by `finish`."""

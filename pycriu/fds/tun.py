@@ -18,7 +18,6 @@ from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
-from pycriu.images import notes
 from pycriu.kernel import netlink
 from pycriu.record import record
 
@@ -51,9 +50,7 @@ RTPROT_KERNEL, RT_TABLE_LOCAL = 2, 255
 IFF_SETTABLE = 0x1 | 0x4 | 0x20 | 0x80 | 0x100 | 0x200 | 0x1000 | 0x8000  # UP DEBUG … MULTICAST DYNAMIC, net/core/dev.c
 _IFINFOMSG, _IFADDRMSG, _RTMSG = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=8BI")
 
-_LINK = struct.Struct("<iIII")  # index, IFF_* flags, MTU, length of the queue
 _IMAGE = "pycriu-tun.img"
-_NOTES = ("flags", "owner", "group", "sndbuf", "link", "mac", "master", "addresses", "routes")
 
 
 @record
@@ -78,8 +75,8 @@ class Tun(Kind):
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._queues: dict[int, tuple[str, int]] = {}  # id → device, flags
-        self._notes: dict[int, dict[str, bytes]] = {}  # of the first queue of each device
         self._first: dict[str, int] = {}  # device → id of its first queue
+        self._devices: dict[str, Any] = {}  # device → pycriu_tun_device
         self._there: set[str] = set()  # persistent devices that still are
 
     # ------------------------------------------------------------------------------------------------------------ dump
@@ -120,7 +117,7 @@ class Tun(Kind):
                 self._queues[number] = found
                 if found[0] not in self._first:
                     self._first[found[0]] = number
-                    self._notes[number] = _state(file, fd, *found)
+                    self._devices[found[0]] = _state(file, fd, *found)
             finally:
                 os.close(fd)
 
@@ -131,18 +128,21 @@ class Tun(Kind):
             entry.netdev, flags = self._queues[number]
             if flags & IFF_DETACH_QUEUE:
                 entry.detached = True
-            self._notes.setdefault(number, {})["flags"] = flags.to_bytes(4, "little")
         return m.file_entry(type=self.TYPE, id=number, tunf=entry)
 
     def write(self, new: NewCheckpoint) -> None:
         """Everything else."""
-        notes.write(new, _IMAGE, self._notes)
+        own = [m.pycriu_tun_entry(id=number, flags=flags) for number, (_, flags) in self._queues.items()]
+        for one in own:
+            if self._first[name := self._queues[one.id][0]] == one.id:
+                one.device.CopyFrom(self._devices[name])
+        new.write_any(_IMAGE, own)
 
     # --------------------------------------------------------------------------------------------------------- restore
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Which devices have to be made; UserError where the name is taken by now."""
-        self._notes = notes.read(images, _IMAGE, _NOTES)
+        own: dict[int, Any] = {one.id: one for one in images.read_if_there(_IMAGE)}  # type: ignore[attr-defined]
         if not entries:
             return
         taken = {link.name for link in links()}
@@ -150,13 +150,12 @@ class Tun(Kind):
             name = entry.tunf.netdev
             if not name:
                 continue
-            flags = self._notes.get(entry.id, {}).get("flags", b"")
-            if len(flags) != 4 or len(name.encode()) > 15 or "/" in name or "\0" in name:
+            if entry.id not in own or len(name.encode()) > 15 or "/" in name or "\0" in name:
                 raise ImageError(
                     f"file {entry.id} is a queue of the network device {name!r}, of which too little is said"
                 )
-            self._queues[entry.id] = name, int.from_bytes(flags, "little")
-            if "link" in self._notes[entry.id]:
+            self._queues[entry.id] = name, own[entry.id].flags
+            if own[entry.id].HasField("device"):
                 self._first.setdefault(name, entry.id)
             if name in taken and not self._queues[entry.id][1] & IFF_PERSIST:
                 raise UserError(f"there is a network device {name} already", f"remove it: ip link delete {name}")
@@ -164,8 +163,9 @@ class Tun(Kind):
             if name not in self._first:
                 raise ImageError(f"{_IMAGE}: nothing is said of the network device {name}")
         self._there = {name for name in self._first if name in taken}
-        for name, number in self._first.items():
-            _check(name, self._notes[number])
+        self._devices = {name: own[number].device for name, number in self._first.items()}
+        for name, device in self._devices.items():
+            _check(name, device)
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Attach to the device, which is made for the first of its queues."""
@@ -186,18 +186,16 @@ class Tun(Kind):
         return fd
 
     def _attach(self, fd: int, name: str, flags: int) -> None:
-        its = self._notes[self._first[name]]
+        its = self._devices[name]
         made = name not in self._there and name not in {link.name for link in links()}
-        if made:
-            index = _LINK.unpack(its["link"])[0]
-            if index not in {link.index for link in links()}:
-                fcntl.ioctl(fd, TUNSETIFINDEX, index.to_bytes(4, "little"))
+        if made and its.index not in {link.index for link in links()}:
+            fcntl.ioctl(fd, TUNSETIFINDEX, its.index.to_bytes(4, "little"))
         fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), flags & ~(IFF_PERSIST | IFF_DETACH_QUEUE)))
         if made:
             for request, key in ((TUNSETOWNER, "owner"), (TUNSETGROUP, "group")):
-                if key in its:
-                    fcntl.ioctl(fd, request, int.from_bytes(its[key], "little"))
-            fcntl.ioctl(fd, TUNSETSNDBUF, its["sndbuf"])
+                if its.HasField(key):
+                    fcntl.ioctl(fd, request, getattr(its, key))
+            fcntl.ioctl(fd, TUNSETSNDBUF, its.sndbuf.to_bytes(4, "little"))
         if flags & IFF_DETACH_QUEUE:
             fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ.pack(b"", IFF_DETACH_QUEUE))
 
@@ -205,7 +203,7 @@ class Tun(Kind):
         """Addresses, routes, and whatever else the devices had that were made."""
         for name, number in self._first.items():
             if name not in self._there:
-                _configure(name, self._notes[number])
+                _configure(name, self._devices[name])
                 if self._queues[number][1] & IFF_PERSIST:
                     fcntl.ioctl(opening.fd(number), TUNSETPERSIST, 1)
 
@@ -237,31 +235,30 @@ def parse_link(body: bytes) -> Link:
     return Link(index, flags, name, number[IFLA_MTU], number[IFLA_TXQLEN], mac, number[IFLA_MASTER])
 
 
-def _state(file: OpenFile, fd: int, name: str, flags: int) -> dict[str, bytes]:
+def _state(file: OpenFile, fd: int, name: str, flags: int) -> Any:
     """What it takes to make a device again."""
     known = {link.index: link for link in links()}
     link = next((link for link in known.values() if link.name == name), None)
     if link is None:
         raise Unsupported(f"{file.name} is the end of {name}, which is in another network namespace")
-    found = {
-        "sndbuf": fcntl.ioctl(fd, TUNGETSNDBUF, bytes(4)),
-        "link": _LINK.pack(link.index, link.flags, link.mtu, link.queue),
-    }
+    found = m.pycriu_tun_device(
+        index=link.index, flags=link.flags, mtu=link.mtu, queue=link.queue,
+        sndbuf=int.from_bytes(fcntl.ioctl(fd, TUNGETSNDBUF, bytes(4)), "little"),
+    )  # fmt: skip
     if flags & IFF_TAP:
-        found["mac"] = link.address
+        found.mac = link.address
     if link.master:
-        found["master"] = known[link.master].name.encode()
+        found.master = known[link.master].name
     for key in ("owner", "group"):
         with open(f"/sys/class/net/{name}/{key}") as text:
             number = int(text.read())
         if number >= 0:
-            found[key] = number.to_bytes(4, "little")
+            setattr(found, key, number)
     with netlink.Netlink(0, "rtnetlink") as talk:
-        addresses = [body for body in talk.dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0))
-                     if _IFADDRMSG.unpack_from(body)[4] == link.index]  # fmt: skip
-        routes = [body for body in talk.dump(RTM_GETROUTE, _RTMSG.pack(*[0] * 9)) if _is_route(body, link.index)]
-    found["addresses"] = b"".join(netlink.message(RTM_NEWADDR, 0, 0, body) for body in addresses)
-    found["routes"] = b"".join(netlink.message(RTM_NEWROUTE, 0, 0, body) for body in routes)
+        addresses = talk.dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0))
+        found.addresses.extend(body for body in addresses if _IFADDRMSG.unpack_from(body)[4] == link.index)
+        routes = talk.dump(RTM_GETROUTE, _RTMSG.pack(*[0] * 9))
+        found.routes.extend(body for body in routes if _is_route(body, link.index))
     return found
 
 
@@ -272,26 +269,23 @@ def _is_route(body: bytes, index: int) -> bool:
     return int.from_bytes(out, "little") == index and protocol != RTPROT_KERNEL and table != RT_TABLE_LOCAL
 
 
-def _check(name: str, its: dict[str, bytes]) -> None:
-    """ImageError where notes have not the size that they must have."""
-    sizes = {"link": _LINK.size, "sndbuf": 4, "owner": 4, "group": 4}
-    if any(len(its[key]) != size for key, size in sizes.items() if key in its) or "sndbuf" not in its:
-        raise ImageError(f"{_IMAGE}: what it says of the network device {name} is of the wrong size")
+def _check(name: str, its: Any) -> None:
+    """ImageError for what no device can have."""
+    if its.index >= 1 << 31 or "\0" in its.master:
+        raise ImageError(f"{_IMAGE}: the network device {name} has an impossible index or master")
     for key, size in (("addresses", _IFADDRMSG.size), ("routes", _RTMSG.size)):
-        for _, _, _, body in netlink.messages(its.get(key, b"")):
-            if len(body) < size:
-                raise ImageError(f"{_IMAGE}: the network device {name} has {key} that are cut short")
+        if any(len(body) < size for body in getattr(its, key)):
+            raise ImageError(f"{_IMAGE}: the network device {name} has {key} that are cut short")
 
 
-def _configure(name: str, its: dict[str, bytes]) -> None:
+def _configure(name: str, its: Any) -> None:
     """Give a new device what the old one had."""
-    _, flags, mtu, queue = _LINK.unpack(its["link"])
     known = {link.name: link.index for link in links()}
-    index, master = known[name], its.get("master", b"").decode(errors="replace")
-    body = netlink.attribute(IFLA_MTU, mtu.to_bytes(4, "little"))
-    body += netlink.attribute(IFLA_TXQLEN, queue.to_bytes(4, "little"))
-    if its.get("mac"):
-        body += netlink.attribute(IFLA_ADDRESS, its["mac"])
+    index, master = known[name], its.master
+    body = netlink.attribute(IFLA_MTU, its.mtu.to_bytes(4, "little"))
+    body += netlink.attribute(IFLA_TXQLEN, its.queue.to_bytes(4, "little"))
+    if its.mac:
+        body += netlink.attribute(IFLA_ADDRESS, its.mac)
     if master:
         if master not in known:
             raise UserError(
@@ -300,13 +294,13 @@ def _configure(name: str, its: dict[str, bytes]) -> None:
         body += netlink.attribute(IFLA_MASTER, known[master].to_bytes(4, "little"))
     with netlink.Netlink(0, f"network device {name}") as talk:
         talk.request(RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0) + body)
-        talk.request(RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, index, flags & IFF_SETTABLE, IFF_SETTABLE))
-        for _, _, _, body in netlink.messages(its.get("addresses", b"")):
+        talk.request(RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, index, its.flags & IFF_SETTABLE, IFF_SETTABLE))
+        for body in its.addresses:
             family, length, what, scope, _ = _IFADDRMSG.unpack_from(body)
             head = _IFADDRMSG.pack(family, length, what, scope, index)
             rest = _without(body[_IFADDRMSG.size :], {IFA_CACHEINFO: None})
             talk.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, head + rest)
-        for _, _, _, body in netlink.messages(its.get("routes", b"")):
+        for body in its.routes:
             changes = {RTA_CACHEINFO: None, RTA_OIF: index.to_bytes(4, "little")}
             rest = _without(body[_RTMSG.size :], changes)
             talk.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body[: _RTMSG.size] + rest)

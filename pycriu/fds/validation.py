@@ -20,7 +20,7 @@ import struct
 import time
 
 from pycriu.errors import UserError
-from pycriu.images import records
+from pycriu.images import messages as m
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 FILESIZE, MTIME, BUILDID, CHECKSUM = "filesize", "mtime", "buildid", "checksum"
 IMAGE = "pycriu-files.img"
-_RECORD = struct.Struct("<IIqI16s")  # id, what is known, mtime in ns, sample, digest
-_KNOWS_MTIME, _KNOWS_DIGEST, _KNOWS_SAMPLE = 1, 2, 4
 _SAMPLE = 1 << 16  # bytes from either end
 PSEUDO = ("/proc/", "/sys/")  # their times are those of our looking
 _PIECE = 1 << 20
@@ -71,17 +69,17 @@ class Notes:
                 if path not in samples:
                     samples[path] = sample(path)
                 found = samples[path]
-            what = _KNOWS_MTIME | _KNOWS_DIGEST * (digest_ is not None) | _KNOWS_SAMPLE * (found is not None)
-            rows.append((number, what, status.st_mtime_ns, found or 0, digest_ or b""))
-        records.write(new, IMAGE, _RECORD, rows)
+            rows.append(m.pycriu_file_entry(id=number, mtime=status.st_mtime_ns, sample=found, digest=digest_))
+        new.write_any(IMAGE, rows)
 
     def read(self, images: ImagesDir) -> None:
         """The image; there is none in a checkpoint of CRIU's."""
-        for number, what, mtime, sample_, digest_ in records.read(images, IMAGE, _RECORD):
-            self._known[number] = (
-                mtime if what & _KNOWS_MTIME else None,
-                sample_ if what & _KNOWS_SAMPLE else None,
-                digest_ if what & _KNOWS_DIGEST else None,
+        own: list[Any] = images.read_if_there(IMAGE)
+        for one in own:
+            self._known[one.id] = (
+                one.mtime,
+                one.sample if one.HasField("sample") else None,
+                one.digest if one.HasField("digest") else None,
             )
 
     def of(self, number: int) -> Known:

@@ -28,6 +28,7 @@ class Kind:
     framing: str = COMMON
     head: str = ""  # class of the first entry where it differs from the others
     payload: str = ""  # rule of `payloads` for the bytes after each entry
+    own: bool = False  # not CRIU's: read strictly
     old: bool = False  # read for compatibility; written inside another image nowadays
 
 
@@ -112,27 +113,24 @@ KINDS = (
     Kind("tmpfs-dev", 0, framing=RAW),
     Kind("autofs", 0x49353943, "autofs_entry", many=True),
     Kind("binfmt-misc", 0x67343323, "binfmt_misc_entry", many=True),
-    # pycriu's own, which CRIU ignores: what CRIU's messages have no fields for
-    Kind("pycriu-tty", 0x50544559, "pycriu_tty_entry", many=True),
-    Kind("pycriu-xstate", 0, framing=RAW),
-    Kind("pycriu-sve", 0, framing=RAW),
-    # and fixed-size records (`records`) of what event descriptors have beyond CRIU's messages
-    Kind("pycriu-eventfd", 0, framing=RAW),
-    Kind("pycriu-timerfd", 0, framing=RAW),
-    Kind("pycriu-epoll", 0, framing=RAW),
-    Kind("pycriu-epoll-params", 0, framing=RAW),
-    Kind("pycriu-pidfd", 0, framing=RAW),
-    Kind("pycriu-tun", 0, framing=RAW),
-    Kind("pycriu-fanotify", 0x50594641, "fanotify_mark_entry", many=True),
-    Kind("pycriu-task", 0, framing=RAW),  # see facts
-    # and what else CRIU's messages have no fields for: when files were written, where the packets in pipes end
-    Kind("pycriu-files", 0, framing=RAW),
-    Kind("pycriu-ghosts", 0, framing=RAW),
-    Kind("pycriu-kmsg", 0, framing=RAW),
-    Kind("pycriu-packets", 0, framing=RAW),
-    Kind("pycriu-fifo-packets", 0, framing=RAW),
-    Kind("pycriu-sockets", 0, framing=RAW),  # one per family, -unix and so on: options, credentials, addresses
-    Kind("pycriu-memory", 0, framing=RAW),  # see resources.memory.advice
+    # pycriu's own, which CRIU ignores: what CRIU's messages have no fields for (`pycriu.proto`)
+    Kind("pycriu-task", 0x50595441, "pycriu_task_entry", many=True, own=True),
+    Kind("pycriu-memory", 0x50594D45, "pycriu_mapping_entry", many=True, own=True),
+    Kind("pycriu-xstate", 0x50595853, "pycriu_registers_entry", own=True),
+    Kind("pycriu-sve", 0x50595356, "pycriu_registers_entry", own=True),
+    Kind("pycriu-files", 0x50594649, "pycriu_file_entry", many=True, own=True),
+    Kind("pycriu-ghosts", 0x50594748, "pycriu_ghost_entry", many=True, own=True),
+    Kind("pycriu-packets", 0x5059504B, "pycriu_packets_entry", many=True, own=True),
+    Kind("pycriu-fifo-packets", 0x50594650, "pycriu_packets_entry", many=True, own=True),
+    Kind("pycriu-kmsg", 0x50594B4D, "pycriu_kmsg_entry", many=True, own=True),
+    Kind("pycriu-eventfd", 0x50594556, "pycriu_eventfd_entry", many=True, own=True),
+    Kind("pycriu-timerfd", 0x50595446, "pycriu_timerfd_entry", many=True, own=True),
+    Kind("pycriu-epoll", 0x50594550, "pycriu_epoll_entry", many=True, own=True),
+    Kind("pycriu-fanotify", 0x50594641, "fanotify_mark_entry", many=True, own=True),
+    Kind("pycriu-pidfd", 0x50595046, "pycriu_pidfd_entry", many=True, own=True),
+    Kind("pycriu-tun", 0x50595455, "pycriu_tun_entry", many=True, own=True),
+    Kind("pycriu-sockets", 0x5059534F, "pycriu_socket_entry", many=True, own=True),  # one per family, -unix and so on
+    Kind("pycriu-tty", 0x50544559, "pycriu_tty_entry", many=True, own=True),
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

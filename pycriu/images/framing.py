@@ -81,6 +81,8 @@ def entries(kind: Kind, data: memoryview | bytes, file: str) -> Iterator[tuple[M
         if count and not kind.many:
             raise damaged(file, at, f"{len(view) - at} bytes behind the only entry")
         message, at = _message(kind.head if kind.head and not count else kind.message, view, at, file)
+        if kind.own:
+            _refuse_unknown(message, file)
         length = rule(message, view, at) if rule else 0
         if not 0 <= length <= len(view) - at:
             raise damaged(file, at, f"a payload of {length} bytes where {len(view) - at} are left")
@@ -113,6 +115,16 @@ def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, 
     if (field := schema.not_text(message)) is not None:
         raise damaged(file, start, f"no {name}: {field} is not UTF-8")
     return message, start + size
+
+
+def _refuse_unknown(message: Message, file: str) -> None:
+    size = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != size:
+        raise ImageError(
+            f"{file}: {message.DESCRIPTOR.name} has a field that is not known",
+            hint="restore it with the pycriu that wrote it",
+        )
 
 
 def serialize(message: Message, file: str) -> bytes:

@@ -974,6 +974,107 @@ class pstree_entry(Message):
     @property
     def threads(self) -> Scalars[int]: ...
     def __init__(self, *, pid: int | None = ..., ppid: int | None = ..., pgid: int | None = ..., sid: int | None = ..., threads: Iterable[int] | None = ...) -> None: ...
+class pycriu_attribute(Message):
+    name: bytes
+    value: bytes
+    def __init__(self, *, name: bytes | None = ..., value: bytes | None = ...) -> None: ...
+class pycriu_epoll_entry(Message):
+    id: int
+    @property
+    def slot(self) -> Messages[pycriu_epoll_slot]: ...
+    params: bytes
+    def __init__(self, *, id: int | None = ..., slot: Iterable[pycriu_epoll_slot] | None = ..., params: bytes | None = ...) -> None: ...
+class pycriu_epoll_slot(Message):
+    index: int
+    number: int
+    target: int
+    def __init__(self, *, index: int | None = ..., number: int | None = ..., target: int | None = ...) -> None: ...
+class pycriu_eventfd_entry(Message):
+    id: int
+    semaphore: bool
+    def __init__(self, *, id: int | None = ..., semaphore: bool | None = ...) -> None: ...
+class pycriu_file_entry(Message):
+    id: int
+    mtime: int
+    sample: int
+    digest: bytes
+    def __init__(self, *, id: int | None = ..., mtime: int | None = ..., sample: int | None = ..., digest: bytes | None = ...) -> None: ...
+class pycriu_ghost_entry(Message):
+    id: int
+    @property
+    def xattr(self) -> Messages[pycriu_attribute]: ...
+    def __init__(self, *, id: int | None = ..., xattr: Iterable[pycriu_attribute] | None = ...) -> None: ...
+class pycriu_kmsg_entry(Message):
+    id: int
+    last: int
+    def __init__(self, *, id: int | None = ..., last: int | None = ...) -> None: ...
+class pycriu_mapping_entry(Message):
+    start: int
+    locked_on_fault: bool
+    branch_targets: bool
+    sealed: bool
+    name: bytes
+    key: int
+    @property
+    def keys(self) -> Scalars[int]: ...
+    def __init__(self, *, start: int | None = ..., locked_on_fault: bool | None = ..., branch_targets: bool | None = ..., sealed: bool | None = ..., name: bytes | None = ..., key: int | None = ..., keys: Iterable[int] | None = ...) -> None: ...
+class pycriu_option(Message):
+    name: str
+    value: bytes
+    def __init__(self, *, name: str | None = ..., value: bytes | None = ...) -> None: ...
+class pycriu_packets_entry(Message):
+    pipe_id: int
+    @property
+    def bytes(self) -> Scalars[int]: ...
+    def __init__(self, *, pipe_id: int | None = ..., bytes: Iterable[int] | None = ...) -> None: ...
+class pycriu_pidfd_entry(Message):
+    ino: int
+    status: int
+    def __init__(self, *, ino: int | None = ..., status: int | None = ...) -> None: ...
+class pycriu_registers_entry(Message):
+    data: bytes
+    def __init__(self, *, data: bytes | None = ...) -> None: ...
+class pycriu_socket_entry(Message):
+    id: int
+    @property
+    def option(self) -> Messages[pycriu_option]: ...
+    def __init__(self, *, id: int | None = ..., option: Iterable[pycriu_option] | None = ...) -> None: ...
+class pycriu_task_entry(Message):
+    tid: int
+    @property
+    def affinity(self) -> Scalars[int]: ...
+    sched_flags: int
+    @property
+    def deadline(self) -> Scalars[int]: ...
+    slice: int
+    @property
+    def clamps(self) -> Scalars[int]: ...
+    io_priority: int
+    timer_slack: int
+    @property
+    def memory_policy(self) -> Scalars[int]: ...
+    tsc: int
+    mce_kill: int
+    store_bypass: int
+    indirect_branch: int
+    l1d_flush: int
+    tagged_addresses: int
+    sve_length: int
+    sme_length: int
+    no_exec_gain: int
+    memory_merge: int
+    io_flusher: int
+    lock_future: int
+    coredump_filter: int
+    exit_signal: int
+    @property
+    def unseen_stops(self) -> Scalars[int]: ...
+    def __init__(self, *, tid: int | None = ..., affinity: Iterable[int] | None = ..., sched_flags: int | None = ..., deadline: Iterable[int] | None = ..., slice: int | None = ..., clamps: Iterable[int] | None = ..., io_priority: int | None = ..., timer_slack: int | None = ..., memory_policy: Iterable[int] | None = ..., tsc: int | None = ..., mce_kill: int | None = ..., store_bypass: int | None = ..., indirect_branch: int | None = ..., l1d_flush: int | None = ..., tagged_addresses: int | None = ..., sve_length: int | None = ..., sme_length: int | None = ..., no_exec_gain: int | None = ..., memory_merge: int | None = ..., io_flusher: int | None = ..., lock_future: int | None = ..., coredump_filter: int | None = ..., exit_signal: int | None = ..., unseen_stops: Iterable[int] | None = ...) -> None: ...
+class pycriu_timerfd_entry(Message):
+    id: int
+    expiry: int
+    boot: bytes
+    def __init__(self, *, id: int | None = ..., expiry: int | None = ..., boot: bytes | None = ...) -> None: ...
 class pycriu_tty_entry(Message):
     index: int
     mode: int
@@ -985,6 +1086,27 @@ class pycriu_tty_entry(Message):
     stopped: int
     status: int
     def __init__(self, *, index: int | None = ..., mode: int | None = ..., closed: bool | None = ..., line: Iterable[bytes] | None = ..., typed: bytes | None = ..., behind: bytes | None = ..., stopped: int | None = ..., status: int | None = ...) -> None: ...
+class pycriu_tun_device(Message):
+    index: int
+    flags: int
+    mtu: int
+    queue: int
+    sndbuf: int
+    owner: int
+    group: int
+    mac: bytes
+    master: str
+    @property
+    def addresses(self) -> Scalars[bytes]: ...
+    @property
+    def routes(self) -> Scalars[bytes]: ...
+    def __init__(self, *, index: int | None = ..., flags: int | None = ..., mtu: int | None = ..., queue: int | None = ..., sndbuf: int | None = ..., owner: int | None = ..., group: int | None = ..., mac: bytes | None = ..., master: str | None = ..., addresses: Iterable[bytes] | None = ..., routes: Iterable[bytes] | None = ...) -> None: ...
+class pycriu_tun_entry(Message):
+    id: int
+    flags: int
+    @property
+    def device(self) -> pycriu_tun_device: ...
+    def __init__(self, *, id: int | None = ..., flags: int | None = ..., device: pycriu_tun_device | None = ...) -> None: ...
 class reg_file_entry(Message):
     id: int
     flags: int

@@ -22,7 +22,7 @@ from pycriu.images.durable import sync_together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from io import BufferedReader, FileIO
     from types import TracebackType
     from typing import Self
@@ -97,6 +97,10 @@ class Images:
     def read(self, name: str) -> list[Message]:
         """All entries of an image."""
         return [message for message, _ in self.read_with_payloads(name)]
+
+    def read_if_there(self, name: str) -> list[Message]:
+        """The same, none where there is no such image."""
+        return self.read(name) if self.exists(name) else []
 
     def read_one(self, name: str) -> Message:
         """The entry of an image that has exactly one."""
@@ -262,6 +266,11 @@ class NewCheckpoint:
         data = b"".join(framing.build(kind, messages, name))
         with self._create(name) as file:
             self._guard(lambda: _write_all(file, data), name)
+
+    def write_any(self, name: str, messages: Sequence[Message]) -> None:
+        """Write an image; none at all where there are no entries."""
+        if messages:
+            self.write(name, messages)
 
     def create_raw(self, name: str) -> FileIO:
         """A file for bytes (`pages-1.img`), open for writing without a buffer; `commit` syncs and closes it.

@@ -15,7 +15,7 @@ import ctypes
 import os
 
 from pycriu.errors import KernelError, Unsupported
-from pycriu.images.facts import Numbers, Shape
+from pycriu.images.own import Numbers
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.record import record
 from pycriu.tracee import Remote, Row
@@ -63,7 +63,6 @@ SETTINGS = (
     Setting("memory_merge", (PR_GET_MEMORY_MERGE,), (PR_SET_MEMORY_MERGE,), process=True),
 )
 LOCK_FUTURE, IO_FLUSHER = "lock_future", "io_flusher"
-SHAPES = {setting.name: Shape(1, 1) for setting in SETTINGS} | {LOCK_FUTURE: Shape(1, 1), IO_FLUSHER: Shape(1, 1)}
 
 # /proc/PID/stat, flags: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE, which PR_SET_IO_FLUSHER sets together. Its getter wants
 # CAP_SYS_RESOURCE.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pycriu.errors import ImageError, KernelError, TraceeGone, UserError
-from pycriu.images.facts import Numbers, Shape
+from pycriu.images.own import Numbers
 from pycriu.kernel import procfs
 from pycriu.tracee import Remote, Row
 
@@ -22,7 +22,6 @@ NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 CAP_AUDIT_CONTROL = 30
 AT_FDCWD = -100
 _DEFAULT_FILTER = 0x33  # MMF_DUMP_FILTER_DEFAULT with CONFIG_CORE_DUMP_DEFAULT_ELF_HEADERS, include/linux/mm_types.h
-SHAPES = {"coredump_filter": Shape(1, 1)}
 
 
 def login_uid(pid: int) -> int | None:

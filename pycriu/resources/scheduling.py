@@ -3,7 +3,7 @@
 I/O priority, timer slack, memory policy. See sched(7), ioprio_set(2), set_mempolicy(2).
 
 All but memory policy and timer slack is read and set from outside. CRIU's image has policy, nice value and priority;
-the rest goes into pycriu's own (images.facts). An affinity that leaves out no CPU of the machine is taken for none: on
+the rest goes into pycriu's own (images.own). An affinity that leaves out no CPU of the machine is taken for none: on
 a machine with more CPUs the thread may use them all. CPUs that the machine of the restore lacks are left out.
 
 Not kept: core scheduling cookies (refused), memory policies of single mappings (mbind(2)).
@@ -16,7 +16,7 @@ import os
 import struct
 
 from pycriu.errors import ImageError, KernelError, Unsupported, UserError
-from pycriu.images.facts import Facts, Numbers, Shape
+from pycriu.images.own import Facts, Numbers
 from pycriu.kernel import libc
 from pycriu.record import record
 from pycriu.tracee import Remote, Row
@@ -44,16 +44,7 @@ MPOL_DEFAULT = 0
 _NODES = 1024  # MAX_NUMNODES at its largest
 _CPUS_MAX = 1 << 16
 
-SHAPES = {
-    "sched_flags": Shape(1, 1),
-    "deadline": Shape(3, 3),  # runtime, deadline, period
-    "slice": Shape(1, 1),
-    "clamps": Shape(2, 2),
-    "affinity": Shape(1, _CPUS_MAX),
-    "io_priority": Shape(1, 1),
-    "timer_slack": Shape(1, 1),
-    "memory_policy": Shape(1 + _NODES // 64, 1 + _NODES // 64),  # mode, words of the mask
-}
+_COUNTS = {"deadline": 3, "clamps": 2, "memory_policy": 1 + _NODES // 64}  # numbers that each has
 
 
 @record
@@ -201,6 +192,9 @@ def check(facts: Facts) -> list[str]:
             )
         if cpus - here:
             remarks.append(f"task {tid} was bound to CPUs that this machine lacks: {_show(cpus - here)}")
+        for name, count in _COUNTS.items():
+            if len(of_thread.get(name, (0,) * count)) != count:
+                raise ImageError(f"{name} of task {tid} has {len(of_thread[name])} numbers, not {count}")
         for name, bits in (("io_priority", 16), ("sched_flags", 3), ("timer_slack", 63)):
             if any(not 0 <= number < 1 << bits for number in of_thread.get(name, ())):
                 raise ImageError(f"{name} of task {tid} is out of bounds")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from pycriu.errors import ImageError, PycriuError
-from pycriu.images.facts import Numbers, Shape
+from pycriu.images.own import Numbers
 from pycriu.kernel import ptrace
 from pycriu.tracee import Remote, Row, Tracee
 
@@ -27,7 +27,6 @@ STOP_SIGNALS = (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU)
 P_PID, WNOHANG, WSTOPPED, WNOWAIT, WALL = 1, 1, 2, 0x01000000, ptrace.WALL
 _SIGINFO, _SI_PID_AT = 128, 16  # siginfo_t: signo, errno, code, padding, then what waitid(2) fills in: pid, uid, status
 UNSEEN = "unseen_stops"  # a fact of the parent: the PIDs of its children whose stops it has not seen
-SHAPES = {UNSEEN: Shape(1, 1 << 16)}
 
 
 def ask(remote: Remote, children: list[int]) -> tuple[list[Row], Callable[[list[int]], dict[str, Numbers]]]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pycriu.images import messages as m
 from tests.host.conftest import PRELUDE, reap
+from tests.images import framed
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -67,12 +69,12 @@ def test_cpus_that_are_not_here(host: Host) -> None:
     assert host.dump(subject).ok
     reap(subject.pid)
     image = host.images / f"pycriu-task-{subject.pid}.img"
-    image.write_text(f"affinity {subject.pid} 5000\n")
+    image.write_bytes(framed(image.name, [m.pycriu_task_entry(tid=subject.pid, affinity=[5000])]))
     outcome = host.restore()
     assert not outcome.ok
     assert "bound to the CPUs 5000" in outcome.errors()
     assert not os.path.exists(f"/proc/{subject.pid}")
-    image.write_text(f"affinity {subject.pid} 0 5000\n")
+    image.write_bytes(framed(image.name, [m.pycriu_task_entry(tid=subject.pid, affinity=[0, 5000])]))
     outcome = host.restore()
     assert outcome.ok
     assert "lacks: 5000" in outcome.log
@@ -83,7 +85,8 @@ def test_a_fact_of_another_process(host: Host) -> None:
     subject = host.python("pause_for_dump()\nsay('ok')")
     assert host.dump(subject).ok
     reap(subject.pid)
-    (host.images / f"pycriu-task-{subject.pid}.img").write_text("timer_slack 1 5\n")
+    image = host.images / f"pycriu-task-{subject.pid}.img"
+    image.write_bytes(framed(image.name, [m.pycriu_task_entry(tid=1, timer_slack=5)]))
     outcome = host.restore()
     assert not outcome.ok
     assert "1 is no thread" in outcome.errors()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import struct
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +16,8 @@ from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import epoll, eventfd, fanotify, inotify, namespace, pidfd, refused, timerfd, watched
 from pycriu.fds.openfile import no_owner
 from pycriu.images import messages as m
-from pycriu.images import records
 from pycriu.kernel import procfs
+from tests.images import InMemory
 
 TIMERFD = """pos:\t0
 flags:\t02
@@ -30,21 +29,6 @@ settime flags: 03
 it_value: (100, 128046154)
 it_interval: (0, 30000000)
 """
-
-
-class Images:
-    """The images directory of one image of bytes."""
-
-    def __init__(self, folder: Path, name: str = "", data: bytes = b"") -> None:
-        self.name, self.path = name, folder / "image"
-        self.path.write_bytes(data)
-
-    def exists(self, name: str) -> bool:
-        return name == self.name
-
-    def raw(self, name: str) -> Any:
-        assert name == self.name
-        return open(self.path, "rb", buffering=0)
 
 
 def kind(cls: Any) -> Any:
@@ -71,51 +55,51 @@ def timer(**fields: int) -> Any:
         ({"ticks": (1 << 64) - 1}, "out of bounds"),
     ],
 )
-def test_timers_that_cannot_be(tmp_path: Path, fields: dict[str, int], words: str) -> None:
+def test_timers_that_cannot_be(fields: dict[str, int], words: str) -> None:
     with pytest.raises(ImageError, match=words):
-        kind(timerfd.Timerfd).read(Images(tmp_path), [timer(**fields)])
+        kind(timerfd.Timerfd).read(InMemory(), [timer(**fields)])
 
 
-def test_timer_at_rest_goes_on(tmp_path: Path) -> None:
+def test_timer_at_rest_goes_on() -> None:
     """As CRIU writes a periodic timer that has expired and that nobody has read."""
     one = kind(timerfd.Timerfd)
-    one.read(Images(tmp_path), [timer(ticks=1, isec=2)])
+    one.read(InMemory(), [timer(ticks=1, isec=2)])
     assert one._states[5].left == 2 * timerfd.SECOND
 
 
 @pytest.mark.parametrize("same_boot", [True, False])
 @pytest.mark.parametrize("clock", [0, 1])
-def test_absolute_expiry_counts_where_its_clock_still_does(tmp_path: Path, same_boot: bool, clock: int) -> None:
+def test_absolute_expiry_counts_where_its_clock_still_does(same_boot: bool, clock: int) -> None:
     boot = timerfd.boot_id() if same_boot else bytes(16)
-    data = struct.pack("<I4xq16s", 5, 1 << 40, boot)
+    data = [m.pycriu_timerfd_entry(id=5, expiry=1 << 40, boot=boot)]
     one = kind(timerfd.Timerfd)
-    one.read(Images(tmp_path, "pycriu-timerfd.img", data), [timer(clockid=clock, vsec=5, settime_flags=1)])
+    one.read(InMemory({"pycriu-timerfd.img": data}), [timer(clockid=clock, vsec=5, settime_flags=1)])
     assert one._expiries == ({5: 1 << 40} if same_boot or clock == 0 else {})
 
 
-def test_expiry_of_no_timer(tmp_path: Path) -> None:
-    data = struct.pack("<I4xq16s", 6, 1 << 40, bytes(16))
+def test_expiry_of_no_timer() -> None:
+    data = [m.pycriu_timerfd_entry(id=6, expiry=1 << 40, boot=bytes(16))]
     with pytest.raises(ImageError, match="id 6"):
-        kind(timerfd.Timerfd).read(Images(tmp_path, "pycriu-timerfd.img", data), [timer()])
+        kind(timerfd.Timerfd).read(InMemory({"pycriu-timerfd.img": data}), [timer()])
 
 
-def test_timers_are_set_with_their_ticks(tmp_path: Path) -> None:
+def test_timers_are_set_with_their_ticks() -> None:
     """One that expires while it is being set gets the tick of that on top."""
     one = kind(timerfd.Timerfd)
     entries = [timer(ticks=3, vsec=1000), timer(ticks=3, vnsec=1), timer(ticks=3), timer(ticks=2, vnsec=1, isec=1000)]
     expected = [3, 4, 3, 3]
     for entry, ticks in zip(entries, expected, strict=True):
-        one.read(Images(tmp_path), [entry])
+        one.read(InMemory(), [entry])
         fd = one.open(entry, None)
         timerfd._arm(fd, one._states[5], None)
         assert int.from_bytes(os.read(fd, 8), "little") == ticks
         os.close(fd)
 
 
-def test_eventfd_that_is_fuller_than_full(tmp_path: Path) -> None:
+def test_eventfd_that_is_fuller_than_full() -> None:
     efd = m.eventfd_file_entry(id=1, flags=2, fown=no_owner(), counter=(1 << 64) - 1)
     with pytest.raises(ImageError, match="more than one can have"):
-        kind(eventfd.Eventfd).read(Images(tmp_path), [m.file_entry(type=6, id=1, efd=efd)])
+        kind(eventfd.Eventfd).read(InMemory(), [m.file_entry(type=6, id=1, efd=efd)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -131,16 +115,6 @@ def test_eventfd_is_asked_without_losing_a_count(count: int, flags: int) -> None
             break
     assert left == count
     os.close(fd)
-
-
-def test_records_are_whole(tmp_path: Path) -> None:
-    layout = struct.Struct("<II")
-    assert records.read(Images(tmp_path), "absent.img", layout) == []  # type: ignore[arg-type]
-    images: Any = Images(tmp_path, "x.img", bytes(range(16)))
-    assert len(records.read(images, "x.img", layout)) == 2
-    images = Images(tmp_path, "x.img", bytes(15))
-    with pytest.raises(ImageError, match="15 bytes"):
-        records.read(images, "x.img", layout)
 
 
 EPOLL = """pos:\t0
@@ -167,27 +141,37 @@ def watching(*numbers: int) -> Any:
     return m.file_entry(type=7, id=5, epfd=m.eventpoll_file_entry(id=5, flags=2, fown=no_owner(), tfd=tfd))
 
 
+def slot_entry(number: int, index: int, at: int, target: int) -> Any:
+    return m.pycriu_epoll_entry(id=number, slot=[m.pycriu_epoll_slot(index=index, number=at, target=target)])
+
+
+def test_parameters_that_cannot_be() -> None:
+    one = m.pycriu_epoll_entry(id=5, params=bytes(7))
+    with pytest.raises(ImageError, match="7 bytes"):
+        kind(epoll.Epoll).read(InMemory({"pycriu-epoll.img": [one]}), [watching(3)])
+
+
 @pytest.mark.parametrize(
     ("slot", "words"),
     [((5, 1, 3, 1), "no watch 1"), ((6, 0, 3, 1), "epoll 6"), ((5, 0, 1 << 20, 1), "out of bounds")],
 )
-def test_watches_that_cannot_be(tmp_path: Path, slot: tuple[int, ...], words: str) -> None:
-    images = Images(tmp_path, "pycriu-epoll.img", struct.pack("<IIII", *slot))
+def test_watches_that_cannot_be(slot: tuple[int, ...], words: str) -> None:
+    images = InMemory({"pycriu-epoll.img": [slot_entry(*slot)]})
     with pytest.raises(ImageError, match=words):
         kind(epoll.Epoll).read(images, [watching(3)])
 
 
-def test_watch_for_which_criu_has_no_number(tmp_path: Path) -> None:
+def test_watch_for_which_criu_has_no_number() -> None:
     with pytest.raises(ImageError, match="out of bounds"):
-        kind(epoll.Epoll).read(Images(tmp_path), [watching(epoll.NOWHERE)])
+        kind(epoll.Epoll).read(InMemory(), [watching(epoll.NOWHERE)])
 
 
-def test_watch_of_what_nobody_has(tmp_path: Path) -> None:
+def test_watch_of_what_nobody_has() -> None:
     class Opening:
         tables: ClassVar = {1: {0: 5}, 2: {3: 5}}
 
     one = kind(epoll.Epoll)
-    one.read(Images(tmp_path), [watching(3)])
+    one.read(InMemory(), [watching(3)])
     with pytest.raises(ImageError, match="descriptor 3"):
         epoll._known(5, 3, [(1, 0)], Opening)  # type: ignore[arg-type]
     assert epoll._known(5, 3, [(1, 0), (2, 3)], Opening) == 5  # type: ignore[arg-type]
@@ -307,7 +291,7 @@ def test_watch_numbers_that_cannot_be(tmp_path: Path, numbers: tuple[int, ...]) 
     ]
     entry = m.file_entry(type=8, id=1, ify=m.inotify_file_entry(id=1, flags=0, fown=no_owner(), wd=wd))
     with pytest.raises(ImageError, match="out of bounds"):
-        kind(inotify.Inotify).read(Images(tmp_path), [entry])
+        kind(inotify.Inotify).read(InMemory(), [entry])
 
 
 def test_mounts_with_blanks() -> None:
@@ -334,33 +318,33 @@ def test_namespaces_by_their_links(link: str, name: str | None) -> None:
 
 
 @pytest.mark.parametrize(("flag", "number"), [(0x40000000, 3), (0x80000000, 2), (0, 0)])
-def test_namespaces_that_are_not_the_trees(tmp_path: Path, flag: int, number: int) -> None:
-    class Inventory(Images):
+def test_namespaces_that_are_not_the_trees(flag: int, number: int) -> None:
+    class Inventory(InMemory):
         def inventory(self) -> Any:
             ids = m.task_kobj_ids_entry(vm_id=1, files_id=1, fs_id=1, sighand_id=1, net_ns_id=2)
             return m.inventory_entry(img_version=2, root_ids=ids)
 
     entry = m.file_entry(type=14, id=1, nsf=m.ns_file_entry(id=1, ns_id=number, ns_cflag=flag, flags=0))
     with pytest.raises(ImageError, match="not one of the tree's own"):
-        kind(namespace.Namespace).read(Inventory(tmp_path), [entry])
+        kind(namespace.Namespace).read(Inventory(), [entry])
 
 
 @pytest.mark.parametrize("pid", [0, -2, 1 << 23])
-def test_pidfds_of_no_pid(tmp_path: Path, pid: int) -> None:
+def test_pidfds_of_no_pid(pid: int) -> None:
     entry = m.file_entry(type=20, id=1, pidfd=m.pidfd_entry(id=1, ino=1, flags=0, nspid=pid, fown=no_owner()))
     with pytest.raises(ImageError, match=f"PID {pid}"):
-        kind(pidfd.Pidfd).read(Images(tmp_path), [entry])
+        kind(pidfd.Pidfd).read(InMemory(), [entry])
 
 
-def test_pidfds_of_one_process_that_has_ended(tmp_path: Path) -> None:
+def test_pidfds_of_one_process_that_has_ended() -> None:
     """Both are made at once, whichever is asked for first; how it ended is told where the kernel does."""
-    status = struct.pack("<Ii", 7, 9)  # killed
+    status = [m.pycriu_pidfd_entry(ino=7, status=9)]  # killed
     dead = [
         m.file_entry(type=20, id=number, pidfd=m.pidfd_entry(id=number, ino=7, flags=0, nspid=-1, fown=no_owner()))
         for number in (1, 2)
     ]
     one = kind(pidfd.Pidfd)
-    one.read(Images(tmp_path, "pycriu-pidfd.img", status), dead)
+    one.read(InMemory({"pycriu-pidfd.img": status}), dead)
     fds = [one.open(entry, None) for entry in dead]
     for fd in fds:
         assert procfs.parse_fdinfo(procfs.text("self", f"fdinfo/{fd}"))["Pid"] == "-1"

@@ -14,9 +14,11 @@ from pycriu.fds import sockets
 from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
 from pycriu.fds.inet import kind as inet
 from pycriu.images import messages as m
+from pycriu.images import own
 from pycriu.kernel import netlink, nftables, segment, tcp
 from pycriu.log import Log
 from pycriu.options import RestoreOptions
+from tests.images import InMemory
 
 TCP4 = sockets.About(2, _socket.SOCK_STREAM, 6)
 
@@ -136,32 +138,15 @@ def entry(**changes: Any) -> Any:
     return m.inet_sk_entry(**(values | changes))
 
 
-class Images:
-    """Stands for a directory with one tcp-stream image, and notes."""
-
-    def __init__(self, stream: tuple[Any, bytes] | None = None, notes: bytes | None = None) -> None:
-        self.stream, self.notes = stream, notes
-
-    def exists(self, name: str) -> bool:
-        return self.notes is not None
-
-    def raw(self, name: str) -> Any:
-        import os
-        import tempfile
-
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the reader closes it
-        file.write(self.notes or b"")
-        os.lseek(file.fileno(), 0, os.SEEK_SET)
-        return file
-
-    def read_with_payloads(self, name: str) -> list[tuple[Any, bytes]]:
-        assert name == "tcp-stream-2.img"
-        return [self.stream] if self.stream else []
+def images(stream: tuple[Any, bytes] | None = None, number: int = 0, **notes: bytes) -> InMemory:
+    """One tcp-stream image, and what is noted of a socket."""
+    found: dict[str, Any] = {"tcp-stream-2.img": [stream]} if stream else {}
+    return InMemory(found | {"pycriu-sockets-inet.img": own.socket_entries({number: notes})})
 
 
-def read(isk: Any, images: Images, **options: bool) -> inet.Inet:
+def read(isk: Any, made: InMemory, **options: bool) -> inet.Inet:
     kind = inet.Inet(RestoreOptions(images_dir="/", work_dir="/", **options), Log(1, 2))
-    kind.read(images, [m.file_entry(type=4, id=1, isk=isk)])  # type: ignore[arg-type]
+    kind.read(made, [m.file_entry(type=4, id=1, isk=isk)])  # type: ignore[arg-type]
     return kind
 
 
@@ -176,7 +161,7 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_entries(what: str) -> None:
     with pytest.raises(ImageError):
-        read(entry(**HOSTILE[what]), Images())
+        read(entry(**HOSTILE[what]), images())
 
 
 def stream(**changes: int) -> Any:
@@ -189,7 +174,7 @@ def stream(**changes: int) -> Any:
 
 
 def test_stream_is_cut_where_its_lengths_say() -> None:
-    kind = read(entry(state=1), Images((stream(), b"abcde")), tcp_established=True)
+    kind = read(entry(state=1), images((stream(), b"abcde")), tcp_established=True)
     found = kind._streams[2]
     assert (found.received, found.sent, found.unsent, found.window) == (b"abc", b"de", 1, tcp.Window(1, 2, 3, 4, 5))
 
@@ -197,30 +182,30 @@ def test_stream_is_cut_where_its_lengths_say() -> None:
 @pytest.mark.parametrize("changes", [{"unsq_len": 3}, {"snd_wscale": 15}, {"rcv_wscale": 200}])
 def test_hostile_streams(changes: dict[str, int]) -> None:
     with pytest.raises(ImageError):
-        read(entry(state=1), Images((stream(**changes), b"abcde")), tcp_established=True)
+        read(entry(state=1), images((stream(**changes), b"abcde")), tcp_established=True)
 
 
 def test_stream_image_without_an_entry() -> None:
     with pytest.raises(ImageError):
-        read(entry(state=1), Images(), tcp_established=True)
+        read(entry(state=1), images(), tcp_established=True)
 
 
 def test_connection_needs_an_option() -> None:
     with pytest.raises(PycriuError, match="TCP connections"):
-        read(entry(state=1), Images((stream(), b"abcde")))
+        read(entry(state=1), images((stream(), b"abcde")))
 
 
-HOSTILE_NOTES = (
-    b"0 table 66696c7465720a\n", b"0 table 7079637269752d312d2e2e0a\n", b"2 nonsense 00\n",
-    b"2 ip_ttl 0000000000\n", b"2 ended", b"2 groups 00\n", b"2 udp_cork 01000000\n",
+HOSTILE_NOTES: tuple[tuple[int, dict[str, bytes]], ...] = (
+    (0, {"table": b"filter\n"}), (0, {"table": b"pycriu-1-..\n"}), (2, {"nonsense": b"\0"}), (2, {"ip_ttl": bytes(5)}),
+    (2, {"groups": b"\0"}), (2, {"udp_cork": b"\1\0\0\0"}),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("note", HOSTILE_NOTES)
-def test_hostile_notes(note: bytes) -> None:
+def test_hostile_notes(note: tuple[int, dict[str, bytes]]) -> None:
     """Tables that are not ours, options that no such socket has, values that are too long."""
     with pytest.raises(ImageError):
-        read(entry(), Images(notes=note))
+        read(entry(), images(None, *note[:1], **note[1]))
 
 
 def test_table_of_ours() -> None:

@@ -56,7 +56,8 @@ def read(folder: Path, data: list[tuple[Any, bytes]], rows: list[tuple[int, int]
     with store.NewCheckpoint(str(folder)) as new:
         new.write(DATA, data)
         if rows:
-            new.write_raw(PACKETS, b"".join(n.to_bytes(4, "little") for row in rows for n in row))
+            sizes = {number: [size for one, size in rows if one == number] for number, _ in rows}
+            new.write(PACKETS, [m.pycriu_packets_entry(pipe_id=number, bytes=sizes[number]) for number in sizes])
         new.write("inventory.img", [m.inventory_entry(img_version=2)])
         new.commit()
     with store.ImagesDir(str(folder)) as images:

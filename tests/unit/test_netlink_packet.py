@@ -14,6 +14,7 @@ import pytest
 from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.fds import netlink, packet
 from pycriu.images import messages as m
+from pycriu.images import own
 from pycriu.images.store import ImagesDir, NewCheckpoint
 from pycriu.log import Log
 
@@ -38,9 +39,9 @@ def packet_entry(**changes: Any) -> m.file_entry:
     return m.file_entry(type=10, id=5, psk=made)
 
 
-def read(kind: Any, image: str, entry: Any, notes: bytes, folder: Path) -> Any:
+def read(kind: Any, image: str, entry: Any, notes: dict[str, bytes], folder: Path) -> Any:
     with NewCheckpoint(str(folder)) as new:
-        new.write_raw(image, notes)
+        new.write_any(image, own.socket_entries({5: notes}))
         new.write("inventory.img", [m.inventory_entry(img_version=2)])
         new.commit()
     made = kind(None, Log())
@@ -52,11 +53,11 @@ def read(kind: Any, image: str, entry: Any, notes: bytes, folder: Path) -> Any:
 @pytest.mark.parametrize("bad", [{"dst_group": 33}, {"groups": [0] * 5000}])
 def test_impossible_netlink_sockets_are_refused(tmp_path: Path, bad: dict[str, Any]) -> None:
     with pytest.raises(ImageError):
-        read(netlink.Netlink, netlink.NOTES_IMAGE, netlink_entry(**bad), b"", tmp_path)
+        read(netlink.Netlink, netlink.NOTES_IMAGE, netlink_entry(**bad), {}, tmp_path)
 
 
-@pytest.mark.parametrize("bad", [b"5 cap_ack 01\n", b"5 unheard 01000000\n", b"5 type 05000000\n"])
-def test_impossible_netlink_notes_are_refused(tmp_path: Path, bad: bytes) -> None:
+@pytest.mark.parametrize("bad", [{"cap_ack": b"\1"}, {"unheard": b"\1\0\0\0"}, {"type": b"\5\0\0\0"}])
+def test_impossible_netlink_notes_are_refused(tmp_path: Path, bad: dict[str, bytes]) -> None:
     with pytest.raises(ImageError):
         read(netlink.Netlink, netlink.NOTES_IMAGE, netlink_entry(), bad, tmp_path).open(netlink_entry(), None)
 
@@ -77,7 +78,7 @@ def test_impossible_netlink_notes_are_refused(tmp_path: Path, bad: bytes) -> Non
 )  # fmt: skip
 def test_impossible_packet_sockets_are_refused(tmp_path: Path, bad: dict[str, Any]) -> None:
     with pytest.raises(ImageError):
-        read(packet.Packet, packet.NOTES_IMAGE, packet_entry(**bad), b"", tmp_path)
+        read(packet.Packet, packet.NOTES_IMAGE, packet_entry(**bad), {}, tmp_path)
 
 
 def test_a_port_in_use_is_told(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         other.bind((0, 0))
         entry = netlink_entry(portid=other.getsockname()[0])
         with pytest.raises(UserError, match="in use by another socket"):
-            read(netlink.Netlink, netlink.NOTES_IMAGE, entry, b"", tmp_path).open(entry, None)
+            read(netlink.Netlink, netlink.NOTES_IMAGE, entry, {}, tmp_path).open(entry, None)
 
 
 def test_an_interface_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -93,12 +94,12 @@ def test_an_interface_that_is_not_there_is_told(tmp_path: Path) -> None:
         pytest.skip("packet sockets are for root")
     entry = packet_entry(ifindex=123456)
     with pytest.raises(PycriuError, match=r"network interface 123456|socket"):
-        read(packet.Packet, packet.NOTES_IMAGE, entry, b"", tmp_path).open(entry, None)
+        read(packet.Packet, packet.NOTES_IMAGE, entry, {}, tmp_path).open(entry, None)
 
 
 def test_a_netlink_socket_has_its_port_and_groups(tmp_path: Path) -> None:
     entry = netlink_entry(portid=0x7ABCDEF1, groups=[0b101])
-    fd = read(netlink.Netlink, netlink.NOTES_IMAGE, entry, b"", tmp_path).open(entry, None)
+    fd = read(netlink.Netlink, netlink.NOTES_IMAGE, entry, {}, tmp_path).open(entry, None)
     with socket.socket(fileno=fd) as one:
         assert one.getsockname() == (0x7ABCDEF1, 0b101)
 

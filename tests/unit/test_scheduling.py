@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pycriu.errors import ImageError, UserError
-from pycriu.images.facts import Facts
+from pycriu.images.own import Facts
 from pycriu.resources import scheduling
 
 

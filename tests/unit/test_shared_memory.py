@@ -15,8 +15,8 @@ from pycriu import pageimages
 from pycriu.errors import ImageError, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile
-from pycriu.images import facts, store
 from pycriu.images import messages as m
+from pycriu.images import own, store
 from pycriu.kernel.pagemap import PAGE_SIZE as P
 from pycriu.resources.memory import Plan, advice, aio, huge, sysv
 
@@ -198,7 +198,7 @@ def vma(start: int = A, pages: int = 4, status: int = 0x201, **more: Any) -> Any
     return m.vma_entry(start=start, end=start + pages * P, status=status, **fields)
 
 
-def plan_of(*vmas: Any, aios: Any = (), runs: Any = (), said: facts.Facts | None = None) -> Plan:
+def plan_of(*vmas: Any, aios: Any = (), runs: Any = (), said: own.Facts | None = None) -> Plan:
     zero = dict.fromkeys(
         ("mm_start_code", "mm_end_code", "mm_start_data", "mm_end_data", "mm_start_stack", "mm_start_brk", "mm_brk",
          "mm_arg_start", "mm_arg_end", "mm_env_start", "mm_env_end", "exe_file_id"), 0,
@@ -243,19 +243,26 @@ def test_a_part_of_a_segment_is_attached_by_way_of_another_place() -> None:
     ]  # fmt: skip
 
 
+def mapping(start: int = 4096, **said: Any) -> Any:
+    return m.pycriu_mapping_entry(start=start, **said)
+
+
 def test_facts_of_mappings() -> None:
-    said = b"sealed 4096\nname 4096 97 98\nlocked_on_fault 8192\nkeys 0 1 2\nkey 8192 2\n"
-    assert advice.read_facts(said, "x", {4096, 8192}) == {
+    said: own.Facts = {
         4096: {"sealed": (), "name": (97, 98)}, 8192: {"locked_on_fault": (), "key": (2,)}, 0: {"keys": (1, 2)},
     }  # fmt: skip
+    entries = own.mapping_entries(said)
+    assert entries[0] == mapping(sealed=True, name=b"ab")
+    assert advice.read_facts(entries, "x", {4096, 8192}) == said
 
 
 @pytest.mark.parametrize(
     "said",
-    [b"sealed 12288\n", b"sealed 0\n", b"key 4096 16\n", b"key 4096 0\n", b"keys 0 -1\n", b"name 4096 0\n",
-     b"name 4096 256\n", b"name 4096\n", b"other 4096\n", b"key 4096 1 2\n", b"sealed 4096"],
+    [[mapping(12288, sealed=True)], [mapping(0, sealed=True)], [mapping(key=16)], [mapping(key=0)],
+     [mapping(0, keys=[0])], [mapping(name=b"a\0")], [mapping(name=b"a" * 81)], [mapping(0, keys=[1] * 17)],
+     [mapping(sealed=True), mapping(key=1)]],
 )  # fmt: skip
-def test_facts_that_cannot_be(said: bytes) -> None:
+def test_facts_that_cannot_be(said: list[Any]) -> None:
     with pytest.raises(ImageError):
         advice.read_facts(said, "x", {4096})
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from pycriu.fds import sockets
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.refused import describe
 from pycriu.images import messages as m
-from pycriu.images import notes
+from pycriu.images import own
+from tests.images import InMemory
 
 ODD_NUMBERS = (
     struct.pack("=HBBI", 0x20, 0, 0, 4) + struct.pack("=HBBI", 0x15, 0, 1, 7) + struct.pack("=HBBI", 6, 0, 0, 9)
@@ -95,28 +97,24 @@ def test_a_note_is_no_longer_than_its_option() -> None:
         sockets.check_notes({"peek_off": bytes(5)}, "socket 7")
 
 
+IMAGE = "pycriu-sockets-unix.img"
+
+
 def test_notes_are_read_as_written() -> None:
-    assert notes.parse(b"7 a 0102\n7 b \n8 a ff\n", "x", {"a", "b"}) == {7: {"a": b"\1\2", "b": b""}, 8: {"a": b"\xff"}}
-    assert notes.parse(b"", "x", {"a"}) == {}
+    notes = {7: {"a": b"\1\2", "b": b""}, 8: {"a": b"\xff"}}
+    images = InMemory({IMAGE: own.socket_entries(notes | {9: {}})})
+    assert own.socket_notes(images, IMAGE, {"a", "b"}) == notes
+    assert own.socket_notes(InMemory(), IMAGE, {"a"}) == {}
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b"7 a 01",
-        b"7 a 01\n7 a 02\n",
-        b"7 c 01\n",
-        b"x a 01\n",
-        b"7 a 0\n",
-        b"7 a\n",
-        b"-1 a 01\n",
-        b"\xff\n",
-        b"7 a 01 02\n",
-    ],
-)
-def test_notes_that_say_what_they_should_not(bad: bytes) -> None:
-    with pytest.raises(ImageError):
-        notes.parse(bad, "x", {"a", "b"})
+def _entry(*names: str, number: int = 7) -> Any:
+    return m.pycriu_socket_entry(id=number, option=[m.pycriu_option(name=name, value=b"\1") for name in names])
+
+
+@pytest.mark.parametrize("bad", [[_entry("c")], [_entry("a", "a")], [_entry("a"), _entry("b")]])
+def test_notes_that_say_what_they_should_not(bad: list[Any]) -> None:
+    with pytest.raises(ImageError, match=f"^{IMAGE}: of 7"):
+        own.socket_notes(InMemory({IMAGE: bad}), IMAGE, {"a", "b"})
 
 
 def test_a_socket_that_nobody_knows_is_named() -> None:

@@ -77,6 +77,9 @@ class Images:
     def read(self, name: str) -> list[Any]:
         return self.files[name]
 
+    def read_if_there(self, name: str) -> list[Any]:
+        return self.files.get(name, [])
+
 
 def restorer() -> tty.Tty:
     return tty.Tty(RestoreOptions(images_dir="/", work_dir="/"), log.Log(0, os.open(os.devnull, os.O_WRONLY), 0.0))

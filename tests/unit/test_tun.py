@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pycriu.errors import ImageError, UserError
 from pycriu.fds import tun
 from pycriu.images import messages as m
 from pycriu.kernel import netlink
+from tests.images import InMemory
 
 # ifinfomsg and attributes of a TAP device with a hardware address, in a bridge
 LINK = bytes.fromhex("00000100 07000000 02100000 00000000".replace(" ", "")) + b"".join(
@@ -23,22 +23,15 @@ LINK = bytes.fromhex("00000100 07000000 02100000 00000000".replace(" ", "")) + b
         (tun.IFLA_ADDRESS, b"\2\0\0\x12\x34\x56"), (tun.IFLA_MASTER, b"\3\0\0\0"),
     )
 )  # fmt: skip
-GOOD = {"flags": b"\1\x10\0\0", "sndbuf": bytes(4), "link": struct.pack("<iIII", 7, 1, 1500, 500)}
+DEVICE: dict[str, Any] = {"index": 7, "flags": 1, "mtu": 1500, "queue": 500, "sndbuf": 0}
 
 
-class Images:
-    """The images directory of one image of notes."""
+def queue(number: int = 1, **device: Any) -> Any:
+    return m.pycriu_tun_entry(id=number, flags=0x1001, device=m.pycriu_tun_device(**DEVICE | device))
 
-    def __init__(self, folder: Path, notes: dict[int, dict[str, bytes]]) -> None:
-        self.path = folder / "image"
-        lines = [f"{number} {key} {value.hex()}\n" for number, one in notes.items() for key, value in one.items()]
-        self.path.write_text("".join(lines))
 
-    def exists(self, name: str) -> bool:
-        return name == "pycriu-tun.img"
-
-    def raw(self, name: str) -> Any:
-        return open(self.path, "rb", buffering=0)
+def images(own: list[Any]) -> InMemory:
+    return InMemory({"pycriu-tun.img": own})
 
 
 def entry(name: str = "vic0") -> Any:
@@ -67,23 +60,24 @@ def test_routes_follow_the_index_of_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "notes", "words"),
+    ("name", "own", "words"),
     [
-        ("vic0", {}, "too little is said"),
-        ("vic0", {1: {"flags": b"\1"}}, "too little is said"),
-        ("a" * 16, {1: GOOD}, "too little is said"),
-        ("../x", {1: GOOD}, "too little is said"),
-        ("vic0", {1: {"flags": b"\1\0\0\0"}}, "nothing is said"),
-        ("vic0", {1: GOOD | {"link": b"short"}}, "wrong size"),
-        ("vic0", {1: GOOD | {"owner": b"12345"}}, "wrong size"),
-        ("vic0", {1: GOOD | {"routes": netlink.message(24, 0, 0, b"cut")}}, "cut short"),
+        ("vic0", [], "too little is said"),
+        ("vic0", [queue(2)], "too little is said"),
+        ("a" * 16, [queue()], "too little is said"),
+        ("../x", [queue()], "too little is said"),
+        ("vic0", [m.pycriu_tun_entry(id=1, flags=1)], "nothing is said"),
+        ("vic0", [queue(index=1 << 31)], "impossible index"),
+        ("vic0", [queue(master="a\0b")], "impossible index or master"),
+        ("vic0", [queue(routes=[b"cut"])], "cut short"),
+        ("vic0", [queue(addresses=[b"cut"])], "cut short"),
     ],
 )
-def test_devices_that_cannot_be(tmp_path: Path, name: str, notes: dict[int, dict[str, bytes]], words: str) -> None:
+def test_devices_that_cannot_be(name: str, own: list[Any], words: str) -> None:
     with pytest.raises(ImageError, match=words):
-        tun.Tun(None, None).read(Images(tmp_path, notes), [entry(name)])  # type: ignore[arg-type]
+        tun.Tun(None, None).read(images(own), [entry(name)])  # type: ignore[arg-type]
 
 
-def test_name_that_is_taken(tmp_path: Path) -> None:
+def test_name_that_is_taken() -> None:
     with pytest.raises(UserError, match="network device lo already"):
-        tun.Tun(None, None).read(Images(tmp_path, {1: GOOD}), [entry("lo")])  # type: ignore[arg-type]
+        tun.Tun(None, None).read(images([queue()]), [entry("lo")])  # type: ignore[arg-type]

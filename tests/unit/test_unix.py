@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pycriu.fds import queues
 from pycriu.fds.queues import Message, Queue
 from pycriu.fds.unix import checked, making, naming
 from pycriu.images import messages as m
+from pycriu.images import own
 from pycriu.images.store import ImagesDir, NewCheckpoint
 from pycriu.log import Log
 
@@ -157,9 +159,9 @@ def entry(number: int, **changes: object) -> m.unix_sk_entry:
     return made
 
 
-def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: bytes = b"", packets: object = ()) -> making.Maker:
+def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: Any = None, packets: object = ()) -> making.Maker:
     with NewCheckpoint(str(tmp_path)) as new:
-        new.write_raw(checked.NOTES_IMAGE, notes)
+        new.write_any(checked.NOTES_IMAGE, own.socket_entries({1: notes or {}}))
         new.write("sk-queues.img", packets)  # type: ignore[arg-type]
         new.write("inventory.img", [m.inventory_entry(img_version=2)])
         new.commit()
@@ -168,7 +170,7 @@ def maker(tmp_path: Path, entries: list[m.unix_sk_entry], notes: bytes = b"", pa
 
 
 def test_a_pair_is_taken(tmp_path: Path) -> None:
-    made = maker(tmp_path, [entry(1, peer=102), entry(2, peer=101)], b"1 peercred 010000000000000000000000\n")
+    made = maker(tmp_path, [entry(1, peer=102), entry(2, peer=101)], {"peercred": b"\1" + bytes(11)})
     assert made.outside == set()
 
 
@@ -197,10 +199,10 @@ def test_sockets_that_cannot_be_are_refused(tmp_path: Path, bad: list[m.unix_sk_
 
 @pytest.mark.parametrize(
     "notes",
-    [b"1 peercred 00\n", b"1 reset 00\n", b"1 pending 0102\n", b"1 peergroups 01\n", b"1 queue 00\n", b"1 owner 01\n",
-     b"1 queue 05000000000000\n", b"1 where 6162\n", b"1 unheard 00\n", b"1 peername " + b"61" * 109 + b"\n"],
+    [{"peercred": b"\0"}, {"reset": b"\0"}, {"pending": b"\1\2"}, {"peergroups": b"\1"}, {"queue": b"\0"},
+     {"owner": b"\1"}, {"queue": b"\5" + bytes(6)}, {"where": b"ab"}, {"unheard": b"\0"}, {"peername": b"a" * 109}],
 )  # fmt: skip
-def test_notes_that_cannot_be_are_refused(tmp_path: Path, notes: bytes) -> None:
+def test_notes_that_cannot_be_are_refused(tmp_path: Path, notes: dict[str, bytes]) -> None:
     with pytest.raises(ImageError):
         maker(tmp_path, [entry(1, name=b"/x\0", deleted=True)], notes)
 

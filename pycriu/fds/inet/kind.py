@@ -21,7 +21,7 @@ from pycriu.fds.inet.states import POLLERR, POLLIN, POLLPRI, POLLRDHUP
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
-from pycriu.images import notes
+from pycriu.images import own
 from pycriu.kernel import nftables, sockdiag, tcp
 from pycriu.kernel.nftables import Connection
 from pycriu.record import record
@@ -246,7 +246,7 @@ class Inet(Kind):
         for inode, stream in self._streams.items():
             entry = connections.entry_of(stream, self._notes[inode & 0xFFFFFFFF])
             new.write(f"tcp-stream-{inode & 0xFFFFFFFF:x}.img", [(entry, stream.received + stream.sent)])
-        notes.write(new, _SOCKETS, self._notes)
+        new.write_any(_SOCKETS, own.socket_entries(self._notes))
 
     def before_kill(self, pids: list[int]) -> None:
         """The connections end with their processes, and in silence."""
@@ -266,7 +266,7 @@ class Inet(Kind):
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Our notes, and the queues of the connections; UserError where the options do not allow any."""
-        self._notes = notes.read(images, _SOCKETS, _KNOWN)
+        self._notes = own.socket_notes(images, _SOCKETS, _KNOWN)
         named = self._notes.get(_TABLE_NUMBER, {}).get(_TABLE, b"")
         self._rebuilt.tables = [connections.table_of(line) for line in named.split(b"\n")[:-1]]
         for entry in entries:

@@ -228,8 +228,7 @@ class Tty(Kind):
                 data.append(m.tty_data_entry(tty_id=_id(index, master=False), data=unread))
         if data:
             new.write("tty-data.img", data)
-        if self._pairs:
-            new.write("pycriu-tty.img", list(self._pairs.values()))
+        new.write_any("pycriu-tty.img", list(self._pairs.values()))
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -247,7 +246,7 @@ class Tty(Kind):
             ttyinfo.check(self._infos[entry.tty.tty_info_id])
             self.lent.add(entry.tty.regf_id)
         data: list[Any] = images.read("tty-data.img") if images.exists("tty-data.img") else []
-        own: list[Any] = images.read("pycriu-tty.img") if images.exists("pycriu-tty.img") else []
+        own: list[Any] = images.read_if_there("pycriu-tty.img")
         self._pairs = {pair.index: pair for pair in own}
         self._outputs = {one.tty_id: one.data for one in data}
         self._plan(entries)

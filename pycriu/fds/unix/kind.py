@@ -25,7 +25,7 @@ from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
 from pycriu.fds.unix import checked, making
 from pycriu.images import messages as m
-from pycriu.images import notes
+from pycriu.images import own
 from pycriu.kernel import procfs, sockdiag
 from pycriu.kernel.sockdiag import AF_UNIX, LISTEN
 
@@ -257,7 +257,7 @@ class Unix(Kind):
         for one in self._socks.values():
             if note := queues.pack_note(one.messages):
                 one.notes["queue"] = note
-        notes.write(new, checked.NOTES_IMAGE, {one.number: one.notes for one in self._socks.values()})
+        new.write_any(checked.NOTES_IMAGE, own.socket_entries({one.number: one.notes for one in self._socks.values()}))
 
     def thaw(self) -> None:
         """Let go what came with messages; a deleted file must stay until it has been copied."""

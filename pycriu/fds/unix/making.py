@@ -20,7 +20,7 @@ from pycriu.fds.unix import checked, naming
 from pycriu.fds.unix.checked import EXTERN, One
 from pycriu.fds.unix.persons import Person, Persons, stand_in
 from pycriu.images import messages as m
-from pycriu.images import notes
+from pycriu.images import own
 from pycriu.kernel.sockdiag import AF_UNIX, ESTABLISHED, LISTEN
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ class Maker:
 
     def __init__(self, images: ImagesDir, entries: list[Any], log: Log) -> None:
         self._log = log
-        found = notes.read(images, checked.NOTES_IMAGE, sockets.NOTES | checked.OWN_NOTES.keys())
+        found = own.socket_notes(images, checked.NOTES_IMAGE, sockets.NOTES | checked.OWN_NOTES.keys())
         self._all = {entry.id: One(entry, found.get(entry.id, {}), checked.name_of(entry, found)) for entry in entries}
         self._told = bool(found)  # by whom a message was sent; CRIU's images do not tell
         self._by_inode = {one.entry.ino: one for one in self._all.values()}

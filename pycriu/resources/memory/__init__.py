@@ -14,7 +14,7 @@
 Everything that others need is here by name.
 """
 
-from pycriu.resources.memory.advice import allocated_keys, extra_facts, guard_entries, key_rows, vma_advice
+from pycriu.resources.memory.advice import allocated_keys, extra_entries, guard_entries, key_rows, vma_advice
 from pycriu.resources.memory.advice import rows as finish_rows
 from pycriu.resources.memory.aio import Ring, check_idle
 from pycriu.resources.memory.aio import entries as ring_entries
@@ -67,7 +67,7 @@ __all__ = (
     "check_idle",
     "clear_rows",
     "content",
-    "extra_facts",
+    "extra_entries",
     "file_flags",
     "file_number",
     "fill",

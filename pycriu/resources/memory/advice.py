@@ -3,7 +3,7 @@
 
 Advice goes into CRIU's vma_entry; guard pages (MADV_GUARD_INSTALL, Linux 6.13; visible from 6.15) into entries of their
 own with the status GUARD, as CRIU 4.2 has them. For the rest there is `pycriu-memory-PID.img`, which CRIU ignores:
-facts (`images.facts`) by the address where a mapping starts.
+an entry for each mapping that has any of it.
 
 Not kept: protection keys that were allocated where no mapping has a key.
 """
@@ -11,8 +11,8 @@ Not kept: protection keys that were allocated where no mapping has a key.
 from __future__ import annotations
 
 from pycriu.errors import ImageError, KernelError
-from pycriu.images import facts
 from pycriu.images import messages as m
+from pycriu.images import own
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.resources.memory.mappings import KERNEL_MADE, MAP_LOCKED, PROT_EXEC, PROT_WRITE, SYSVIPC, Mapping
 from pycriu.tracee import Remote, Row
@@ -37,14 +37,6 @@ EINVAL = 22
 
 # VmFlags → the name of the fact.
 FLAGS = {"lf": "locked_on_fault", "bt": "branch_targets", "sl": "sealed"}
-SHAPES = {
-    "locked_on_fault": facts.Shape(0, 0),  # mlock2(MLOCK_ONFAULT)
-    "branch_targets": facts.Shape(0, 0),  # PROT_BTI
-    "sealed": facts.Shape(0, 0),  # mseal(2)
-    "name": facts.Shape(1, _ANON_NAME_MAX),  # PR_SET_VMA_ANON_NAME, its bytes
-    "key": facts.Shape(1, 1),  # protection key
-    "keys": facts.Shape(0, PKEYS),  # those that are allocated; of address 0, the whole address space
-}
 
 
 def vma_advice(mapping: Mapping) -> int:
@@ -52,14 +44,14 @@ def vma_advice(mapping: Mapping) -> int:
     return sum(1 << advice for flag, advice in ADVICE.items() if flag in mapping.line.flags)
 
 
-def extra_facts(mappings: list[Mapping], keys: tuple[int, ...]) -> bytes:
+def extra_entries(mappings: list[Mapping], keys: tuple[int, ...]) -> list[Any]:
     """The image of what CRIU's messages have no fields for; empty where there is nothing of that."""
-    found: facts.Facts = {0: {"keys": keys}} if keys else {}
+    found: own.Facts = {0: {"keys": keys}} if keys else {}
     for mapping in mappings:
         if mapping.status & KERNEL_MADE:
             continue
         line = mapping.line
-        of_mapping: dict[str, facts.Numbers] = {name: () for flag, name in FLAGS.items() if flag in line.flags}
+        of_mapping: dict[str, own.Numbers] = {name: () for flag, name in FLAGS.items() if flag in line.flags}
         for prefix in (ANON_NAME, ANON_SHMEM_NAME):
             if line.name.startswith(prefix):
                 of_mapping["name"] = tuple(line.name.removeprefix(prefix)[:-1].encode("utf-8", "surrogateescape"))
@@ -67,7 +59,7 @@ def extra_facts(mappings: list[Mapping], keys: tuple[int, ...]) -> bytes:
             of_mapping["key"] = (line.key,)
         if of_mapping:
             found[line.start] = of_mapping
-    return facts.encode(found)
+    return own.mapping_entries(found)
 
 
 def allocated_keys(remote: Remote, mappings: list[Mapping]) -> tuple[int, ...]:
@@ -99,13 +91,15 @@ def guard_entries(guards: list[Run]) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------- restore
 
 
-def read_facts(data: bytes, label: str, starts: set[int]) -> facts.Facts:
-    """What `extra_facts` has written; `starts` are the addresses of the mappings."""
-    found = facts.decode(data, label, SHAPES)
+def read_facts(entries: list[Any], label: str, starts: set[int]) -> own.Facts:
+    """What `extra_entries` has made; `starts` are the addresses of the mappings."""
+    found = own.facts(entries, "start", label)
     for start, names in found.items():
         if start not in starts and (start or set(names) != {"keys"}):
             raise ImageError(f"{label}: no mapping starts at {start:#x}")
         keys = names.get("keys", ()) + names.get("key", ())
+        if len(keys) > PKEYS or len(names.get("name", ())) > _ANON_NAME_MAX:
+            raise ImageError(f"{label}: what it says of {start:#x} is too long")
         if not all(0 < key < PKEYS for key in keys) or not all(0 < byte < 256 for byte in names.get("name", ())):
             raise ImageError(f"{label}: what it says of {start:#x} is out of bounds")
     return found
@@ -154,7 +148,7 @@ def rows(plan: Plan, remote: Remote) -> list[Row]:
     return found + [Row("mseal", vma.start, vma.end - vma.start, 0, what=what) for vma in sealed]
 
 
-def _protection(plan: Plan, vma: Any, extra: dict[str, facts.Numbers], kernels: set[int], what: str) -> list[Row]:
+def _protection(plan: Plan, vma: Any, extra: dict[str, own.Numbers], kernels: set[int], what: str) -> list[Row]:
     prot = vma.prot | (PROT_BTI if "branch_targets" in extra else 0)
     key = extra.get("key", (0,))[0]
     if key and key not in kernels:

@@ -22,10 +22,11 @@ from pycriu.resources.memory.mappings import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from pycriu.arch.description import Arch
-    from pycriu.images import facts
+    from pycriu.images.own import Facts
 
 
 class Plan:
@@ -37,7 +38,7 @@ class Plan:
         self.mm = mm
         self.vmas = [vma for vma in mm.vmas if not vma.status & (VSYSCALL | advice.GUARD)]
         self.guards = [vma for vma in mm.vmas if vma.status & advice.GUARD]
-        self.facts: facts.Facts = {}  # see `advice`
+        self.facts: Facts = {}  # see `advice`
         self.runs = runs  # address, pages, offset in the pages image
         self.filled: set[int] = set()  # where the mappings start that have pages
 
@@ -54,15 +55,15 @@ class Plan:
         return vma.shmid, flags
 
 
-def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch, extra: bytes = b"") -> Plan:
+def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arch, extra: Sequence[Any] = ()) -> Plan:
     """Check everything that an image says about memory; ImageError names what cannot be.
 
-    `extra` is `pycriu-memory-PID.img`.
+    `extra` are the entries of `pycriu-memory-PID.img`.
     """
     result = Plan(mm, pageimages.placed(entries, pages_size, page_size))
     _check_mappings(result, page_size, arch)
     _check_inside(result, page_size)
-    result.facts = advice.read_facts(extra, "pycriu-memory", {vma.start for vma in result.vmas})
+    result.facts = advice.read_facts(list(extra), "pycriu-memory", {vma.start for vma in result.vmas})
     for guard in result.guards:
         inside = any(vma.start < guard.end and guard.start < vma.end for vma in result.vmas)
         if guard.start % page_size or guard.end % page_size or guard.start >= guard.end or not inside:
