@@ -18,27 +18,42 @@ if TYPE_CHECKING:
 
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
 BOTH = (DUMP, RESTORE)
+STAY = (RESTORE, "service")
 
 
 class Action:
     """Something that pycriu can be asked to do: declared here, done by `run` of `pycriu/actions/NAME.py`."""
 
-    __slots__ = ("capability", "failed", "finished", "name", "summary", "words")
+    __slots__ = ("capability", "failed", "finished", "log", "name", "summary", "words")
 
     def __init__(
-        self, name: str, summary: str, finished: str, failed: str, words: str = "", *, capability: bool = True
+        self,
+        name: str,
+        summary: str,
+        finished: str,
+        failed: str,
+        words: str = "",
+        *,
+        capability: bool = True,
+        log: bool = True,
     ) -> None:
         self.name = name
         self.summary = summary
         self.finished, self.failed = finished, failed  # the last lines of a log, which scripts look for
         self.words = words  # the words that it takes behind its name, in capitals
         self.capability = capability  # whether it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE to begin with
+        self.log = log  # whether it logs where --log-file says; else each request says where
 
 
 ACTIONS = {action.name: action for action in (
     Action(DUMP, "save a tree of processes", "Dumping finished successfully", "Dumping FAILED."),
     Action(RESTORE, "bring it back", "Restore finished successfully. Tasks resumed.", "Restoring FAILED."),
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
+    Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
+    Action(
+        "swrk", "the same for one client, on a socket that it has left open", "Worker finished", "Worker FAILED.", "FD",
+        capability=False, log=False,
+    ),
 )}  # fmt: skip
 ALL = tuple(ACTIONS)
 
@@ -48,8 +63,6 @@ OTHER_ACTIONS = {
     "dedup": "",
     "page-server": "",
     "lazy-pages": "pycriu puts all pages back before the tasks run",
-    "service": "",
-    "swrk": "",
     "cpuinfo": "",
     "exec": "CRIU has given it up, too",
     "show": "crit shows images",
@@ -93,9 +106,9 @@ GROUPS = (
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
         Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
         Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
-        Option("restore-detached", "d", FLAG, "", "return once the tasks run", (RESTORE,), True),
-        Option("daemon", "", FLAG, "", "the same as --restore-detached", (RESTORE,), True),
-        Option("pidfile", "", VALUE, "FILE", "write the PID of the restored root to FILE, a new file", (RESTORE,)),
+        Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", STAY, True),
+        Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
+        Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
         Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
         _refused("prev-images-dir", "", VALUE),
         _refused("track-mem", "", negatable=True),
@@ -127,7 +140,7 @@ GROUPS = (
     )),
     ("Pages over the network", (
         _refused("page-server", "", negatable=True),
-        _refused("address", "", VALUE),
+        Option("address", "", VALUE, "PATH", "socket of the service (default: criu_service.socket)", ("service",)),
         _refused("port", "", VALUE),
         _refused("ps-socket", "", VALUE),
         _refused("tls", "", negatable=True),

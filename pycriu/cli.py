@@ -6,14 +6,13 @@ Exit status as CRIU's: 0 done, 1 not done. Everything heavy is imported by the a
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import sys
 import time
 
 from pycriu import __version__, arguments, log
-from pycriu.actions import Request
+from pycriu.actions import Request, Signals
 from pycriu.errors import PycriuError, UserError
 
 TYPE_CHECKING = False
@@ -103,11 +102,11 @@ def _run(action: Action, values: Values, words: list[str], started: float) -> in
         _demand_capability()
     images = _directory(values, "images-dir", ".")
     work = _directory(values, "work-dir", images)
-    fd = log.open_log(_text(values, "log-file"), work)
+    fd = log.open_log(_text(values, "log-file") if action.log else None, work)
     level = int(_text(values, "verbosity") or log.DEFAULT_LEVEL)
     with log.Log(level, fd, started) as lines:
         _first_words(lines, action, values)
-        with _Signals():
+        with Signals():
             outcome = _attempt(action, Request(values, words, images, work, lines))
         return outcome if isinstance(outcome, int) else outcome()
 
@@ -123,7 +122,7 @@ def _attempt(action: Action, request: Request) -> Outcome:
     except KeyboardInterrupt as signal:
         lines.error("interrupted by signal %s; what was begun has been undone", *signal.args)
     except Exception as bug:  # the one place that may say: our fault
-        _confess(lines, bug)
+        lines.bug(bug)
     else:
         lines.info(action.finished)
         return outcome
@@ -137,14 +136,6 @@ def _first_words(lines: Log, action: Action, values: Values) -> None:
     lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)
     for option in arguments.without_meaning(action.name, values):
         lines.warn("%s means nothing to %s", option, action.name)
-
-
-def _confess(lines: Log, bug: Exception) -> None:
-    lines.error("this is a bug of pycriu: %s: %s", type(bug).__name__, bug, where=log.place_of(bug))
-    if lines.level >= log.DEBUG:
-        import traceback
-
-        lines.debug("%s", "".join(traceback.format_exception(bug)).rstrip())
 
 
 def _text(values: Values, name: str) -> str | None:
@@ -167,27 +158,3 @@ def _demand_capability() -> None:
             "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE is needed",
             hint="run pycriu as root; pycriu check tells what is missing",
         )
-
-
-class _Signals:
-    """While it lasts, the first SIGINT, SIGTERM or SIGHUP becomes an exception, so that what was begun is undone.
-
-    Later ones are ignored: the undoing must not be interrupted. (The module `signal` takes 3 ms to import, for names.)
-    """
-
-    _numbers = (1, 2, 15)
-
-    def __enter__(self) -> None:
-        self._before = {number: _signal.getsignal(number) for number in self._numbers}
-        for number in self._numbers:
-            if self._before[number] != _signal.SIG_IGN:  # nohup(1) means it
-                _signal.signal(number, self._first)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            _signal.signal(number, handler)
-
-    def _first(self, number: int, _frame: object) -> None:
-        for later in self._numbers:
-            _signal.signal(later, _signal.SIG_IGN)
-        raise KeyboardInterrupt(number)

@@ -32,7 +32,7 @@ from pycriu.options import DumpOptions
 from pycriu.record import record
 from pycriu.resources import limits, memory
 from pycriu.snapshot import Snapshot
-from pycriu.survey import check_sessions, refuse_relations, survey
+from pycriu.survey import check_sessions, refuse_foreign, refuse_relations, survey
 from pycriu.tracee import SIGSTOP
 
 
@@ -61,6 +61,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         begin = time.monotonic()
         with pstree.Freeze(options.pid, cpu, options.timeout) as tree, kinds, memory.Objects() as objects:
             frozen = time.monotonic()
+            refuse_foreign(tree.root, options)
             check_sessions(tree.root, shell_job=options.shell_job)
             snapshots = take_snapshots(tree, gadgets, kinds)
             saving = take_files(tree.root, snapshots, kinds, objects)

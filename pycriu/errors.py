@@ -36,6 +36,14 @@ class UserError(PycriuError):
     """The request itself is wrong: an option, a path, a PID that does not exist."""
 
 
+class NoProcess(UserError):
+    """There is no process with the PID that was asked for."""
+
+
+class PidTaken(UserError):
+    """Somebody else has a PID that a restore needs."""
+
+
 class Unsupported(PycriuError):
     """The task holds something that cannot be saved or rebuilt; raised before anything has been touched."""
 

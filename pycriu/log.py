@@ -62,6 +62,14 @@ class Log:
         if self.level >= DEBUG:
             self._add(DEBUG, text, args, "")
 
+    def bug(self, error: Exception) -> None:
+        """What nobody foresaw: our fault."""
+        self.error("this is a bug of pycriu: %s: %s", type(error).__name__, error, where=place_of(error))
+        if self.level >= DEBUG:
+            import traceback
+
+            self.debug("%s", "".join(traceback.format_exception(error)).rstrip())
+
     def flush(self) -> None:
         """Format and write what was collected."""
         lines, self._lines = self._lines, []

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from pycriu.record import record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 @record
 class DumpOptions:
@@ -27,6 +31,8 @@ class DumpOptions:
     tcp_close: bool = False  # restore them as closed
     skip_in_flight: bool = False  # drop connections that nobody has accepted yet
     network_lock: str = "nftables"  # how packets are held while a connection is away: nftables, skip
+    service_socket: int = 0  # inode of our end of a connection whose other end may be in the tree; 0: there is none
+    may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
 
 
 @record

@@ -13,7 +13,7 @@ import time
 
 from pycriu import interrupted
 from pycriu.arch.description import Arch
-from pycriu.errors import KernelError, PycriuError, TraceeGone, Unsupported, UserError
+from pycriu.errors import KernelError, NoProcess, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.kernel import procfs, ptrace
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
 
@@ -56,9 +56,9 @@ class Process:
 
 
 def scan(pid: int) -> Process:
-    """The tree below and with `pid`; UserError when there is no such process."""
+    """The tree below and with `pid`; NoProcess when there is no such process."""
     if not procfs.exists(pid):
-        raise UserError(f"no process has PID {pid}", "look it up with ps")
+        raise NoProcess(f"no process has PID {pid}", "look it up with ps")
     if procfs.text(pid, "status").find(f"\nTgid:\t{pid}\n") < 0:
         raise UserError(f"{pid} is a thread, not a process", "give the PID of the process")
     return _scan(pid, None)

@@ -15,7 +15,7 @@ import struct
 from pycriu import family
 from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch
-from pycriu.errors import ImageError, KernelError, PycriuError, TraceeGone, UserError
+from pycriu.errors import ImageError, KernelError, PidTaken, PycriuError, TraceeGone
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.sharing import clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
@@ -176,7 +176,7 @@ def plan(root: Member, *, shell_job: bool) -> family.Plan:
         if not 0 < pid < 1 << 22:
             raise ImageError(f"pstree.img: the session or group {pid} is out of bounds")
         if procfs.exists(pid):
-            raise UserError(
+            raise PidTaken(
                 f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by "
                 f"{procfs.stat(pid).comm}",
                 "with --shell-job the tree stays in the session of the restore",
@@ -185,7 +185,7 @@ def plan(root: Member, *, shell_job: bool) -> family.Plan:
 
 
 def refuse_taken(pids: list[int]) -> None:
-    """UserError for the first PID that somebody else has, with who that is and what to do."""
+    """PidTaken for the first PID that somebody else has, with who that is and what to do."""
     for pid in pids:
         if procfs.exists(pid):
             raise taken(pid)
@@ -196,20 +196,18 @@ def taken(pid: int) -> PycriuError:
     try:
         stat = procfs.stat(pid)
         if stat.pid != pid or str(pid) not in os.listdir("/proc"):
-            return UserError(
-                f"PID {pid} is the id of a thread of another process", "end that process, or restore later"
-            )
+            return PidTaken(f"PID {pid} is the id of a thread of another process", "end that process, or restore later")
         if stat.state == "Z":
             parent = procfs.stat(stat.ppid)
-            return UserError(
+            return PidTaken(
                 f"PID {pid} is still held by a zombie ({stat.comm}), whose parent {parent.pid} ({parent.comm}) "
                 "has not read its exit status",
                 f"let {parent.comm} wait for it (a shell does at its next prompt), end that parent, or run "
                 "pycriu where PID 1 reaps orphans",
             )
-        return UserError(f"PID {pid} is in use by {stat.comm}", f"end it first, or restore later: ps -p {pid}")
+        return PidTaken(f"PID {pid} is in use by {stat.comm}", f"end it first, or restore later: ps -p {pid}")
     except TraceeGone:
-        return UserError(f"PID {pid} was in use a moment ago", "try again")
+        return PidTaken(f"PID {pid} was in use a moment ago", "try again")
 
 
 def elf(arch: Arch) -> bytes:

@@ -29,6 +29,7 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
     `gadgets` learns about the code that is mapped, so that nobody has to wait for that when stopped.
     """
     root = pstree.scan(options.pid)
+    refuse_foreign(root, options)
     if root.zombie:
         raise UserError(f"process {options.pid} is a zombie: it has ended", "its parent has not read its status")
     if os.getpid() in [process.pid for process in root.walk()]:
@@ -41,6 +42,14 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
     size = sum(_survey_one(process, gadgets, kinds, shared) for process in live)
     shared.refuse_outsiders({process.pid for process in root.walk()})
     return root, size + shared.size
+
+
+def refuse_foreign(root: pstree.Process, options: DumpOptions) -> None:
+    """What whoever asks through a service may not have dumped."""
+    if options.may_dump is not None:
+        for process in root.walk():
+            for tid in process.threads or (process.pid,):
+                options.may_dump(tid)
 
 
 def _survey_relations(live: list[pstree.Process]) -> None:

@@ -7,6 +7,8 @@ comes by the exit status, once the log says that the work is done.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+
 from pycriu import arguments
 
 TYPE_CHECKING = False
@@ -24,12 +26,25 @@ if TYPE_CHECKING:
 _OF_FILES = ("file-locks", "link-remap", "tcp-established", "tcp-close", "skip-in-flight")
 
 
+class Client:
+    """Who asks through a service, as far as it concerns a dump or restore."""
+
+    __slots__ = ("may_dump", "socket")
+
+    def __init__(self, socket: int, may_dump: Callable[[int], None]) -> None:
+        self.socket = socket  # inode of our end of the connection
+        self.may_dump = may_dump  # called with the id of each task; raises what refuses
+
+
 class Request:
-    """What the command line asks of an action. Paths are absolute, and of directories that exist."""
+    """What an action is asked to do. Paths are absolute, and of directories that exist."""
 
-    __slots__ = ("images", "log", "values", "words", "work")
+    __slots__ = ("client", "images", "log", "values", "words", "work")
 
-    def __init__(self, values: Values, words: list[str], images: str, work: str, log: Log) -> None:
+    def __init__(
+        self, values: Values, words: list[str], images: str, work: str, log: Log, client: Client | None = None
+    ) -> None:
+        self.client = client  # None: the command line
         self.values = values  # of the options
         self.words = words  # behind the name of the action
         self.images, self.work, self.log = images, work, log
@@ -55,3 +70,27 @@ def light_protobuf() -> None:
     from pycriu.images import schema
 
     schema.expect_no_well_known_types()
+
+
+class Signals:
+    """While it lasts, the first SIGINT, SIGTERM or SIGHUP becomes an exception, so that what was begun is undone.
+
+    Later ones are ignored: the undoing must not be interrupted. (The module `signal` takes 3 ms to import, for names.)
+    """
+
+    _numbers = (1, 2, 15)
+
+    def __enter__(self) -> None:
+        self._before = {number: _signal.getsignal(number) for number in self._numbers}
+        for number in self._numbers:
+            if self._before[number] != _signal.SIG_IGN:  # nohup(1) means it
+                _signal.signal(number, self._first)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            _signal.signal(number, handler)
+
+    def _first(self, number: int, _frame: object) -> None:
+        for later in self._numbers:
+            _signal.signal(later, _signal.SIG_IGN)
+        raise KeyboardInterrupt(number)

@@ -7,10 +7,20 @@ from pycriu import arguments
 from pycriu.actions import Request, light_protobuf
 from pycriu.options import DumpOptions
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.dump import DumpResult
+
 
 def run(request: Request) -> int:
     """Save the tree."""
-    values = request.values
+    perform(request)
+    return 0
+
+
+def perform(request: Request) -> DumpResult:
+    """The dump that is asked for."""
+    values, client = request.values, request.client
     options = DumpOptions(
         pid=arguments.number(values, "tree"),
         images_dir=request.images,
@@ -22,10 +32,11 @@ def run(request: Request) -> int:
         ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
         force_irmap=request.flag("force-irmap"),
         network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
+        service_socket=client.socket if client else 0,
+        may_dump=client.may_dump if client else None,
         **request.file_options(),
     )
     light_protobuf()
-    from pycriu import dump
+    from pycriu.dump import dump
 
-    dump.dump(options, request.log)
-    return 0
+    return dump(options, request.log)

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 def run(request: Request) -> Outcome:
     """Bring the tree back; attached, stay until its root ends."""
+    result = perform(request)
+    if request.flag("restore-detached"):
+        return 0
+    return lambda: stay(result, request.log, keys=request.flag("shell-job"))
+
+
+def perform(request: Request) -> RestoreResult:
+    """The restore that is asked for."""
     pidfile = request.text("pidfile")
     options = RestoreOptions(
         images_dir=request.images,
@@ -30,10 +38,9 @@ def run(request: Request) -> Outcome:
         **request.file_options(),
     )
     light_protobuf()
-    from pycriu import restore
+    from pycriu.restore import restore
 
-    result = restore.restore(options, request.log)
-    return 0 if options.detached else lambda: stay(result, request.log, keys=options.shell_job)
+    return restore(options, request.log)
 
 
 def stay(result: RestoreResult, log: Log, *, keys: bool) -> int:

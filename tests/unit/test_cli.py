@@ -128,10 +128,10 @@ def test_without_capabilities(tmp_path: Path) -> None:
 
 
 def test_a_signal_becomes_an_exception_once() -> None:
-    from pycriu.cli import _Signals
+    from pycriu.actions import Signals
 
     before = signal.getsignal(signal.SIGTERM)
-    with _Signals():
+    with Signals():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)

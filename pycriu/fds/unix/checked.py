@@ -25,6 +25,7 @@ OWN_NOTES = {  # name → length; None: any
     "queue": None, "connector": 12, "connectorgroups": None,
 }  # fmt: skip
 EXTERN = 1  # unix_sk_entry.uflags: a peer outside the tree
+SERVICE = 2  # the same: a connection to the service that was asked for the dump; who restores it answers
 HOW = {1: _socket.SHUT_RD, 2: _socket.SHUT_WR, 3: _socket.SHUT_RDWR}
 
 

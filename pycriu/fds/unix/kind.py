@@ -3,7 +3,8 @@
 
 Both ends of a connection must be in the tree, be it in a descriptor table or in a message that waits in a socket of the
 tree. Of connections to outside only those of datagram sockets to a socket with a name can be kept, on request
-(--ext-unix-sk): they are made again.
+(--ext-unix-sk): they are made again. The connection by which a service was asked for the dump is kept, too: who
+restores it answers, as CRIU does.
 
 Refused: other connections to outside, connections that wait to be accepted and whose client is outside, gone, or has
 sent something already, out-of-band bytes, sockets that somebody outside the tree has open, too.
@@ -27,7 +28,7 @@ from pycriu.fds.unix import checked, making
 from pycriu.images import messages as m
 from pycriu.images import own
 from pycriu.kernel import procfs, sockdiag
-from pycriu.kernel.sockdiag import AF_UNIX, LISTEN
+from pycriu.kernel.sockdiag import AF_UNIX, CLOSE, LISTEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Socket:
         self.perms: Any = None
         self.deleted = False
         self.directory = ""
+        self.serves_us = False  # its other end is ours: by it somebody in the tree has asked for this dump
 
     @property
     def is_datagram(self) -> bool:
@@ -200,7 +202,9 @@ class Unix(Kind):
     def _settle_peer(self, one: Socket, saving: Saving) -> None:
         if one.peer in self._socks:
             return
-        if one.peer:
+        if one.peer and one.peer == self.options.service_socket:
+            one.serves_us, one.peer = True, 0
+        elif one.peer:
             self._keep_outside(one, self._listed.get(one.peer), saving)
         elif one.row.peer == 0 and not one.is_datagram and one.row.shutdown != 3:  # a peer that is gone shuts down both
             waiting = [server.inode for server in self._listed.values() if one.row.inode in server.pending]
@@ -230,6 +234,8 @@ class Unix(Kind):
         )  # fmt: skip
         if row.shutdown:
             entry.shutdown = row.shutdown
+        if one.serves_us:
+            entry.state, entry.uflags = CLOSE, checked.SERVICE
         if one.perms is not None:
             entry.file_perms.CopyFrom(one.perms)
         if one.directory:

@@ -17,7 +17,7 @@ from pycriu.errors import ImageError, KernelError, UserError
 from pycriu.fds import queues, sockets
 from pycriu.fds.queues import SOCK_DGRAM, Message
 from pycriu.fds.unix import checked, naming
-from pycriu.fds.unix.checked import EXTERN, One
+from pycriu.fds.unix.checked import EXTERN, SERVICE, One
 from pycriu.fds.unix.persons import Person, Persons, stand_in
 from pycriu.images import messages as m
 from pycriu.images import own
@@ -112,11 +112,7 @@ class Maker:
     def _make(self) -> None:
         self._make_pairs()
         connected = {one: None for one in self._mine if one.type != SOCK_DGRAM and self._has_end(one)}
-        for one in self._mine_of_type(SOCK_DGRAM):
-            self._make_datagram(one)
-        for one in self._mine:
-            if one.fd < 0 and one not in connected:
-                self._make_alone(one)
+        self._make_unconnected(connected)
         listening = [one for one in self._mine if one.entry.state == LISTEN]
         for one in listening:
             self._persons.listen(one.person(), one.fd, _LONG_BACKLOG)
@@ -132,6 +128,16 @@ class Maker:
             self._let_wait(server)
         for one in listening:
             self._persons.listen(one.person(), one.fd, one.entry.backlog)
+
+    def _make_unconnected(self, connected: dict[One, None]) -> None:
+        """All others; that of somebody who waits for the answer of a service gets another end."""
+        for one in self._mine_of_type(SOCK_DGRAM):
+            self._make_datagram(one)
+        for one in self._mine:
+            if one.entry.uflags & SERVICE:
+                self._pair(one, self._other_end(one), None)
+            elif one.fd < 0 and one not in connected:
+                self._make_alone(one)
 
     def _has_end(self, one: One) -> bool:
         """Whether it is connected to an end that exists or has existed, and not still waiting to be accepted."""
@@ -356,6 +362,8 @@ class Maker:
         """Those who had gone go again; one with something unread resets the connection."""
         for other in self._gone:
             one = self._by_inode[other.entry.peer]
+            if one.entry.uflags & SERVICE:
+                queues.send(other.fd, Message(_answer()), None, "the connection to the service")
             if "reset" in one.notes and one.type != SOCK_DGRAM:
                 queues.send(one.fd, Message(b"x"), None, "a peer that has gone")
             other.close()
@@ -373,6 +381,12 @@ class Maker:
         self._ready = {}
         for one in (*self._all.values(), *self._gone):
             one.close()
+
+
+def _answer() -> bytes:
+    """What a task that had asked for its own dump has waited for since: the response that it has been restored."""
+    response = m.criu_resp(type=1, success=True, dump=m.criu_dump_resp(restored=True))  # criu_req_type.DUMP
+    return response.SerializeToString()
 
 
 def libc_socket(kind: int) -> int:

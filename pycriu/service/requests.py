@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is done for each type of request: a message in, a response out; PycriuError for what could not be done."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from pycriu import __version__, arguments
+from pycriu.actions import Client, Request
+from pycriu.errors import PycriuError, UserError
+from pycriu.images import messages as m
+from pycriu.service.wire import PeerGone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.service.worker import Worker
+
+PROTOCOL = (4, 2)  # the release of CRIU whose RPC this is; what clients compare with the release that they need
+
+
+class NoChild(UserError):
+    """A process is waited for that is not ours."""
+
+
+def dump(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """DUMP. Without a PID the peer itself is dumped; if it does not go on running, its restored copy is answered."""
+    from pycriu.actions import dump as action
+
+    opts = request.opts
+    worker.perform(opts, arguments.DUMP, lambda asked: action.perform(_of_tree(worker, opts, asked)))
+    return m.criu_resp(dump=m.criu_dump_resp(restored=False))
+
+
+def restore(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """RESTORE: always detached. With exec_cmd, the worker becomes that command once it has answered."""
+    from pycriu.actions import restore as action
+
+    worker.peer.demand_trust("a restore")
+
+    def work(asked: Request) -> int:
+        asked.values["restore-detached"] = True
+        return action.perform(asked).root_pid
+
+    worker.becomes = list(request.opts.exec_cmd)
+    pid = worker.perform(request.opts, arguments.RESTORE, work)
+    return m.criu_resp(restore=m.criu_restore_resp(pid=pid))
+
+
+def check(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """CHECK: that of `pycriu check`."""
+    from pycriu import check as checking
+    from pycriu.options import CheckOptions
+
+    def work(asked: Request) -> None:
+        report = checking.check(CheckOptions())
+        for line in report.lines:
+            asked.log.info("%s", line)
+        if report.status:
+            raise PycriuError("\n".join(line for line in report.lines if line))
+
+    worker.perform(request.opts, arguments.CHECK, work)
+    return m.criu_resp()
+
+
+def pre_dump(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """PRE_DUMP and SINGLE_PRE_DUMP."""
+    opts = request.opts
+    worker.perform(opts, "pre-dump", lambda asked: worker.run("pre-dump", _of_tree(worker, opts, asked)))
+    return m.criu_resp()
+
+
+def cpuinfo(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """CPUINFO_DUMP and CPUINFO_CHECK."""
+    words = ["dump" if request.type == worker.types["CPUINFO_DUMP"] else "check"]
+
+    def work(asked: Request) -> None:
+        asked.words = words
+        worker.run("cpuinfo", asked)
+
+    worker.peer.demand_trust("facts of the CPU in images")
+    worker.perform(request.opts, "cpuinfo", work)
+    return m.criu_resp()
+
+
+def page_server(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """PAGE_SERVER and PAGE_SERVER_CHLD."""
+    worker.peer.demand_trust("a page server")
+    worker.perform(request.opts, "page-server", lambda asked: worker.run("page-server", asked))
+    return m.criu_resp()
+
+
+def feature_check(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """FEATURE_CHECK: for each feature that is asked for, whether it is to be had here."""
+    wanted = request.features
+    has = m.criu_features(mem_track=False, lazy_pages=False, pidfd_store=False)
+    if wanted.mem_track:
+        has.mem_track = "track-mem" in arguments.LONG and bool(arguments.LONG["track-mem"].actions)
+    return m.criu_resp(features=has)
+
+
+def version(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """VERSION: CRIU's whose protocol this is, and our name."""
+    major, minor = PROTOCOL
+    return m.criu_resp(version=m.criu_version(major_number=major, minor_number=minor, name=f"pycriu {__version__}"))
+
+
+def wait_pid(worker: Worker, request: m.criu_req) -> m.criu_resp:
+    """WAIT_PID: how a child of the worker, made by an earlier request, has ended."""
+    try:
+        pidfd = os.pidfd_open(request.pid)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"process {request.pid} cannot be waited for: {error}") from None
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # is it a child of ours?
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        waiting.register(worker.connection.fileno(), select.POLLRDHUP | select.POLLHUP)
+        if pidfd not in dict(waiting.poll()):
+            raise PeerGone(f"the client went away while it waited for process {request.pid}")
+        return m.criu_resp(status=os.waitpid(request.pid, 0)[1])
+    except ChildProcessError:
+        raise NoChild(f"process {request.pid} is not a child of this worker") from None
+    finally:
+        os.close(pidfd)
+
+
+def _of_tree(worker: Worker, opts: Any, asked: Request) -> Request:
+    """The request, with the root of the tree and with who asks."""
+    if not opts.HasField("pid") and not worker.peer.pid:
+        raise UserError("the process that asks is in a PID namespace that the service does not see", "give its pid")
+    asked.values["tree"] = str(opts.pid if opts.HasField("pid") else worker.peer.pid)
+    asked.client = Client(os.fstat(worker.connection.fileno()).st_ino, worker.peer.may_dump)
+    return asked

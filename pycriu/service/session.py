@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One request's surroundings: its options, the directories that it names, and its log.
+
+Directories are opened once, with the rights of the peer, and used by descriptor, so that nobody can put something else
+in their place meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from pycriu import __version__, arguments, configuration, log
+from pycriu.actions import Request
+from pycriu.errors import PycriuError, UserError
+from pycriu.service import fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from pycriu.arguments import Values
+    from pycriu.images import messages as m
+    from pycriu.service.peer import Peer
+
+DEFAULT_LOG = "criu.log"
+
+
+class BadOptions(UserError):
+    """The options of a request are wrong, or not to be had."""
+
+
+class Session:
+    """What a request asks for, in the words that the actions know. A context manager.
+
+    Options come from the configuration files, then from the message, then from the configuration file that the message
+    names: the last word counts.
+    """
+
+    def __init__(self, peer: Peer, opts: m.criu_opts, action: str, configured: Values, *, swrk: bool) -> None:
+        self.peer, self.opts = peer, opts
+        self.action = arguments.ACTIONS[action]
+        self._fds: list[int] = []
+        try:
+            asked, own = self._asked(swrk=swrk), self._own_file()
+            images, work = self._directories(action, configured, own)
+            lines = self._log(work, configured, own)
+            self.request = Request(_merged(configured, asked, own), [], images, work, lines)
+        except PycriuError as error:
+            self._close()
+            raise BadOptions(error.message, error.hint) from None
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.request.log.flush()
+        self._close()
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _asked(self, *, swrk: bool) -> Values:
+        """The options of the message."""
+        words = []
+        for field, some in fields.words(self.opts, swrk=swrk):
+            try:
+                arguments.parse(some)
+            except UserError as error:
+                raise UserError(f"criu_opts.{field}: {error.message}", error.hint) from None
+            words += some
+        return arguments.parse(words)[0]
+
+    def _own_file(self) -> Values:
+        """The options of the configuration file that the message names."""
+        if not self.opts.config_file:
+            return {}
+        self.peer.demand_trust("a configuration file (config_file)")
+        return configuration.parse([self.opts.config_file], [])[0]
+
+    # ----------------------------------------------------------------------------------------------------- directories
+
+    def _directories(self, action: str, configured: Values, own: Values) -> tuple[str, str]:
+        """Paths of the images and of the work directory; empty where the request needs none."""
+        opts = self.opts
+        images = -1
+        if own.get("images-dir"):
+            images = self._open(str(own["images-dir"]), "images-dir")
+        elif opts.images_dir_fd != -1:
+            images = self._lent(opts.images_dir_fd, "images_dir_fd")
+        elif opts.images_dir:
+            images = self._open(opts.images_dir, "images_dir")
+        elif action != arguments.CHECK:
+            raise UserError("neither images_dir_fd nor images_dir was given")
+        if own.get("work-dir"):
+            work = self._open(str(own["work-dir"]), "work-dir")
+        elif opts.HasField("work_dir_fd"):
+            work = self._lent(opts.work_dir_fd, "work_dir_fd")
+        elif configured.get("work-dir"):
+            work = self._open(str(configured["work-dir"]), "work-dir")
+        else:
+            work = images
+        return self._path(images), self._path(work)
+
+    def _open(self, path: str, field: str) -> int:
+        try:
+            return self._checked(self.peer.open_directory(path), f"{field} {path}")
+        except OSError as error:
+            raise UserError(f"{field} {path}: {os.strerror(error.errno or 0)}") from None
+
+    def _lent(self, number: int, field: str) -> int:
+        return self._checked(self.peer.descriptor(number, field), f"{field} {number}")
+
+    def _checked(self, fd: int, name: str) -> int:
+        self._fds.append(fd)
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise UserError(f"{name} is not a directory")
+        if not self.peer.trusted and not (os.fstat(fd).st_uid == self.peer.uid and self.peer.may_write(fd)):
+            raise UserError(f"{name} is not a directory that belongs to {self.peer.name} and may be written")
+        return fd
+
+    def _path(self, fd: int) -> str:
+        """A path of the directory: by our descriptor, or where nobody plays tricks, one that can be read by people."""
+        if fd < 0:
+            return ""
+        ours = f"/proc/self/fd/{fd}"
+        if not self.peer.trusted:
+            return ours
+        path = os.readlink(ours)
+        try:
+            return path if os.path.samestat(os.stat(path), os.fstat(fd)) else ours
+        except OSError:
+            return ours  # it has moved, or is of another mount namespace
+
+    # ------------------------------------------------------------------------------------------------------------- log
+
+    def _log(self, work: str, configured: Values, own: Values) -> log.Log:
+        opts = self.opts
+        name = own.get("log-file") or opts.log_file or ("" if opts.log_to_stderr else configured.get("log-file"))
+        if not name and not opts.log_to_stderr and self.action.name != arguments.CHECK:
+            name = DEFAULT_LOG
+        self.log_fd = self._log_file(work, str(name)) if name else log.STDERR
+        lines = log.Log(opts.log_level, self.log_fd, time.monotonic())
+        system = os.uname()
+        lines.info("Version: %s (pycriu)", __version__)
+        lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)
+        lines.info("Asked by %s through RPC: %s", self.peer.name, self.action.name)
+        return lines
+
+    def _log_file(self, work: str, name: str) -> int:
+        """A new, empty file of the work directory, not something that lies there in wait for us to write to it."""
+        if "/" in name or name in (".", ".."):
+            raise UserError(f"log_file {name} is not the name of a file", "it lies in the work directory")
+        if not work:
+            raise UserError("a log file needs images_dir, images_dir_fd or work_dir_fd")
+        fd = self._opened(work, name)
+        self._fds.append(fd)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise UserError(f"log_file {name} is there already, and is not a file of its own")
+        if not self.peer.trusted and status.st_uid != self.peer.uid:
+            raise UserError(f"log_file {name} is there already, and belongs to user {status.st_uid}")
+        os.ftruncate(fd, 0)
+        return fd
+
+    def _opened(self, work: str, name: str) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            try:
+                fd = os.open(f"{work}/{name}", flags | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return os.open(f"{work}/{name}", flags)
+            if not self.peer.trusted:
+                os.fchown(fd, self.peer.uid, self.peer.gid)
+            return fd
+        except OSError as error:
+            raise UserError(f"log_file {name}: {os.strerror(error.errno or 0)}") from None
+
+
+def _merged(*some: Values) -> Values:
+    """Options from several places: a later one overrules, but for those that may be given more than once."""
+    found: Values = {}
+    for values in some:
+        for name, value in values.items():
+            before = found.get(name)
+            both = isinstance(before, tuple) and isinstance(value, tuple)
+            found[name] = (*before, *value) if both else value  # type: ignore[misc]
+    return found

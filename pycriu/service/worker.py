@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One connection: requests are read, done and answered until one of them says that it is the last.
+
+A request that fails is answered with what is wrong: cr_errmsg says it in words, cr_errno is EBADRQC for bad options,
+ESRCH for a process that does not exist, EEXIST for a PID that is taken, EPERM for what the peer may not ask for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pycriu import arguments, log
+from pycriu.actions import Request, Signals
+from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError, UserError
+from pycriu.images import messages as m
+from pycriu.images import schema
+from pycriu.service import requests, wire
+from pycriu.service.peer import Forbidden, Peer
+from pycriu.service.session import BadOptions, Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from pycriu.arguments import Values
+
+    Result = TypeVar("Result")
+
+SILENT = 255  # exit status of a worker that was asked for nothing, or not in the right words
+
+_HANDLERS: dict[str, Callable[[Worker, m.criu_req], m.criu_resp]] = {
+    "DUMP": requests.dump,
+    "RESTORE": requests.restore,
+    "CHECK": requests.check,
+    "PRE_DUMP": requests.pre_dump,
+    "SINGLE_PRE_DUMP": requests.pre_dump,
+    "PAGE_SERVER": requests.page_server,
+    "PAGE_SERVER_CHLD": requests.page_server,
+    "CPUINFO_DUMP": requests.cpuinfo,
+    "CPUINFO_CHECK": requests.cpuinfo,
+    "FEATURE_CHECK": requests.feature_check,
+    "VERSION": requests.version,
+    "WAIT_PID": requests.wait_pid,
+}
+
+# After these the connection may stay open, if the request asks for it.
+_KEEP_OPEN = (
+    "PAGE_SERVER", "PAGE_SERVER_CHLD", "CPUINFO_DUMP", "CPUINFO_CHECK", "FEATURE_CHECK", "VERSION",
+)  # fmt: skip
+
+_FAILED = {
+    "DUMP": 1,
+    "RESTORE": 1,
+    "PRE_DUMP": SILENT,
+    "SINGLE_PRE_DUMP": SILENT,
+}  # exit status; of others 0, as CRIU's
+
+_NUMBERS = (
+    (NoProcess, errno.ESRCH), (PidTaken, errno.EEXIST), (Forbidden, errno.EPERM), (BadOptions, errno.EBADRQC),
+    (wire.BadRequest, errno.EBADRQC), (requests.NoChild, errno.ECHILD),
+)  # fmt: skip
+
+
+class Worker:
+    """The server's end of one connection."""
+
+    def __init__(self, connection: socket.socket, configured: Values, *, swrk: bool) -> None:
+        self.connection = connection
+        self.types = schema.enum("criu_req_type")
+        self.becomes: list[str] = []  # the command that this process turns into when it has answered
+        self._output = -1  # where that command writes: the log
+        self._configured, self._swrk = configured, swrk
+        self._names = {number: name for name, number in self.types.items()}
+
+    def serve(self) -> int:
+        """Until the connection ends; the exit status, as CRIU's worker has it."""
+        wire.prepare(self.connection)
+        with Peer(self.connection) as self.peer:
+            try:
+                return self._serve()
+            except wire.PeerGone:
+                return SILENT
+            except wire.BadRequest as error:
+                self._refuse("EMPTY", error)
+                return SILENT
+
+    def _serve(self) -> int:
+        before = ""
+        while True:
+            request = wire.receive(self.connection)
+            name = self._names[request.type]
+            if before == "PRE_DUMP" and name not in ("PRE_DUMP", "DUMP"):
+                raise wire.BadRequest(f"{name} cannot follow PRE_DUMP", "after a pre-dump comes another, or the dump")
+            if name not in _HANDLERS:
+                raise wire.BadRequest(f"{name} is nothing that can be asked for here")
+            if request.keep_open and name not in _KEEP_OPEN:
+                self._refuse(name, BadOptions(f"keep_open cannot be had with {name}", "make another connection"))
+                return SILENT
+            done = self._answer(name, request)
+            if done and self.becomes:
+                self._become()
+            if not done and name in _FAILED:
+                return _FAILED[name]
+            if name != "PRE_DUMP" and not request.keep_open:
+                return 0
+            before = name
+
+    def _answer(self, name: str, request: m.criu_req) -> bool:
+        try:
+            response = _HANDLERS[name](self, request)
+        except wire.PeerGone:
+            raise
+        except PycriuError as error:
+            self._refuse(name, error)
+            return False
+        if name == "DUMP" and _has_ended(request.opts):
+            return True
+        response.type, response.success = self.types[name], True
+        wire.send(self.connection, response)
+        return True
+
+    def _refuse(self, name: str, error: PycriuError) -> None:
+        response = m.criu_resp(type=self.types[name], success=False, cr_errmsg=str(error))
+        number = number_of(error)
+        if number:
+            response.cr_errno = number
+        if name == "DUMP":
+            response.dump.restored = False
+        if name == "RESTORE":
+            response.restore.pid = -1
+        wire.send(self.connection, response)
+
+    def perform(self, opts: m.criu_opts, action: str, work: Callable[[Request], Result]) -> Result:
+        """Do an action's work in the surroundings that the message asks for; what goes wrong is in the log, too."""
+        if action not in arguments.ACTIONS:
+            reason = arguments.OTHER_ACTIONS[action]
+            raise BadOptions(f"the action {action} is not supported by pycriu{': ' if reason else ''}{reason}")
+        with Session(self.peer, opts, action, self._configured, swrk=self._swrk) as session:
+            lines = session.request.log
+            try:
+                with Signals():
+                    result = work(session.request)
+                lines.info("%s", session.action.finished)
+                if self.becomes:
+                    self._output = os.dup(session.log_fd)
+                return result
+            except PycriuError as error:
+                lines.error("%s", error, where=log.place_of(error))
+                lines.error("%s", session.action.failed)
+                raise
+            except KeyboardInterrupt as signal:
+                said = f"interrupted by signal {signal.args[0]}; what was begun has been undone"
+                lines.error("%s", said)
+                raise PycriuError(said) from None
+            except Exception as bug:
+                lines.bug(bug)
+                raise PycriuError(f"this is a bug of pycriu: {type(bug).__name__}: {bug}") from bug
+
+    def run(self, action: str, request: Request) -> None:
+        """What the command line does for an action; PycriuError if that says it was not done."""
+        module: Any = __import__(f"pycriu.actions.{action.replace('-', '_')}", fromlist=["run"])
+        outcome = module.run(request)
+        status = outcome if isinstance(outcome, int) else outcome()
+        if status:
+            raise PycriuError(f"{action} ended with exit status {status}")
+
+    def _become(self) -> None:
+        """exec(3) of what the client wants to have in the place of this worker, as the parent of the restored tree."""
+        self.connection.close()
+        for number in (log.STDOUT, log.STDERR):
+            os.dup2(self._output, number)
+        try:
+            os.execvp(self.becomes[0], self.becomes)
+        except OSError as error:
+            raise UserError(f"exec_cmd {self.becomes[0]}: {os.strerror(error.errno or 0)}") from None
+
+
+def _has_ended(opts: m.criu_opts) -> bool:
+    """Whether a dump was that of the peer itself, which is no more: its restored copy will be answered."""
+    return not (opts.HasField("pid") or opts.leave_running or opts.leave_stopped)
+
+
+def number_of(error: PycriuError) -> int:
+    """The errno that a client sees, 0 for none."""
+    if isinstance(error, KernelError):
+        return error.errno
+    return next((number for kind, number in _NUMBERS if isinstance(error, kind)), 0)
