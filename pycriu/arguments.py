@@ -110,6 +110,7 @@ GROUPS = (
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
         Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
+        Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps", BOTH),
         _refused("prev-images-dir", "", VALUE),
         _refused("track-mem", "", negatable=True),
         _refused("pre-dump-mode", "", VALUE),
@@ -197,6 +198,7 @@ GROUPS = (
         Option("extra", "", FLAG, "", "probe what only some tasks need, too", (CHECK,), True),
         Option("all", "", FLAG, "", "the same as --extra", (CHECK,)),
         Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
+        Option("json", "", FLAG, "", "the outcome of a check or of a dry run as JSON", ALL),
         _refused("experimental", "", negatable=True),
     )),
     ("Help", (

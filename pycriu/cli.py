@@ -124,7 +124,7 @@ def _attempt(action: Action, request: Request) -> Outcome:
     except Exception as bug:  # the one place that may say: our fault
         lines.bug(bug)
     else:
-        lines.info(action.finished)
+        lines.info(request.finished or action.finished)
         return outcome
     lines.error(action.failed)
     return 1

@@ -8,12 +8,13 @@ comes by the exit status, once the log says that the work is done.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import os
 
-from pycriu import arguments
+from pycriu import arguments, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from pycriu.arguments import Values
@@ -39,7 +40,7 @@ class Client:
 class Request:
     """What an action is asked to do. Paths are absolute, and of directories that exist."""
 
-    __slots__ = ("client", "images", "log", "values", "words", "work")
+    __slots__ = ("client", "finished", "images", "log", "values", "words", "work")
 
     def __init__(
         self, values: Values, words: list[str], images: str, work: str, log: Log, client: Client | None = None
@@ -48,6 +49,7 @@ class Request:
         self.values = values  # of the options
         self.words = words  # behind the name of the action
         self.images, self.work, self.log = images, work, log
+        self.finished = ""  # the last line of the log, where it is not the action's
 
     def flag(self, name: str) -> bool:
         """Whether an option is on."""
@@ -94,3 +96,11 @@ class Signals:
         for later in self._numbers:
             _signal.signal(later, _signal.SIG_IGN)
         raise KeyboardInterrupt(number)
+
+
+def say(lines: Iterable[str]) -> None:
+    """To the standard output, at once."""
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # `| head`: who reads no further has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
-
-from pycriu import check, log
-from pycriu.actions import Request
+from pycriu import check
+from pycriu.actions import Request, say
 from pycriu.options import CheckOptions
 
 
@@ -18,8 +16,5 @@ def run(request: Request) -> int:
         list_features=request.flag("list"),
     )
     report = check.check(options)
-    try:
-        print("\n".join(report.lines), flush=True)
-    except BrokenPipeError:  # `| head`: who reads no further has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end
+    say(report.lines)
     return report.status

@@ -175,8 +175,8 @@ class Host:
         """Start a program and wait for its `ready`."""
         with open(self.folder / "out", "wb") as out:
             process = subprocess.Popen(
-                argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                **options,
+                argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                **{"start_new_session": True, **options},
             )  # type: ignore[call-overload]  # fmt: skip
         subject = Subject(process, self.folder)
         subject.wait_for("ready")
