@@ -172,9 +172,9 @@ GROUPS = (
         _refused("lsm-mount-context", "", VALUE),
     )),
     ("How it is done", (
-        _refused("action-script", "", LIST),
-        _refused("exec-cmd", ""),
-        _refused("restore-sibling", "", FLAG, "S", negatable=True),
+        Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", BOTH),
+        Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
+        Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
         _refused("status-fd", "", VALUE),
         _refused("close", "", VALUE),
         _refused("unprivileged", "", negatable=True),

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"Version: {__version__}")
             return 0
         action = _action(plain[0]) if plain else None
-        if action is None or len(plain) > 1 + len(action.words.split()):
+        command = "exec-cmd" in values and action is arguments.ACTIONS[arguments.RESTORE]  # as many words as it wants
+        if action is None or (len(plain) > 1 + len(action.words.split()) and not command):
             print(_usage(), end="", file=sys.stderr)
             return 1
         return _run(action, values, plain[1:], started)
@@ -113,12 +114,13 @@ def _run(action: Action, values: Values, words: list[str], started: float) -> in
 
 def _attempt(action: Action, request: Request) -> Outcome:
     """Do it; whatever goes wrong ends up in the log."""
-    lines = request.log
+    lines, status = request.log, 1
     try:
         module: Any = __import__(f"pycriu.actions.{action.name.replace('-', '_')}", fromlist=["run"])
         outcome: Outcome = module.run(request)
     except PycriuError as error:
         lines.error("%s", error, where=log.place_of(error))
+        status = getattr(error, "status", status)  # a script's
     except KeyboardInterrupt as signal:
         lines.error("interrupted by signal %s; what was begun has been undone", *signal.args)
     except Exception as bug:  # the one place that may say: our fault
@@ -127,7 +129,7 @@ def _attempt(action: Action, request: Request) -> Outcome:
         lines.info(request.finished or action.finished)
         return outcome
     lines.error(action.failed)
-    return 1
+    return status
 
 
 def _first_words(lines: Log, action: Action, values: Values) -> None:

@@ -16,6 +16,7 @@ An error anywhere before `finish` lets the tree go on as it was; so does the end
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import time
 
@@ -35,6 +36,8 @@ from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, refuse_foreign, refuse_relations, survey
 from pycriu.tracee import SIGSTOP
 
+ENDING = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
+
 
 @record
 class DumpResult:
@@ -49,6 +52,8 @@ class DumpResult:
 
 def dump(options: DumpOptions, log: Log) -> DumpResult:
     """Save the tree of `options.pid`. Unsupported, UserError and their like leave it running, unchanged."""
+    hook = options.hook or no_hook
+    hook("pre-dump", options.pid)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
@@ -75,6 +80,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
+            hook("post-dump", options.pid)
             finish(tree, kinds, options)
     pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
     seconds = (frozen - begin, copied - frozen, copied - looked)
@@ -84,6 +90,10 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
+
+
+def no_hook(_stage: str, _pid: int) -> None:
+    """Nobody wants to be told."""
 
 
 def tell(snapshots: list[Snapshot], log: Log) -> None:
@@ -156,9 +166,23 @@ def copy_pages(
 
 
 def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
-    """The end state of the tree: killed, stopped, or (already) running."""
+    """The end state of the tree: killed, stopped, or (already) running.
+
+    Half a tree must not be left of it: signals that end us have come before, or come too late.
+    """
     if options.leave_running:
         return
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
+    try:
+        end(tree, kinds, options)
+    finally:
+        while _signal.sigtimedwait(ENDING, 0):
+            continue
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def end(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
+    """Killed, or left stopped."""
     if options.leave_stopped:
         for process in tree.root.walk():
             if not process.zombie:  # all its threads find it when they are let go, and none runs

@@ -32,6 +32,14 @@ class PycriuError(Exception):
         return self.message if self.hint is None else f"{self.message}\n  {self.hint}"
 
 
+class HookFailed(PycriuError):
+    """Somebody who was told of a stage of the work objects; `status` is that of the script, for the exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class UserError(PycriuError):
     """The request itself is wrong: an option, a path, a PID that does not exist."""
 

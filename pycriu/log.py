@@ -33,7 +33,7 @@ class Log:
 
     def __init__(self, level: int = DEFAULT_LEVEL, fd: int = STDERR, started: float | None = None) -> None:
         self.level = level
-        self._fd = fd
+        self.fd = fd
         self._started = time.monotonic() if started is None else started
         self._lines: list[tuple[int, float, str, str, tuple[object, ...]]] = []
 
@@ -75,8 +75,8 @@ class Log:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        _write_all(self._fd, "".join(self._format(*line) for line in lines))
-        if self._fd != STDERR:
+        _write_all(self.fd, "".join(self._format(*line) for line in lines))
+        if self.fd != STDERR:
             _write_all(
                 STDERR,
                 "".join(

@@ -9,6 +9,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    # Called with the name of a stage, which CRIU's action scripts have, and the PID of the root (0: not known yet). It
+    # raises HookFailed where the work must not go on: possible at pre-dump, post-dump, pre-restore and post-restore.
+    Hook = Callable[[str, int], None]
+
 
 @record
 class DumpOptions:
@@ -33,6 +37,7 @@ class DumpOptions:
     network_lock: str = "nftables"  # how packets are held while a connection is away: nftables, skip
     service_socket: int = 0  # inode of our end of a connection whose other end may be in the tree; 0: there is none
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
+    hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
 
 
 @record
@@ -53,6 +58,8 @@ class RestoreOptions:
     skip_in_flight: bool = False
     pidfile: str | None = None  # gets the PID of the root; must not exist
     leave_stopped: bool = False
+    sibling: bool = False  # the root becomes a child of our parent
+    hook: Hook | None = None  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 
 @record

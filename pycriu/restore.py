@@ -47,6 +47,8 @@ class RestoreResult:
 def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     """Bring back the tree of `options.images_dir`; on any error nothing of it exists."""
     begin = time.monotonic()
+    hook = options.hook or no_hook
+    hook("pre-restore", 0)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
@@ -59,6 +61,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         finally:
             checkpoint.close()
     root = checkpoint.root.pid
+    hook("post-resume", root)
     took = round((time.monotonic() - begin) * 1e6)
     store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
@@ -72,6 +75,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     tty = kinds.find("tty.kind")
     terminals = tty.controlling(opened) if tty else {}
     with opened, checkpoint.segments as segments, spawn.Nursery(cpu, terminals) as nursery:
+        nursery.sibling = options.sibling
         builder = Builder(nursery, opened, segments, checkpoint.tasks)
         if options.shell_job and not options.detached:
             spawn.join_our_group(checkpoint.root)
@@ -83,9 +87,11 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         builder.finish()
         opened.finish()
         segments.finish()
-        if options.pidfile is not None:
-            write_pidfile(options.pidfile, checkpoint.root.pid)
-        nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
+        with Pidfile(options.pidfile, checkpoint.root.pid):
+            if options.hook:
+                options.hook("post-restore", checkpoint.root.pid)
+                options.hook("pre-resume", checkpoint.root.pid)
+            nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
     if tty:
         tty.tell_size(list(checkpoint.tasks))
     return pages
@@ -105,16 +111,31 @@ def stop_again(nursery: spawn.Nursery, checkpoint: Checkpoint) -> None:
             stops.see(nursery.tasks[parent.pid], member.pid)
 
 
-def write_pidfile(path: str, pid: int) -> None:
-    """The root's PID, decimal, without a newline, as CRIU writes it; UserError when the file is there already."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UserError(f"--pidfile {path}: {error.strerror}", "the file must not exist yet") from None
-    try:
-        os.write(fd, str(pid).encode())
-    finally:
-        os.close(fd)
+def no_hook(_stage: str, _pid: int) -> None:
+    """Nobody wants to be told."""
+
+
+class Pidfile:
+    """The root's PID in a new file, decimal, without a newline, as CRIU writes it; gone again if the restore fails."""
+
+    def __init__(self, path: str | None, pid: int) -> None:
+        self._path, self._pid = path, pid
+
+    def __enter__(self) -> None:
+        if self._path is None:
+            return
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
+        try:
+            os.write(fd, str(self._pid).encode())
+        finally:
+            os.close(fd)
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None and self._path is not None:
+            os.unlink(self._path)
 
 
 def stats_entry(took: int, pages: int) -> m.stats_entry:

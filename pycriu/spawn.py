@@ -35,14 +35,13 @@ TIOCSCTTY, TIOCSPGRP = 0x540E, 0x5410
 ADDR_NO_RANDOMIZE = 0x0040000
 _ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
 _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
-_DEAD = 2
 
 # include/uapi/linux/sched.h
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = (
     0x100, 0x200, 0x400, 0x800, 0x8000, 0x10000, 0x40000,
 )  # fmt: skip
 _OF_THREADS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
-_THREADS_AT_ONCE = 256
+_DEAD, _THREADS_AT_ONCE = 2, 256
 
 
 class Member:
@@ -234,6 +233,7 @@ class Nursery:
     def __init__(self, arch: Arch, terminals: dict[int, tuple[int, int]] | None = None) -> None:
         self.arch = arch
         self._terminals = terminals or {}
+        self.sibling = False  # whether the root is to be a child of our parent
         self.tasks: dict[int, Tracee] = {}
         self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
         self._members: dict[int, Member] = {}
@@ -309,12 +309,12 @@ class Nursery:
         finally:
             for fd in (image, ready, go):
                 os.close(fd)
-        gate = self.tasks[pid].registers()[self.arch.pc]
-        self.tasks[pid].gate = gate
+        self.tasks[pid].gate = self.tasks[pid].registers()[self.arch.pc]
 
     def _clone(self, pid: int, ready: int, go: int, image: int) -> int:
         try:
-            child = libc.clone3_set_tid(pid, flags=0, exit_signal=SIGCHLD)
+            flags, signal = (CLONE_PARENT, 0) if self.sibling else (0, SIGCHLD)
+            child = libc.clone3_set_tid(pid, flags=flags, exit_signal=signal)
         except KernelError as error:
             raise _explain(error, pid) from None
         if child:

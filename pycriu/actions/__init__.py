@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pycriu.arguments import Values
     from pycriu.log import Log
+    from pycriu.options import Hook
 
     Outcome = int | Callable[[], int]
 
@@ -59,6 +60,15 @@ class Request:
         """The value of an option; None where it was not given."""
         value = self.values.get(name)
         return None if value is None else str(value)
+
+    def hook(self) -> Hook | None:
+        """The action scripts, if there are any."""
+        programs = self.values.get("action-script")
+        if not isinstance(programs, tuple):
+            return None
+        from pycriu.scripts import Scripts
+
+        return Scripts(programs, self.images, self.work, self.log)
 
     def file_options(self) -> dict[str, Any]:
         """Those fields that `DumpOptions` and `RestoreOptions` share, by name."""

@@ -45,6 +45,7 @@ def _options(request: Request) -> DumpOptions:
         network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
         service_socket=client.socket if client else 0,
         may_dump=client.may_dump if client else None,
+        hook=request.hook(),
         **request.file_options(),
     )
 

@@ -7,6 +7,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu.actions import Request, light_protobuf
+from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
+_SIGPIPE, _SIGXFSZ = 13, 25
+
 
 def run(request: Request) -> Outcome:
     """Bring the tree back; attached, stay until its root ends."""
+    command = _command(request)
     result = perform(request)
+    if command:
+        return lambda: become(command, request.log)
     if request.flag("restore-detached"):
         return 0
     return lambda: stay(result, request.log, keys=request.flag("shell-job"))
@@ -35,12 +41,40 @@ def perform(request: Request) -> RestoreResult:
         pidfile=os.path.join(request.work, pidfile) if pidfile else None,
         leave_stopped=request.flag("leave-stopped"),
         skip_file_rwx_check=request.flag("skip-file-rwx-check"),
+        sibling=request.flag("restore-sibling"),
+        hook=request.hook(),
         **request.file_options(),
     )
     light_protobuf()
     from pycriu.restore import restore
 
     return restore(options, request.log)
+
+
+def _command(request: Request) -> list[str]:
+    """The program of --exec-cmd with its arguments, if there is one; UserError where options contradict each other."""
+    detached = request.flag("restore-detached")
+    if request.flag("restore-sibling") and not detached:
+        raise UserError("--restore-sibling needs --restore-detached", "only a parent can wait for the root")
+    if not request.flag("exec-cmd"):
+        return []
+    if detached:
+        raise UserError("--exec-cmd and --restore-detached", "the command is to be the parent of the root")
+    if not request.words:
+        raise UserError("--exec-cmd needs a command", "behind --: pycriu restore --exec-cmd -- CMD ARGUMENT…")
+    return request.words
+
+
+def become(command: list[str], log: Log) -> int:
+    """Another program in our place, which has the root for a child; the exit status, 1, if there is none such."""
+    log.flush()
+    for number in (_SIGPIPE, _SIGXFSZ):  # which Python ignores
+        _signal.signal(number, _signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        log.error("--exec-cmd %s: %s; the tasks run", command[0], error.strerror)
+    return 1
 
 
 def stay(result: RestoreResult, log: Log, *, keys: bool) -> int:

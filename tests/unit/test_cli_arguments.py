@@ -65,7 +65,6 @@ def test_options_and_words_in_any_order() -> None:
         ("--verbosity=²", "--verbosity ²: not a number"),
         ("--page-server", "--page-server is not supported by pycriu"),
         ("--track", "--track-mem is not supported by pycriu"),
-        ("-S", "--restore-sibling is not supported by pycriu"),
         ("-M x", "--ext-mount-map is not supported by pycriu"),
         ("--external=5", "--external is not supported by pycriu"),
         ("-r /new", "--root is not supported by pycriu"),

@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "record", "options"},
     {"kernel"},
     {"arch", "images", "log", "arguments", "usage", "configuration", "rpc"},
-    {"home"},
+    {"home", "scripts"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages"},
