@@ -16,6 +16,7 @@ from pycriu.errors import PycriuError
 COMMANDS = {
     "info": ("info", "what an image is: its magic, and how many entries it has"),
     "core": ("core", "ELF core files of processes, for gdb"),
+    "find": ("find", "text, a regular expression or bytes in memory"),
 }
 
 _OLD_OPTIONS = ("-i", "--in", "-o", "--out", "-f", "--format")  # stood before the command in 2015
