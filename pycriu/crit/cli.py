@@ -17,6 +17,7 @@ COMMANDS = {
     "info": ("info", "what an image is: its magic, and how many entries it has"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
+    "stats": ("stats", "figures: processes, memory, files, sockets, timers, what could be smaller"),
 }
 
 _OLD_OPTIONS = ("-i", "--in", "-o", "--out", "-f", "--format")  # stood before the command in 2015
@@ -32,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except PycriuError as error:
         print(f"crit: {error}", file=sys.stderr)
-        return 1
+        return int(getattr(module, "TROUBLE", 1))
     except BrokenPipeError:
         # whoever read us has seen enough; the interpreter would complain when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

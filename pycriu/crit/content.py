@@ -71,6 +71,11 @@ class Stretch(NamedTuple):
         return Stretch(start, end, self.source, self.offset + start - self.start)
 
 
+def has_content(one: Stretch) -> bool:
+    """Whether somebody has bytes for it."""
+    return one.source is not ZERO and one.source is not UNKNOWN
+
+
 def clipped(stretches: Sequence[Stretch], start: int, end: int) -> Iterator[Stretch]:
     """What of the stretches lies between two addresses."""
     for at in range(bisect.bisect_right(stretches, start, key=lambda one: one.end), len(stretches)):

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from pycriu.crit import search
-from pycriu.crit.content import PIECE, UNKNOWN, ZERO, Stretch
+from pycriu.crit.content import PIECE, Stretch, has_content
 from pycriu.crit.core import chosen
 from pycriu.crit.space import Memory, Process, opened, processes
 from pycriu.errors import UserError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pycriu.crit.search import Match, Pattern
+
+TROUBLE = 2  # the exit status when something is wrong
 
 _MAX_LONGEST = 1 << 20
 _MAX_CONTEXT = 1 << 12
@@ -116,22 +118,18 @@ def hits(process: Process, memory: Memory, pattern: Pattern, context: int) -> It
 def runs(stretches: Iterable[Stretch]) -> Iterator[tuple[int, Iterator[bytes]]]:
     """What has content and follows each other: where it starts, and its bytes in pieces. Each is to be read in turn."""
     rest = iter(stretches)
-    held = [next((one for one in rest if _has_content(one)), None)]
+    held = [next((one for one in rest if has_content(one)), None)]
 
     def pieces() -> Iterator[bytes]:
         while (one := held[0]) is not None:
             for at in range(one.start, one.end, PIECE):
                 yield one.source.read(one.offset + at - one.start, min(PIECE, one.end - at))
-            held[0] = next((other for other in rest if _has_content(other)), None)
+            held[0] = next((other for other in rest if has_content(other)), None)
             if held[0] is None or held[0].start != one.end:
                 return
 
     while held[0] is not None:
         yield held[0].start, pieces()
-
-
-def _has_content(one: Stretch) -> bool:
-    return one.source is not ZERO and one.source is not UNKNOWN
 
 
 def as_text(hit: Hit) -> str:

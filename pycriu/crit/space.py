@@ -23,6 +23,7 @@ from pycriu.resources.memory.mappings import (
     ANON_SHARED,
     FILE_PRIVATE,
     FILE_SHARED,
+    MAP_GROWSDOWN,
     MAP_SHARED,
     MEMFD,
     SYSVIPC,
@@ -206,6 +207,8 @@ class Memory:
             return f"/SYSV (id {vma.shmid})"
         if vma.status & ANON_SHARED:
             return f"/dev/zero (shared memory {vma.shmid})"
+        if vma.flags & MAP_GROWSDOWN:
+            return "[stack]"
         return next((name for bit, name in NAMES if vma.status & bit), "")
 
     def _object(self, kind: str, vma: Any, process: Process) -> tuple[list[Stretch], Source]:

@@ -40,7 +40,7 @@ def test_every_thread_has_its_whole_backtrace(
     shell.run(f"n=0; until [ -s {FOLDER}/log ] || [ $n = 50 ]; do sleep 0.2; n=$((n+1)); done")
     pid = int(shell.out(f"cat {FOLDER}/pid"))
     shell.run(f"pycriu dump -D {FOLDER}/images -t {pid}", timeout=90)
-    shell.run(f"cd {FOLDER} && tar -czf images.tar.gz images")
+    shell.run(f"cd {FOLDER} && tar -cf - images | gzip >images.tar.gz")
     archive = tmp_path / "images.tar.gz"
     archive.write_bytes(shell.get(f"{FOLDER}/images.tar.gz"))
     shell.run(f"rm -rf {FOLDER}")

@@ -118,7 +118,7 @@ def test_names_and_content_cannot_harm_a_terminal(tmp_path: Path, capsys: pytest
     "words", [("x", "-p", "7"), ("",), ("(", "-e"), ("x", "--longest", "0"), ("x", "-C", "-1"), ("x", "-m", "0")]
 )
 def test_wrong_requests(tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", str(c.write(tmp_path)), *words]) == 1
+    assert cli.main(["find", str(c.write(tmp_path)), *words]) == 2
     assert capsys.readouterr().err.startswith("crit: ")
 
 
@@ -153,7 +153,7 @@ def test_a_page_count_that_is_a_lie_is_refused(tmp_path: Path, capsys: pytest.Ca
             m.pagemap_entry(vaddr=c.ANON, compat_nr_pages=1, nr_pages=1 << 50, flags=4),
         ]
 
-    assert cli.main(["find", str(c.write(tmp_path, change)), "x"]) == 1
+    assert cli.main(["find", str(c.write(tmp_path, change)), "x"]) == 2
     assert "promises 4611686018427387904 bytes" in capsys.readouterr().err
 
 
