@@ -181,12 +181,7 @@ def _core(process: Process, tid: int, arch: Arch, images: Any) -> Any:
 def _extras(images: Any, tid: int) -> dict[str, bytes]:
     """Register sets that CRIU's messages have no fields for."""
     names = {kind: f"pycriu-{kind}-{tid}.img" for kind in ("xstate", "sve")}
-    found = {}
-    for kind, name in names.items():
-        if images.exists(name):
-            with images.raw(name) as file:
-                found[kind] = file.read()
-    return found
+    return {kind: images.read_one(name).data for kind, name in names.items() if images.exists(name)}
 
 
 def _prstatus(process: Process, tid: int, core: Any, arch: Arch) -> bytes:
