@@ -23,6 +23,7 @@ import time
 from pycriu import arch, entries, errors, pagecopy, pageimages, pstree, sharing
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
+from pycriu.haste import Haste
 from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -64,7 +65,12 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         new.reserve(size)
         preload(cpu)
         begin = time.monotonic()
-        with pstree.Freeze(options.pid, cpu, options.timeout) as tree, kinds, memory.Objects() as objects:
+        with (
+            Haste() as haste,
+            pstree.Freeze(options.pid, cpu, options.timeout) as tree,
+            kinds,
+            memory.Objects() as objects,
+        ):
             frozen = time.monotonic()
             refuse_foreign(tree.root, options)
             check_sessions(tree.root, shell_job=options.shell_job)
@@ -75,6 +81,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
+            haste.end()
             copied = time.monotonic()
             segments.write(new, entries.IPC_NAMESPACE)
             entries.write(new, tree.root, snapshots, saving, cpu)

@@ -21,6 +21,7 @@ from pycriu.checkpoint import Checkpoint
 from pycriu.errors import UserError
 from pycriu.fds.opening import Opening
 from pycriu.fds.table import Kinds
+from pycriu.haste import Haste
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.options import RestoreOptions
@@ -57,7 +58,8 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         try:
             for remark in checkpoint.check_here():
                 log.warn("%s", remark)
-            pages = restore_tree(checkpoint, kinds, cpu, options, log)
+            with Haste():  # which tasks inherit, until `Builder.finish` gives them their own
+                pages = restore_tree(checkpoint, kinds, cpu, options, log)
         finally:
             checkpoint.close()
     root = checkpoint.root.pid

@@ -30,6 +30,9 @@ NEEDED = debian.PROGRAMS | {
     "node": "nodejs",
     "script": "bsdutils",
 }
+# The command of a CRIU that is to dump each program, too, several times in turn with pycriu; see benchmarks/programs.
+BESIDE = "PYCRIU_BESIDE"
+_ROUNDS = 5
 _PLACES = "/usr/lib/postgresql/*/bin", "/usr/sbin"
 
 
@@ -67,11 +70,15 @@ class Cycle:
 
     def __init__(self, host: Host, record: Callable[[str, object], None]) -> None:
         self.host, self._record, self._count = host, record, 0
+        self._beside = os.environ.get(BESIDE, "").split()
 
     def __call__(self, pid: int, *options: str) -> None:
         """A dump that leaves it running, of which it must notice nothing; then one that ends it, and its restore."""
-        self.dump(pid, "--leave-running", *options)
-        assert alive(pid)
+        for _ in range(_ROUNDS if self._beside else 1):
+            self.dump(pid, "--leave-running", *options)
+            assert alive(pid)
+            if self._beside:
+                self._dump_beside(pid, "--leave-running", *options)
         self.dump(pid, *options)
         outcome = self.host.restore(*options, images=self.images)
         assert outcome.ok, outcome
@@ -87,6 +94,20 @@ class Cycle:
         if not alive(pid):
             reap(pid)
         self._record("pause of pycriu, us", frozen(self.images))
+
+    def _dump_beside(self, pid: int, *options: str) -> None:
+        """The same by another tool, in turn with ours, for `benchmarks/programs`."""
+        images = self.host.folder / "beside"
+        shutil.rmtree(images, ignore_errors=True)
+        images.mkdir()
+        command = [*self._beside, "dump", "-t", str(pid), "-D", str(images), "-o", "log", *options]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        assert alive(pid), "the other tool has ended it"
+        if done.returncode:
+            errors = [line for line in (images / "log").read_text(errors="replace").splitlines() if "Error" in line]
+            self._record("beside it", (errors or ["failed without a word"])[0])
+        else:
+            self._record("pause beside it, us", frozen(images))
 
 
 def frozen(images: Path) -> int:
