@@ -17,6 +17,7 @@ COMMANDS = {
     "info": ("info", "what an image is: its magic, and how many entries it has"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
+    "diff": ("diff", "what differs between two checkpoints"),
     "stats": ("stats", "figures: processes, memory, files, sockets, timers, what could be smaller"),
 }
 

@@ -15,6 +15,7 @@ from pycriu.crit.content import Pagemaps, Stretch, has_content
 from pycriu.crit.pages import Census
 from pycriu.crit.space import Memory, Process, kind_name, object_kind, opened, processes
 from pycriu.errors import UserError
+from pycriu.images import catalogue, store
 from pycriu.resources.memory.mappings import AIORING, FILE_SHARED, HEAP, MAP_GROWSDOWN, STACK, VDSO, VSYSCALL, VVAR
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def gather(layers: Sequence[Any]) -> Report:
     with Memory(layers) as memory:
         mappings = {pid: _mappings(process, memory) for pid, process in live.items()}
     files = list(images.read("files.img")) if images.exists("files.img") else []
-    sizes = {name: images.size(name) for name in images.names()}
+    names = [name for name in images.names() if store.kind_of(name).framing != catalogue.SERVICE]
+    sizes = {name: images.size(name) for name in names}
     return {
         "images": images.path,
         "parents": len(layers) - 1,
