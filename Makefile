@@ -76,6 +76,7 @@ $(SUITES): build/test/%:
 
 host:
 	@$(DEV) -m tests.debian
+	@$(DEV) -m tests.clients
 	@$(DEV) -m pytest tests/host
 
 runtime: $(addprefix runtime-,$(MACHINES))

@@ -26,14 +26,17 @@ STDERR, STDOUT = 2, 1
 
 
 class Log:
-    """Where lines go: a descriptor, and standard error for errors if that is another one.
+    """Where lines go: a descriptor, and with `echo` standard error for errors if that is another one.
 
     A context manager: leaving it flushes.
     """
 
-    def __init__(self, level: int = DEFAULT_LEVEL, fd: int = STDERR, started: float | None = None) -> None:
+    def __init__(
+        self, level: int = DEFAULT_LEVEL, fd: int = STDERR, started: float | None = None, *, echo: bool = True
+    ) -> None:
         self.level = level
         self.fd = fd
+        self._echo = echo
         self._started = time.monotonic() if started is None else started
         self._lines: list[tuple[int, float, str, str, tuple[object, ...]]] = []
 
@@ -76,7 +79,7 @@ class Log:
         if not lines:
             return
         _write_all(self.fd, "".join(self._format(*line) for line in lines))
-        if self.fd != STDERR:
+        if self._echo and self.fd != STDERR:
             _write_all(
                 STDERR,
                 "".join(

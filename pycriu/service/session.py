@@ -145,7 +145,7 @@ class Session:
         if not name and not opts.log_to_stderr and self.action.name != arguments.CHECK:
             name = DEFAULT_LOG
         self.log_fd = self._log_file(work, str(name)) if name else log.STDERR
-        lines = log.Log(opts.log_level, self.log_fd, time.monotonic())
+        lines = log.Log(opts.log_level, self.log_fd, time.monotonic(), echo=False)  # the client is told by the response
         system = os.uname()
         lines.info("Version: %s (pycriu)", __version__)
         lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""CRIU's RPC, asked by upstream's own Python bindings: `pycriu swrk` started by them, and the socket of a service."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import clients
+from tests.host.conftest import DEADLINE, alive, reap, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.host.conftest import Host, Subject
+
+SUBJECT = """
+memory = bytearray(os.urandom(1 << 20))
+copy = bytes(memory)
+pause_for_dump()
+say("memory", memory == copy)
+"""
+
+# What each script of a client begins with: `ask` is upstream's object, on the way that the test wants to try.
+HEAD = """
+import errno, json, os, socket, sys, time
+import pycriu
+assert "dist-packages" in pycriu.__file__
+from pycriu import rpc
+def client():
+    ask = pycriu.criu()
+    way, where = sys.argv[1:3]
+    if way == "fd":
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = os.fork()
+        if not child:
+            its.set_inheritable(True)
+            if os.fork():
+                os._exit(0)
+            os.setsid()  # not below us: nobody can dump its own parent
+            os.execv(where, [where, "swrk", str(its.fileno())])
+        its.close()
+        os.waitpid(child, 0)
+        ask.use_fd(ours.detach())
+    else:
+        (ask.use_sk if way == "socket" else ask.use_binary)(where)
+    ask.opts.images_dir_fd = images
+    ask.opts.log_level = 4
+    return ask
+images = os.open("images", os.O_DIRECTORY)
+def attempt(call):
+    try:
+        return call()
+    except pycriu.CRIUExceptionExternal as error:
+        return [error.typ, error.errno]
+def tell(*what):
+    print(json.dumps(what), flush=True)
+"""
+
+
+class Client:
+    """Runs scripts that use upstream's bindings, all on one way to pycriu."""
+
+    def __init__(self, host: Host, found: clients.Clients, way: str, where: Path) -> None:
+        self.host, self.found, self.way, self.where = host, found, way, where
+
+    def start(self, code: str) -> subprocess.Popen[str]:
+        script = self.host.folder / "client.py"
+        script.write_text(HEAD + code)
+        with open(self.host.folder / "said", "w") as said:
+            return subprocess.Popen(
+                [*self.found.python(script), self.way, str(self.where)],
+                cwd=self.host.folder, env=self.found.environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                text=True, start_new_session=True,
+            )  # fmt: skip
+
+    def run(self, code: str) -> str:
+        process = self.start(code)
+        status = process.wait(DEADLINE)
+        assert status == 0, self.said()
+        return self.said()
+
+    def said(self) -> str:
+        return (self.host.folder / "said").read_text()
+
+    def log(self, name: str) -> str:
+        return (self.host.images / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def found() -> clients.Clients:
+    try:
+        return clients.find()
+    except clients.NotHadError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def service(host: Host) -> Iterator[Path]:
+    """A service in the background; its socket."""
+    program, socket = clients.criu(host.folder), host.folder / "service.socket"
+    words = ["service", "--address", str(socket), "--pidfile", "service.pid", "--daemon", "-v4", "-o", "service.log"]
+    subprocess.run([program, *words, "-W", str(host.folder)], check=True, timeout=DEADLINE, cwd=host.folder)
+    yield socket
+    os.kill(int((host.folder / "service.pid").read_text()), 15)
+    wait_until(lambda: not socket.exists() and not (host.folder / "service.pid").exists(), "the service has ended")
+
+
+@pytest.fixture(params=["binary", "socket", "fd"])
+def client(host: Host, found: clients.Clients, request: pytest.FixtureRequest) -> Client:
+    """The client, once for each way that the bindings know."""
+    where = request.getfixturevalue("service") if request.param == "socket" else clients.criu(host.folder)
+    return Client(host, found, request.param, where)
+
+
+@pytest.fixture
+def worker(host: Host, found: clients.Clients) -> Client:
+    """A client that starts `pycriu swrk` for itself."""
+    return Client(host, found, "binary", clients.criu(host.folder))
+
+
+def test_check(client: Client) -> None:
+    assert client.run("client().check(); tell('looks good')") == '["looks good"]\n'
+
+
+def dumped(client: Client, subject: Subject, options: str = "") -> str:
+    """Dump the subject by the client; what that said."""
+    options += f"; ask.opts.pid = {subject.pid}; ask.opts.log_file = 'dump.log'"
+    said = client.run(f"ask = client(); {options.lstrip('; ')}\ntell(attempt(lambda: ask.dump().restored))")
+    if not alive(subject.pid):
+        reap(subject.pid)
+    return said
+
+
+def test_a_process_is_dumped_and_restored(client: Client) -> None:
+    subject = client.host.python(SUBJECT)
+    assert dumped(client, subject) == "[false]\n"
+    assert not alive(subject.pid)
+    assert "Dumping finished successfully" in client.log("dump.log")
+    said = client.run("ask = client(); ask.opts.log_file = 'restore.log'\ntell(ask.restore().pid)")
+    assert said == f"[{subject.pid}]\n"
+    assert "Restore finished successfully. Tasks resumed." in client.log("restore.log")
+    assert subject.go() == ["memory True"]
+
+
+def test_a_process_is_left_running(client: Client) -> None:
+    subject = client.host.python(SUBJECT)
+    assert dumped(client, subject, "ask.opts.leave_running = True") == "[false]\n"
+    assert (client.host.images / "inventory.img").exists()
+    assert subject.go() == ["memory True"]
+
+
+def test_log_and_statistics_lie_in_the_work_directory(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    (worker.host.folder / "work").mkdir()
+    options = "ask.opts.work_dir_fd = os.open('work', os.O_DIRECTORY)"
+    said = worker.run(f"ask = client(); {options}; ask.opts.pid = {subject.pid}\ntell(ask.dump().restored)")
+    reap(subject.pid)
+    assert said == "[false]\n"
+    assert sorted(os.listdir(worker.host.folder / "work")) == ["criu.log", "stats-dump"]
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "number"),
+    [
+        ("dump", "ask.opts.pid = 4194303", errno.ESRCH),
+        ("dump", "ask.opts.lazy_pages = True", errno.EBADRQC),
+        ("dump", "ask.opts.images_dir_fd = 987", errno.EBADRQC),
+        ("dump", "ask.opts.log_file = '../../log'", errno.EBADRQC),
+        ("dump", "ask.opts.config_file = 'nowhere.conf'", errno.EBADRQC),
+        ("restore", "ask.opts.empty_ns = 1", errno.EBADRQC),
+    ],
+)
+def test_the_bindings_are_told_what_kind_of_error_it_is(client: Client, call: str, options: str, number: int) -> None:
+    said = client.run(f"ask = client(); {options}\ntell(attempt(ask.{call})[1])")
+    assert said == f"[{int(number)}]\n"
+
+
+def test_a_pid_that_is_taken_is_told(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    assert dumped(worker, subject, "ask.opts.leave_running = True") == "[false]\n"
+    said = worker.run("tell(attempt(client().restore)[1])")
+    assert said == f"[{int(errno.EEXIST)}]\n"
+    assert subject.go() == ["memory True"]
+
+
+def test_who_asks_for_its_own_dump_and_goes_on_is_answered(client: Client) -> None:
+    assert client.run("ask = client(); ask.opts.leave_running = True\ntell(ask.dump().restored)") == "[false]\n"
+    assert (client.host.images / "inventory.img").exists()
+
+
+def test_who_asks_for_its_own_dump_is_answered_when_it_is_restored(client: Client) -> None:
+    asking = client.start("ask = client(); before = os.getpid()\ntell(ask.dump().restored, os.getpid() == before)")
+    asking.wait(DEADLINE)
+    assert asking.returncode == -9, client.said()
+    assert client.said() == ""
+    restored = client.host.restore()
+    assert restored.ok, restored
+    wait_until(client.said, "the restored client goes on")
+    assert client.said() == "[true, true]\n"
+    reap(asking.pid)
+
+
+REQUEST = """
+def asked(**fields):
+    return ask._send_req_and_recv_resp(rpc.criu_req(**fields))
+ask = client()
+"""
+
+
+def test_the_version_is_one_that_clients_accept(client: Client) -> None:
+    code = "version = asked(type=rpc.VERSION).version; tell(version.major_number >= 4, version.name.split()[0])"
+    assert client.run(REQUEST + code) == '[true, "pycriu"]\n'
+
+
+def test_one_connection_serves_several_requests(worker: Client) -> None:
+    code = """
+for _ in range(3):
+    answer = asked(type=rpc.VERSION, keep_open=True)
+    tell(answer.success, answer.type)
+answer = asked(type=rpc.FEATURE_CHECK, features=rpc.criu_features(lazy_pages=True))
+tell(answer.success, answer.features.lazy_pages)
+"""
+    assert worker.run(REQUEST + code) == "[true, 10]\n" * 3 + "[true, false]\n"
+
+
+def test_the_words_of_an_error_name_the_object(worker: Client) -> None:
+    code = (
+        "ask.opts.pid = 4194303; answer = asked(type=rpc.DUMP, opts=ask.opts); tell(answer.success, answer.cr_errmsg)"
+    )
+    assert "no process has PID 4194303" in worker.run(REQUEST + code)
+    code = "ask.opts.lazy_pages = True; tell(asked(type=rpc.DUMP, opts=ask.opts).cr_errmsg)"
+    assert "criu_opts.lazy_pages: --lazy-pages" in worker.run(REQUEST + code)
+
+
+def test_a_directory_by_its_path_and_options_by_a_file(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    (worker.host.folder / "rpc.conf").write_text("leave-running\nlog-file from-the-file.log\n")
+    code = f"""
+ask.opts.images_dir_fd = -1
+ask.opts.images_dir = "images"
+ask.opts.config_file = "rpc.conf"
+ask.opts.log_file = "ignored.log"
+ask.opts.pid = {subject.pid}
+tell(ask.dump().restored)
+"""
+    assert worker.run("ask = client()\n" + code) == "[false]\n"
+    assert (worker.host.images / "from-the-file.log").exists()
+    assert not (worker.host.images / "ignored.log").exists()
+    assert subject.go() == ["memory True"]
+
+
+def test_a_stranger_cannot_be_waited_for(worker: Client) -> None:
+    assert worker.run("tell(attempt(lambda: client().wait_pid(1))[1])") == f"[{int(errno.ECHILD)}]\n"
