@@ -14,6 +14,9 @@ from pycriu.errors import PycriuError
 
 # command → the module in this package, and what it does in a few words
 COMMANDS = {
+    "decode": ("recode", "an image as JSON"),
+    "encode": ("recode", "JSON as an image"),
+    "show": ("recode", "an image as JSON for reading (decode --pretty)"),
     "info": ("info", "what an image is: its magic, and how many entries it has"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),

@@ -10,6 +10,7 @@ regular file is no image, and what it expands to may not fill the disk.
 
 from __future__ import annotations
 
+import builtins
 import bz2
 import gzip
 import lzma
@@ -27,6 +28,7 @@ from pycriu.images import catalogue, commit, store
 _MAX_MEMBERS = 1 << 20
 _MAX_PARENTS = 1 << 10
 _PIECE = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _SPARE = 256 << 20  # bytes that expanding leaves free on the disk
 
 
@@ -45,6 +47,14 @@ class Source(store.Images, AbstractContextManager["Source"]):
     def other_names(self) -> list[str]:
         """Names of the files beside the images."""
         raise NotImplementedError
+
+    def bytes(self, name: str) -> builtins.bytes:
+        """All of an image that may be read into memory."""
+        size = self.size(name)
+        if size > store.MAX_IMAGE:
+            raise ImageError(f"{self.path}/{name}: {size} bytes; an image of messages has {store.MAX_IMAGE} at most")
+        with self.raw(name) as file:
+            return file.read(size)
 
     def size(self, name: str) -> int:
         """The length of an image in bytes."""
@@ -162,6 +172,33 @@ def open_source(path: str) -> Source:
         file.close()
         raise
     return _WholeArchive(path, tar, members, _folder_of(path, members))
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a path leads to a directory or an archive, not to an image."""
+    if os.path.isdir(path):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError:
+        return False
+    return head.startswith(_COMPRESSED) or head[257:262] == b"ustar"
+
+
+def read_file(path: str) -> tuple[builtins.bytes, str]:
+    """The content of an image and its name for errors: a file, or ARCHIVE/IMAGE."""
+    folder, name = os.path.split(path)
+    if os.path.isfile(folder):
+        with open_source(folder) as images:
+            return images.bytes(name), path
+    try:
+        with open(path, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > store.MAX_IMAGE:
+                raise ImageError(f"{path}: {size} bytes; an image of messages has {store.MAX_IMAGE} at most")
+            return file.read(), path
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def chain(source: Source) -> list[Source]:

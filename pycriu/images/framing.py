@@ -68,10 +68,13 @@ def entries_start(kind: Kind, data: memoryview | bytes, file: str) -> int:
     return 8
 
 
-def entries(kind: Kind, data: memoryview | bytes, file: str) -> Iterator[tuple[Message, int, int]]:
+def entries(
+    kind: Kind, data: memoryview | bytes, file: str, *, any_text: bool = False
+) -> Iterator[tuple[Message, int, int]]:
     """Every entry as (message, offset and length of its payload), in file order.
 
-    A kind with one entry has exactly one; a kind with a head has at least that.
+    A kind with one entry has exactly one; a kind with a head has at least that. `any_text`: for who must
+    not lose anything, strings need not be UTF-8, and fields need not be known.
     """
     view = memoryview(data)
     at = entries_start(kind, view, file)
@@ -80,8 +83,8 @@ def entries(kind: Kind, data: memoryview | bytes, file: str) -> Iterator[tuple[M
     while at < len(view):
         if count and not kind.many:
             raise damaged(file, at, f"{len(view) - at} bytes behind the only entry")
-        message, at = _message(kind.head if kind.head and not count else kind.message, view, at, file)
-        if kind.own:
+        message, at = _message(kind.head if kind.head and not count else kind.message, view, at, file, any_text)
+        if kind.own and not any_text:
             _refuse_unknown(message, file)
         length = rule(message, view, at) if rule else 0
         if not 0 <= length <= len(view) - at:
@@ -99,7 +102,7 @@ def head(kind: Kind, data: memoryview | bytes, file: str) -> tuple[Message, int]
     return _message(kind.head or kind.message, view, entries_start(kind, view, file), file)
 
 
-def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, int]:
+def _message(name: str, view: memoryview, at: int, file: str, any_text: bool = False) -> tuple[Message, int]:
     size = word(view, at, file)
     start = at + 4
     if size > len(view) - start:
@@ -112,7 +115,7 @@ def _message(name: str, view: memoryview, at: int, file: str) -> tuple[Message, 
         raise damaged(file, start, f"no {name}: {error}") from None
     if not message.IsInitialized():
         raise damaged(file, start, f"no {name}: a required field is missing")
-    if (field := schema.not_text(message)) is not None:
+    if not any_text and (field := schema.not_text(message)) is not None:
         raise damaged(file, start, f"no {name}: {field} is not UTF-8")
     return message, start + size
 

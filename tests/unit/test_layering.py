@@ -39,6 +39,7 @@ MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",
     "pycriu/kernel/libc.py": "picks that column",
     "pycriu/probes/table.py": "says which architecture a feature exists on",
+    "pycriu/images/hints.py": "messages of CRIU's format",
     "pycriu/images/schema.py": "enumerators of CRIU's format",
     "pycriu/images/messages.pyi": "the fields of CRIU's format",
 }
