@@ -33,6 +33,12 @@ PROGRAMS = {
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
 _LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
 
+_FOREIGN = """\
+#clear APT::Architectures;
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
+"""
+
 
 class NotHadError(Exception):
     """The packages cannot be had; the text says why."""
@@ -43,17 +49,21 @@ def cache() -> Path:
     return layer_cache.default().root
 
 
-def unpack(root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, alone: bool) -> None:
+def unpack(
+    root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, alone: bool, architecture: str = ""
+) -> None:
     """Packages of the first suite that has them, and what they depend on, below `root`/root.
 
-    `alone`: with every library down to libc; else what the host has installed is left out.
+    `alone`: with every library down to libc; else what the host has installed is left out. `architecture`: another
+    one than the host's, by Debian's name; for `alone` only.
     """
     shutil.rmtree(root, ignore_errors=True)
     for part in ("state", "lists/partial", "cache/archives/partial", "root"):
         (root / part).mkdir(parents=True)
     (root / "status").touch()
     status = root / "status" if alone else debian.STATUS
-    (root / "apt.conf").write_text(debian.CONFIGURATION.format(root=root, status=status))
+    foreign = _FOREIGN.format(architecture=architecture) if architecture else ""
+    (root / "apt.conf").write_text(debian.CONFIGURATION.format(root=root, status=status) + foreign)
     said = ""
     for suite in suites:
         try:

@@ -23,8 +23,8 @@ FEATURES = (
 JOURNAL = "size=4"  # MiB
 
 
-def make(path: Path) -> None:
-    """Write the disk to `path`."""
+def make(path: Path, *, content: Path | None = None) -> None:
+    """Write the disk to `path`; with the files below `content`, whose times and owners it then has."""
     program = shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise process.missing("mke2fs")
@@ -32,6 +32,7 @@ def make(path: Path) -> None:
         file.truncate(SIZE)
     options = f"hash_seed={HASH_SEED},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0"
     layout = ["-b", "4096", "-I", "256", "-O", FEATURES, "-J", JOURNAL]
+    layout += [] if content is None else ["-d", str(content)]
     command = [program, "-q", "-F", "-t", "ext4", "-L", LABEL, "-U", UUID, *layout, "-E", options, str(path)]
     # MKE2FS_CONFIG: the build machine's own defaults must not show in the result.
     process.output(

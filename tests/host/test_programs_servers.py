@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Servers with clients that stay connected: web servers under load, redis, PostgreSQL in the middle of a transaction.
+"""Servers with clients that stay connected: web servers under load, PostgreSQL in the middle of a transaction.
 
 The clients are these tests. They notice a byte that is lost, doubled or late by more than their patience.
 """
@@ -162,63 +162,6 @@ def test_node_as_a_web_server(host: Host, cycle: Cycle) -> None:  # noqa: F811
     (host.folder / "page").write_bytes(PAGE)
     pid = start(host, node, "web.js")
     under_load(cycle, pid, [Load(port, "/page", PAGE) for _ in range(3)])
-    end(pid)
-
-
-class Redis(Client):
-    """The protocol RESP2, as far as it is needed."""
-
-    def ask(self, *words: str) -> object:
-        self.ask_later(*words)
-        return self.answer()
-
-    def ask_later(self, *words: str) -> None:
-        self.send(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
-
-    def answer(self) -> object:
-        line = self.line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            if rest == b"-1":
-                return None
-            text = self.read(int(rest) + 2)[:-2]
-            return text.decode()
-        if kind == b"*":
-            return None if rest == b"-1" else [self.answer() for _ in range(int(rest))]
-        assert kind in b"+:", line
-        return int(rest) if kind == b":" else rest.decode()
-
-
-def test_redis(host: Host, cycle: Cycle) -> None:  # noqa: F811
-    """Clients in a transaction, waiting for a list, subscribed; keys that expire; an append-only file."""
-    server, port = need("redis-server"), free_port()
-    pid = start(
-        host, server, "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes", "--save", "",
-        "--dir", str(host.folder), "--appendfsync", "always",
-    )  # fmt: skip
-    plain, inside, waiting, listening = (Redis(port) for _ in range(4))
-    for n in range(2000):
-        plain.ask("set", f"key {n}", f"value {n}" * 20)
-    assert plain.ask("set", "short", "life", "px", "600000") == "OK"
-    listening.ask("subscribe", "news")
-    for turn in range(2):
-        assert inside.ask("multi") == "OK"
-        assert inside.ask("incr", "counter") == "QUEUED"
-        waiting.ask_later("blpop", "list", "0")
-        plain.ask_later("ping")  # in flight, or answered and unread
-        cycle(pid, TCP)
-        assert plain.answer() == "PONG"
-        assert inside.ask("incr", "counter") == "QUEUED"
-        assert inside.ask("exec") == [2 * turn + 1, 2 * turn + 2]
-        plain.ask("rpush", "list", f"entry {turn}")
-        assert waiting.answer() == ["list", f"entry {turn}"]
-        plain.ask("publish", "news", f"item {turn}")
-        assert listening.answer() == ["message", "news", f"item {turn}"]
-    assert [plain.ask("get", f"key {n}") for n in range(2000)] == [f"value {n}" * 20 for n in range(2000)]
-    left = plain.ask("pttl", "short")
-    assert isinstance(left, int)
-    assert 0 < left <= 600000
-    assert Redis(port).ask("dbsize") == 2002
     end(pid)
 
 

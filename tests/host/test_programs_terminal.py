@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs of the terminal: less and vi as jobs that change their terminal, tmux with a shell inside."""
+"""Programs of the terminal: less with a page of a file, tmux with a shell inside; others: test_programs.py."""
 
 from __future__ import annotations
 
@@ -41,73 +41,6 @@ def test_less_draws_its_page_on_another_terminal(host: Host, cycle: Cycle) -> No
     second.expect(PROMPT)
     second.type("stty -a")
     second.expect(r"\sicanon")
-    second.close()
-
-
-def test_less_at_the_end_of_a_pipeline(host: Host, cycle: Cycle) -> None:  # noqa: F811
-    """It reads text from a pipe that its writer has left, and keys from /dev/tty."""
-    need("less")
-    first, second = Shell(host.folder), Shell(host.folder, (30, 100))
-    first.type("seq 1 5000 | less")
-    first.expect("22")
-    first.press("100g")
-    first.expect("120")
-    cycle.dump(the_child(first, "less"), "--shell-job")
-    first.close()
-    second.restore(cycle.images)
-    second.expect("100")
-    second.expect("128")
-    second.press("G")
-    second.expect("5000")
-    second.press("q")
-    second.expect(PROMPT)
-    second.close()
-
-
-def test_script_between_two_terminals(host: Host, cycle: Cycle) -> None:  # noqa: F811
-    """script(1) has one end of the shell's terminal, and the user's terminal to copy to and from."""
-    need("script")
-    first, second = Shell(host.folder), Shell(host.folder, (30, 100))
-    first.type("script -q typescript -c 'bash --norc --noprofile --noediting'")
-    first.expect(PROMPT)
-    first.type("mark=kept; sleep 500 &")
-    first.expect(PROMPT)
-    first.press("echo half ")
-    first.expect("half")
-    cycle.dump(the_child(first, "script"), "--shell-job")
-    first.close()
-    second.restore(cycle.images)
-    second.expect("restore -D .*\\n")
-    second.type("a $mark; jobs")
-    second.expect("half a kept")
-    second.expect("Running")
-    second.type("until stty size | grep '30 100'; do sleep 0.1; done")
-    second.expect(r"\s30 100\s")
-    second.type("kill %1; echo $((6 * 7)); exec sleep 1000")
-    second.expect(r"\s42\s")
-    second.bash.sendintr()
-    second.expect(PROMPT)
-    second.close()
-
-
-def test_vi_has_what_was_typed_and_not_saved(host: Host, cycle: Cycle) -> None:  # noqa: F811
-    need("vi")
-    (host.folder / "letter").write_text("first line\nsecond line\n")
-    first, second = Shell(host.folder), Shell(host.folder, (30, 100))
-    first.type("vi -u NONE -N letter")
-    first.expect("second line")
-    first.press("Gonew words")
-    first.expect("new words")
-    pid = the_child(first, "vi")
-    cycle.dump(pid, "--shell-job")
-    first.close()
-    assert (host.folder / "letter").read_text() == "first line\nsecond line\n"
-    second.restore(cycle.images)
-    second.expect("new words")
-    second.press(" and more\x1bdd" + "u:wq\r")
-    second.expect(PROMPT)
-    assert (host.folder / "letter").read_text() == "first line\nsecond line\nnew words and more\n"
-    assert not list(host.folder.glob(".letter.sw*"))
     second.close()
 
 

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A disk for a guest with real programs: Debian's for its architecture, the libraries they need, and the scenarios.
+
+The packages are those of the host's release, as the guest's C library is that of the host's cross compiler. They stay
+in the cache; the disk is made anew for each boot. Not here: PostgreSQL, node.js and Java. Beside their size (50 to 200
+MiB each) an emulated CPU needs half a minute and more before they can be dumped; the host's tests have them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from layer.errors import LayerError
+from layer.fetch import debian as archive
+from layer.image import elf, ext4
+from layer.machine import Machine
+from tests import debian
+
+TESTS = Path(__file__).parent
+# scenario of tests/programs → the programs it runs, beside those that every guest has
+SCENARIOS = {
+    "bash": ("bash", "script"),
+    "go": ("threaded-go",),
+    "less": ("bash", "less"),
+    "nginx": ("nginx",),
+    "redis": ("redis-server",),
+    "vi": ("bash", "vi"),
+}
+BUILT = {"threaded-go": TESTS / "host/threaded/program.go"}
+PACKAGES = debian.PROGRAMS | {"script": "bsdutils"}
+TERMINFO = "ncurses-base"
+DEBIAN_NAMES = {"vi": "vim.tiny"}
+FOLDERS = ("bin", "usr/bin", "usr/sbin")
+IN_IMAGE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1"}  # recipes/libc puts them there, and the loader
+
+
+def disk(machine: Machine, folder: Path) -> Path:
+    """The disk, in `folder`; NotHadError where the packages cannot be fetched."""
+    root = fetched(machine) / "root"
+    content = folder / "programs"
+    shutil.rmtree(content, ignore_errors=True)
+    (content / "bin").mkdir(parents=True)
+    (content / "lib").mkdir()
+    for name in _wanted():
+        shutil.copy(_program(root, name), content / "bin" / name)
+    for name, source in BUILT.items():
+        built = go(machine, source)
+        if built is not None:
+            shutil.copy(built, content / "bin" / name)
+    for library in closure(root, machine, sorted((content / "bin").iterdir())):
+        shutil.copy(library.resolve(), content / "lib" / library.name)
+    shutil.copytree(root / "lib/terminfo", content / "terminfo", symlinks=True)
+    shutil.copytree(TESTS / "programs", content / "scenarios", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TESTS / "victims/victim.py", content / "scenarios")
+    ext4.make(folder / "programs.ext4", content=content)
+    return folder / "programs.ext4"
+
+
+def fetched(machine: Machine) -> Path:
+    """The packages, unpacked below root/; fetched if they are not there."""
+    place = debian.cache() / f"programs-{machine.debian_arch}"
+    if not (place / "whole").exists():
+        packages = (*(PACKAGES[name] for name in _wanted()), TERMINFO)
+        try:
+            debian.unpack(place, (archive.codename(),), packages, alone=True, architecture=machine.debian_arch)
+        except LayerError as error:
+            raise debian.NotHadError(str(error)) from None
+        (place / "whole").touch()
+    return place
+
+
+def go(machine: Machine, source: Path) -> Path | None:
+    """A program of Go for the machine; None where there is no compiler. Go and Debian name CPUs alike."""
+    compiler = shutil.which("go", path=debian.environment().get("PATH"))
+    key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    target = debian.cache() / f"programs-{machine.debian_arch}" / f"{source.stem}-{key}"
+    if compiler is None or target.exists():
+        return target if target.exists() else None
+    environment = {
+        "GOCACHE": f"{target}.cache",
+        "GO111MODULE": "off",
+        "CGO_ENABLED": "0",
+        "GOARCH": machine.debian_arch,
+    }
+    command = [compiler, "build", "-ldflags=-s -w", "-o", f"{target}.new", str(source)]
+    subprocess.run(command, check=True, env=os.environ | environment, capture_output=True)
+    Path(f"{target}.new").rename(target)
+    shutil.rmtree(f"{target}.cache")
+    return target
+
+
+def closure(root: Path, machine: Machine, programs: list[Path]) -> Iterator[Path]:
+    """The libraries that the programs need, and those that these need, but for what the image has."""
+    folders = [root / "lib" / machine.triplet, root / "usr/lib" / machine.triplet]
+    loader = machine.elf.interpreter.rpartition("/")[2]
+    seen, left = {*IN_IMAGE, loader}, list(programs)
+    while left:
+        for name in elf.read(left.pop()).needed:
+            if name not in seen:
+                seen.add(name)
+                library = next(folder / name for folder in folders if (folder / name).exists())
+                left.append(library)
+                yield library
+
+
+def _wanted() -> list[str]:
+    """The programs that come in packages."""
+    return sorted({name for names in SCENARIOS.values() for name in names} - set(BUILT))
+
+
+def _program(root: Path, name: str) -> Path:
+    places = [root / folder / DEBIAN_NAMES.get(name, name) for folder in FOLDERS]
+    return next(place for place in places if place.exists())
