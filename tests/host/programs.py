@@ -78,6 +78,7 @@ class Cycle:
             self.dump(pid, "--leave-running", *options)
             assert alive(pid)
             if self._beside:
+                shutil.rmtree(self.images)  # both write into memory that has been used before
                 self._dump_beside(pid, "--leave-running", *options)
         self.dump(pid, *options)
         outcome = self.host.restore(*options, images=self.images)
@@ -98,7 +99,6 @@ class Cycle:
     def _dump_beside(self, pid: int, *options: str) -> None:
         """The same by another tool, in turn with ours, for `benchmarks/programs`."""
         images = self.host.folder / "beside"
-        shutil.rmtree(images, ignore_errors=True)
         images.mkdir()
         command = [*self._beside, "dump", "-t", str(pid), "-D", str(images), "-o", "log", *options]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -108,6 +108,7 @@ class Cycle:
             self._record("beside it", (errors or ["failed without a word"])[0])
         else:
             self._record("pause beside it, us", frozen(images))
+        shutil.rmtree(images)
 
 
 def frozen(images: Path) -> int:
