@@ -31,11 +31,12 @@ _OF_FILES = ("file-locks", "link-remap", "tcp-established", "tcp-close", "skip-i
 class Client:
     """Who asks through a service, as far as it concerns a dump or restore."""
 
-    __slots__ = ("may_dump", "socket")
+    __slots__ = ("hook", "may_dump", "socket")
 
-    def __init__(self, socket: int, may_dump: Callable[[int], None]) -> None:
+    def __init__(self, socket: int, may_dump: Callable[[int], None], hook: Hook | None) -> None:
         self.socket = socket  # inode of our end of the connection
         self.may_dump = may_dump  # called with the id of each task; raises what refuses
+        self.hook = hook  # if it wants to be told of the stages of the work
 
 
 class Request:
@@ -62,13 +63,22 @@ class Request:
         return None if value is None else str(value)
 
     def hook(self) -> Hook | None:
-        """The action scripts, if there are any."""
+        """Who is told of the stages of the work: the client of a service, then the action scripts; None: nobody."""
+        told = self.client.hook if self.client else None
         programs = self.values.get("action-script")
         if not isinstance(programs, tuple):
-            return None
+            return told
         from pycriu.scripts import Scripts
 
-        return Scripts(programs, self.images, self.work, self.log)
+        scripts = Scripts(programs, self.images, self.work, self.log)
+        if told is None:
+            return scripts
+
+        def both(stage: str, pid: int) -> None:
+            told(stage, pid)
+            scripts(stage, pid)
+
+        return both
 
     def file_options(self) -> dict[str, Any]:
         """Those fields that `DumpOptions` and `RestoreOptions` share, by name."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import select
 
-from pycriu import __version__, arguments
-from pycriu.actions import Client, Request
+from pycriu import __version__, arguments, log
+from pycriu.actions import Request
 from pycriu.errors import PycriuError, UserError
 from pycriu.images import messages as m
 from pycriu.service.wire import PeerGone
@@ -39,13 +39,18 @@ def restore(worker: Worker, request: m.criu_req) -> m.criu_resp:
     from pycriu.actions import restore as action
 
     worker.peer.demand_trust("a restore")
+    opts = request.opts
 
     def work(asked: Request) -> int:
         asked.values["restore-detached"] = True
-        return action.perform(asked).root_pid
+        asked.client = worker.client(opts, asked.log)
+        pid = action.perform(asked).root_pid
+        if opts.exec_cmd:
+            output = os.dup(asked.log.fd)
+            worker.becomes = lambda: _become(list(opts.exec_cmd), output)
+        return pid
 
-    worker.becomes = list(request.opts.exec_cmd)
-    pid = worker.perform(request.opts, arguments.RESTORE, work)
+    pid = worker.perform(opts, arguments.RESTORE, work)
     return m.criu_resp(restore=m.criu_restore_resp(pid=pid))
 
 
@@ -132,5 +137,14 @@ def _of_tree(worker: Worker, opts: Any, asked: Request) -> Request:
     if not opts.HasField("pid") and not worker.peer.pid:
         raise UserError("the process that asks is in a PID namespace that the service does not see", "give its pid")
     asked.values["tree"] = str(opts.pid if opts.HasField("pid") else worker.peer.pid)
-    asked.client = Client(os.fstat(worker.connection.fileno()).st_ino, worker.peer.may_dump)
+    asked.client = worker.client(opts, asked.log)
     return asked
+
+
+def _become(command: list[str], output: int) -> int:
+    """The command in our place, as the parent of the restored tree, with the log as its output."""
+    from pycriu.actions.restore import become
+
+    for number in (log.STDOUT, log.STDERR):
+        os.dup2(output, number)
+    return become(command, log.Log())

@@ -144,8 +144,8 @@ class Session:
         name = own.get("log-file") or opts.log_file or ("" if opts.log_to_stderr else configured.get("log-file"))
         if not name and not opts.log_to_stderr and self.action.name != arguments.CHECK:
             name = DEFAULT_LOG
-        self.log_fd = self._log_file(work, str(name)) if name else log.STDERR
-        lines = log.Log(opts.log_level, self.log_fd, time.monotonic(), echo=False)  # the client is told by the response
+        fd = self._log_file(work, str(name)) if name else log.STDERR
+        lines = log.Log(opts.log_level, fd, time.monotonic(), echo=False)  # the client is told by the response
         system = os.uname()
         lines.info("Version: %s (pycriu)", __version__)
         lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)

@@ -11,11 +11,12 @@ import errno
 import os
 
 from pycriu import arguments, log
-from pycriu.actions import Request, Signals
-from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError, UserError
+from pycriu.actions import Client, Request, Signals
+from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import schema
 from pycriu.service import requests, wire
+from pycriu.service.notify import Notifier
 from pycriu.service.peer import Forbidden, Peer
 from pycriu.service.session import BadOptions, Session
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from pycriu.arguments import Values
+    from pycriu.log import Log
 
     Result = TypeVar("Result")
 
@@ -70,8 +72,7 @@ class Worker:
     def __init__(self, connection: socket.socket, configured: Values, *, swrk: bool) -> None:
         self.connection = connection
         self.types = schema.enum("criu_req_type")
-        self.becomes: list[str] = []  # the command that this process turns into when it has answered
-        self._output = -1  # where that command writes: the log
+        self.becomes: Callable[[], int] | None = None  # turns this process into another program, when it has answered
         self._configured, self._swrk = configured, swrk
         self._names = {number: name for name, number in self.types.items()}
 
@@ -101,7 +102,8 @@ class Worker:
                 return SILENT
             done = self._answer(name, request)
             if done and self.becomes:
-                self._become()
+                self.connection.close()
+                return self.becomes()
             if not done and name in _FAILED:
                 return _FAILED[name]
             if name != "PRE_DUMP" and not request.keep_open:
@@ -144,8 +146,6 @@ class Worker:
                 with Signals():
                     result = work(session.request)
                 lines.info("%s", session.action.finished)
-                if self.becomes:
-                    self._output = os.dup(session.log_fd)
                 return result
             except PycriuError as error:
                 lines.error("%s", error, where=log.place_of(error))
@@ -167,15 +167,10 @@ class Worker:
         if status:
             raise PycriuError(f"{action} ended with exit status {status}")
 
-    def _become(self) -> None:
-        """exec(3) of what the client wants to have in the place of this worker, as the parent of the restored tree."""
-        self.connection.close()
-        for number in (log.STDOUT, log.STDERR):
-            os.dup2(self._output, number)
-        try:
-            os.execvp(self.becomes[0], self.becomes)
-        except OSError as error:
-            raise UserError(f"exec_cmd {self.becomes[0]}: {os.strerror(error.errno or 0)}") from None
+    def client(self, opts: m.criu_opts, lines: Log) -> Client:
+        """The peer, as the actions know it."""
+        hook = Notifier(self.connection, self.peer, lines) if opts.notify_scripts else None
+        return Client(os.fstat(self.connection.fileno()).st_ino, self.peer.may_dump, hook)
 
 
 def _has_ended(opts: m.criu_opts) -> bool:

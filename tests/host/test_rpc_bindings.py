@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -257,3 +258,86 @@ tell(ask.dump().restored)
 
 def test_a_stranger_cannot_be_waited_for(worker: Client) -> None:
     assert worker.run("tell(attempt(lambda: client().wait_pid(1))[1])") == f"[{int(errno.ECHILD)}]\n"
+
+
+# What a client does that wants to be told: it answers each stage, until something else comes.
+TOLD = """
+def told(request, refuse=None):
+    sock = ask._comm.connect(False)
+    sock.send(request.SerializeToString())
+    while True:
+        answer = rpc.criu_resp.FromString(sock.recv(1 << 16))
+        if answer.type != rpc.NOTIFY:
+            return answer
+        stages.append([answer.notify.script, answer.notify.pid])
+        if refuse == answer.notify.script + " by going away":
+            os._exit(0)
+        sock.send(rpc.criu_req(type=rpc.NOTIFY, notify_success=answer.notify.script != refuse).SerializeToString())
+stages = []
+ask = client()
+ask.opts.notify_scripts = True
+"""
+
+
+def test_a_client_is_told_of_every_stage(client: Client) -> None:
+    subject = client.host.python(SUBJECT)
+    code = f"ask.opts.pid = {subject.pid}\nanswer = told(rpc.criu_req(type=rpc.DUMP, opts=ask.opts))"
+    said = client.run(TOLD + code + "; tell(answer.success, answer.cr_errmsg, stages)")
+    reap(subject.pid)
+    assert json.loads(said) == [True, "", [["pre-dump", 0], ["post-dump", 0]]]
+    code = "answer = told(rpc.criu_req(type=rpc.RESTORE, opts=ask.opts)); tell(answer.restore.pid, stages)"
+    expected = [["pre-restore", 0], ["post-restore", subject.pid], ["pre-resume", 0], ["post-resume", 0]]
+    assert json.loads(client.run(TOLD + code)) == [subject.pid, expected]
+    assert subject.go() == ["memory True"]
+
+
+@pytest.mark.parametrize("stage", ["pre-dump", "post-dump"])
+@pytest.mark.parametrize("how", ["", " by going away"])
+def test_a_client_that_objects_leaves_the_tree_as_it_was(worker: Client, stage: str, how: str) -> None:
+    subject = worker.host.python(SUBJECT)
+    code = f"ask.opts.pid = {subject.pid}\nanswer = told(rpc.criu_req(type=rpc.DUMP, opts=ask.opts), {stage + how!r})"
+    said = worker.run(TOLD + code + "; tell(answer.success, answer.cr_errmsg)")
+    if not how:
+        assert said == f'[false, "the client has reported an error at {stage}"]\n'
+    wait_until(lambda: "Dumping FAILED." in worker.log("criu.log"), "the dump has failed")
+    assert subject.go() == ["memory True"]
+
+
+@pytest.mark.parametrize("stage", ["pre-restore", "post-restore"])
+@pytest.mark.parametrize("how", ["", " by going away"])
+def test_a_client_that_objects_gets_no_tree(worker: Client, stage: str, how: str) -> None:
+    subject = worker.host.python(SUBJECT)
+    assert dumped(worker, subject) == "[false]\n"
+    code = f"answer = told(rpc.criu_req(type=rpc.RESTORE, opts=ask.opts), {stage + how!r}); tell(answer.restore.pid)"
+    assert worker.run(TOLD + code) == ("" if how else "[-1]\n")
+    wait_until(lambda: "Restoring FAILED." in worker.log("criu.log"), "the restore has failed")
+    assert not alive(subject.pid)
+
+
+def test_who_is_dumped_cannot_be_told(worker: Client) -> None:
+    """It would wait for its own answer for ever."""
+    code = "ask._comm.daemon = True\nanswer = told(rpc.criu_req(type=rpc.DUMP, opts=ask.opts)); tell(answer.cr_errmsg)"
+    said = worker.run(TOLD.replace("connect(False)", "connect(True)") + code)
+    assert "the client is in the tree that it has dumped" in said
+
+
+def test_a_command_takes_the_place_of_the_worker(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    assert dumped(worker, subject) == "[false]\n"
+    code = """
+ask.opts.exec_cmd.extend(["sh", "-c", "echo parent of $(ps -o pid= --ppid $$ | head -1); exec sleep 0.2"])
+ask.opts.log_file = "restore.log"
+tell(ask.restore().pid)
+"""
+    assert worker.run("ask = client()\n" + code) == f"[{subject.pid}]\n"
+    wait_until(lambda: f"parent of {subject.pid}" in worker.log("restore.log").replace("of  ", "of "), "it has run")
+    assert subject.go() == ["memory True"]
+
+
+def test_the_root_can_become_a_child_of_the_client(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    assert dumped(worker, subject) == "[false]\n"
+    code = "ask = client(); ask.opts.rst_sibling = True; pid = ask.restore().pid\n"
+    code += "open('go', 'w'); tell(os.waitpid(pid, 0)[0])"
+    assert worker.run(code) == f"[{subject.pid}]\n"
+    assert subject.said()[-1] == "memory True"
