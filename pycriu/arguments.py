@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     Values = dict[str, str | bool | int | tuple[str, ...]]
 
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
-BOTH = (DUMP, RESTORE)
+PRE_DUMP = "pre-dump"
+SAVING = (DUMP, PRE_DUMP)
+BOTH = (DUMP, PRE_DUMP, RESTORE)
 STAY = (RESTORE, "service")
 
 
@@ -47,6 +49,8 @@ class Action:
 
 ACTIONS = {action.name: action for action in (
     Action(DUMP, "save a tree of processes", "Dumping finished successfully", "Dumping FAILED."),
+    Action(PRE_DUMP, "save the memory of a tree that runs on, so that its dump has less to do",
+           "Pre-dumping finished successfully", "Pre-dumping FAILED."),
     Action(RESTORE, "bring it back", "Restore finished successfully. Tasks resumed.", "Restoring FAILED."),
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
@@ -59,7 +63,6 @@ ALL = tuple(ACTIONS)
 
 # Actions of CRIU that are not here, and why.
 OTHER_ACTIONS = {
-    "pre-dump": "",
     "dedup": "",
     "page-server": "",
     "lazy-pages": "pycriu puts all pages back before the tasks run",
@@ -100,7 +103,7 @@ def _refused(long: str, reason: str, kind: str = FLAG, short: str = "", *, negat
 
 GROUPS = (
     ("What is saved, and where", (
-        Option("tree", "t", VALUE, "PID", "root of the tree to dump", (DUMP,)),
+        Option("tree", "t", VALUE, "PID", "root of the tree to dump", SAVING),
         Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", BOTH),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
@@ -109,11 +112,13 @@ GROUPS = (
         Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", STAY, True),
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
-        Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", (DUMP,)),
-        Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps", BOTH),
-        _refused("prev-images-dir", "", VALUE),
+        Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", SAVING),
+        Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
+               (DUMP, RESTORE)),
+        Option("prev-images-dir", "", VALUE, "DIR", "save only what has changed since the dump in DIR (relative to -D)",
+               SAVING),
         _refused("track-mem", "", negatable=True),
-        _refused("pre-dump-mode", "", VALUE),
+        Option("pre-dump-mode", "", VALUE, "HOW", "splice or read: both read tasks that run", (PRE_DUMP,)),
         _refused("auto-dedup", "", negatable=True),
         _refused("stream", "", negatable=True),
         _refused("lazy-pages", ""),
@@ -121,10 +126,10 @@ GROUPS = (
     ("Files", (
         Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
         Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
-        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (DUMP,)),
+        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", SAVING),
         Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum", BOTH),
         Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
-        Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", (DUMP,), True),
+        Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", SAVING, True),
         _refused("irmap-scan-path", "", LIST),
         _refused("external", "", LIST),
         _refused("inherit-fd", "", LIST),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu import spawn
+from pycriu import pageimages, spawn
 from pycriu.arch.description import Arch
 from pycriu.errors import ImageError, UserError
 from pycriu.fds.table import Kinds
@@ -68,6 +68,11 @@ class TaskImage:
         size = os.fstat(self.pages.fileno()).st_size
         extra = images.read_if_there(f"pycriu-memory-{pid}.img")
         self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
+        pageimages.refuse_holes(images, self.pages.fileno(), self.plan.runs)
+        if self.plan.in_parent:
+            from pycriu import lineage
+
+            self.plan.inherited = lineage.sources(images, f"pagemap-{pid}.img", self.plan.in_parent)
         self.facts = _facts(images, member)
 
     @property
@@ -82,6 +87,11 @@ class Checkpoint:
 
     def __init__(self, images: store.ImagesDir, cpu: Arch, kinds: Kinds) -> None:
         self._uptime_at_dump = images.inventory().dump_uptime  # microseconds; 0 where the image does not say
+        if not images.exists("pstree.img"):
+            raise ImageError(
+                f"{images.path}: these images hold memory, but no processes",
+                "they are of a pre-dump: restore the dump that was made after it",
+            )
         entries: list[Any] = images.read("pstree.img")
         cores = {entry.pid: images.read_one(f"core-{entry.pid}.img") for entry in entries}
         for pid, core in cores.items():
@@ -142,6 +152,8 @@ class Checkpoint:
         """Close the files of pages."""
         for task in self.tasks.values():
             task.pages.close()
+            for fd, _ in task.plan.inherited:
+                os.close(fd)
 
 
 def _facts(images: store.ImagesDir, member: spawn.Member) -> own.Facts:

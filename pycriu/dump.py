@@ -37,6 +37,10 @@ from pycriu.snapshot import Snapshot
 from pycriu.survey import check_sessions, refuse_foreign, refuse_relations, survey
 from pycriu.tracee import SIGSTOP
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.incremental import Parent
+
 ENDING = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 
 
@@ -49,6 +53,7 @@ class DumpResult:
     freezing: int
     frozen: int
     copying: int
+    skipped: int = 0  # pages that the parent has
 
 
 def dump(options: DumpOptions, log: Log) -> DumpResult:
@@ -61,8 +66,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     kinds = Kinds(options, log)
     root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
-    with store.NewCheckpoint(options.images_dir) as new:
-        new.reserve(size)
+    with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
+        begin_images(new, parent, size)
         preload(cpu)
         begin = time.monotonic()
         with (
@@ -77,7 +82,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             snapshots = take_snapshots(tree, gadgets, kinds)
             saving = take_files(tree.root, snapshots, kinds, objects)
             looked = time.monotonic()
-            segments = copy_pages(new, snapshots, kinds, options)
+            segments = copy_pages(new, snapshots, kinds, options, parent)
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
@@ -92,7 +97,9 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
     seconds = (frozen - begin, copied - frozen, copied - looked)
     threads = sum(len(snapshot.threads) for snapshot in snapshots)
-    result = DumpResult(threads, pages, *(round(span * 1e6) for span in seconds))
+    skipped = 0 if parent is None else parent.skipped
+    freezing, stood, copying = (round(span * 1e6) for span in seconds)
+    result = DumpResult(threads, pages, freezing, stood, copying, skipped)
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
@@ -101,6 +108,33 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
 
 def no_hook(_stage: str, _pid: int) -> None:
     """Nobody wants to be told."""
+
+
+class NoParent:
+    """The scope of a dump that builds upon nothing."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def opened_parent(options: DumpOptions, log: Log) -> Parent | NoParent:
+    """The images to build upon."""
+    if options.prev_images_dir is None:
+        return NoParent()
+    from pycriu import incremental
+
+    return incremental.Parent(options.prev_images_dir, options.images_dir, log)
+
+
+def begin_images(new: store.NewCheckpoint, parent: Parent | None, size: int) -> None:
+    """See that there is room for `size` bytes of pages; how many have changed since a parent, nobody knows yet."""
+    if parent is None:
+        new.reserve(size)
+    else:
+        parent.attach(new)
 
 
 def tell(snapshots: list[Snapshot], log: Log) -> None:
@@ -146,7 +180,11 @@ def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds, ob
 
 
 def copy_pages(
-    new: store.NewCheckpoint, snapshots: list[Snapshot], kinds: Kinds, options: DumpOptions
+    new: store.NewCheckpoint,
+    snapshots: list[Snapshot],
+    kinds: Kinds,
+    options: DumpOptions,
+    parent: Parent | None,
 ) -> memory.Attached:
     """The pages of each task, and of each object, into an image of its own; the System V segments are returned."""
     segments = memory.Attached()
@@ -155,11 +193,15 @@ def copy_pages(
     try:
         for snapshot in snapshots:
             if not snapshot.has_own(sharing.VM):
-                snapshot.pages_id = by_pid[snapshot.shares[sharing.VM]].pages_id
+                snapshot.take_pages(by_pid[snapshot.shares[sharing.VM]])
                 continue
             snapshot.pages_id = numbers.pages()
             out = new.create_raw(f"pages-{snapshot.pages_id}.img").fileno()
-            pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=not options.leave_running)
+            write_back = not options.leave_running
+            if parent is None:
+                pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=write_back)
+            else:
+                parent.copy_snapshot(snapshot, out, write_back=write_back)
         for snapshot in snapshots:
             segments.take(snapshot.mappings)
         segments.copy(new, numbers)
@@ -205,6 +247,7 @@ def stats_entry(result: DumpResult) -> m.stats_entry:
     return m.stats_entry(
         dump=m.dump_stats_entry(
             freezing_time=result.freezing, frozen_time=result.frozen, memdump_time=result.copying, memwrite_time=0,
-            pages_scanned=result.pages, pages_skipped_parent=0, pages_written=result.pages, pages_lazy=0,
+            pages_scanned=result.pages + result.skipped, pages_skipped_parent=result.skipped,
+            pages_written=result.pages, pages_lazy=0,
         )
     )  # fmt: skip

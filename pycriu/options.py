@@ -38,6 +38,9 @@ class DumpOptions:
     service_socket: int = 0  # inode of our end of a connection whose other end may be in the tree; 0: there is none
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
     hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
+    prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
+    track_mem: bool = False  # note from now on what changes, for the next dump
+    auto_dedup: bool = False  # then free what the earlier images have in vain
 
 
 @record

@@ -19,11 +19,16 @@ from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from pycriu.images.store import ImagesDir, NewCheckpoint
 
+    Placed = list[tuple[int, int, int]]  # address, number of pages, offset in the pages image
+    Source = tuple[int, Placed]  # a descriptor of a pages image, which its owner closes, and what is taken from it
+
 IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
+PUNCHED = "pycriu-punched.img"  # these images have given up pages to later ones, see `dedup`
 _AT_ONCE = 1 << 18  # as in `pagecopy`
 
 
@@ -55,17 +60,22 @@ class Saved:
     shmid: int
     pages_id: int
     runs: tuple[Run, ...]
+    in_parent: tuple[Run, ...] = ()
 
     def write(self, new: NewCheckpoint) -> None:
         """Its pagemap image; nobody need stand still for that."""
-        new.write(f"pagemap-shmem-{self.shmid}.img", entries(self.pages_id, list(self.runs)))
+        new.write(f"pagemap-shmem-{self.shmid}.img", entries(self.pages_id, self.runs, self.in_parent))
 
 
 def save(new: NewCheckpoint, numbers: Numbers, fd: int, shmid: int, page_size: int = PAGE_SIZE) -> Saved:
     """Copy the content of an object, open for reading, into a pages image. Who can write to it must stand still."""
     runs = data_runs(fd, os.fstat(fd).st_size, page_size)
     pages_id = numbers.pages()
-    pagecopy.copy_file(fd, runs, new.create_raw(f"pages-{pages_id}.img").fileno())
+    out = new.create_raw(f"pages-{pages_id}.img").fileno()
+    if new.parent is not None:
+        written, inherited = new.parent.copy_file(fd, shmid, runs, out)
+        return Saved(shmid, pages_id, tuple(written), tuple(inherited))
+    pagecopy.copy_file(fd, runs, out)
     return Saved(shmid, pages_id, tuple(runs))
 
 
@@ -98,31 +108,64 @@ def _huge_runs(fd: int, size: int, page_size: int) -> list[Run]:
     return runs
 
 
-def entries(pages_id: int, runs: list[Run]) -> list[Any]:
-    """A pagemap image: the head, then one entry per run."""
+def entries(pages_id: int, runs: Iterable[Run], inherited: Iterable[Run] = ()) -> list[Any]:
+    """A pagemap image: the head, then one entry per run, those in the parent among the others."""
+    flagged = [(start, pages, PRESENT) for start, pages in runs]
+    if inherited:
+        flagged = sorted(flagged + [(start, pages, IN_PARENT) for start, pages in inherited])
     low = (1 << 32) - 1
     return [m.pagemap_head(pages_id=pages_id)] + [
-        m.pagemap_entry(vaddr=start, compat_nr_pages=pages & low, flags=PRESENT, nr_pages=pages)
-        for start, pages in runs
+        m.pagemap_entry(vaddr=start, compat_nr_pages=pages & low, flags=flags, nr_pages=pages)
+        for start, pages, flags in flagged
     ]
 
 
+def kind(entry: Any) -> int:
+    """PRESENT or IN_PARENT: where the pages of an entry are. Old images have other fields for that, or none."""
+    if not entry.HasField("flags"):
+        return IN_PARENT if entry.in_parent else PRESENT
+    found: int = entry.flags & (PRESENT | IN_PARENT)
+    if found not in (PRESENT, IN_PARENT):
+        raise ImageError(f"the pages at {entry.vaddr:#x} are on another machine ({entry.flags})")
+    return found
+
+
+def count(entry: Any) -> int:
+    """How many pages an entry is about."""
+    found: int = entry.nr_pages or entry.compat_nr_pages
+    return found
+
+
 def placed(pagemap: list[Any], pages_size: int, page_size: int = PAGE_SIZE) -> list[tuple[int, int, int]]:
-    """Address, number of pages, and offset in the pages image (`pages_size` bytes) of every run of a pagemap image."""
+    """Address, number of pages, and offset in the pages image (`pages_size` bytes) of every run that is in it."""
     runs, offset = [], 0
     for entry in pagemap:
-        pages = entry.nr_pages or entry.compat_nr_pages
-        if entry.HasField("flags") and entry.flags & (PRESENT | IN_PARENT) != PRESENT:
-            raise ImageError(
-                f"the pages at {entry.vaddr:#x} lie in a parent image or on another machine ({entry.flags})"
-            )
         if entry.vaddr % page_size:
             raise ImageError(f"the pagemap has pages at {entry.vaddr:#x}, which is not aligned")
-        runs.append((entry.vaddr, pages, offset))
-        offset += pages * page_size
+        if kind(entry) == PRESENT:
+            runs.append((entry.vaddr, count(entry), offset))
+            offset += count(entry) * page_size
     if offset > pages_size:
         raise ImageError(f"the pagemap promises {offset} bytes of pages, the pages image has {pages_size}")
     return runs
+
+
+def in_parent(pagemap: list[Any]) -> list[Run]:
+    """The runs that an earlier set of images has, see `lineage`."""
+    return [(entry.vaddr, count(entry)) for entry in pagemap if kind(entry) == IN_PARENT]
+
+
+def refuse_holes(images: ImagesDir, fd: int, runs: Placed) -> None:
+    """ImageError where one of the pages in `runs` of the open pages image `fd` was given up to later images."""
+    if not images.exists(PUNCHED):
+        return
+    for address, pages, offset in runs:
+        hole = os.lseek(fd, offset, os.SEEK_HOLE)
+        if hole < offset + pages * PAGE_SIZE:
+            raise ImageError(
+                f"{images.path}: the page at {address + hole - offset:#x} was given up to a later dump",
+                "these images were deduplicated: restore the latest of the chain",
+            )
 
 
 class Content:
@@ -130,45 +173,58 @@ class Content:
 
     def __init__(self, images: ImagesDir, shmid: int, size: int) -> None:
         name = f"pagemap-shmem-{shmid}.img"
-        self._pages = -1
-        self.runs: list[tuple[int, int, int]] = []
+        self._sources: list[Source] = []
         if not images.exists(name):
             return  # CRIU writes none for an object without pages
         head, *pagemap = images.read(name)
         file = images.raw(f"pages-{head.pages_id}.img")  # type: ignore[attr-defined]
         with file:
-            self.runs = placed(pagemap, os.fstat(file.fileno()).st_size)
-            for at, pages, _ in self.runs:
+            runs = placed(pagemap, os.fstat(file.fileno()).st_size)
+            if runs:
+                refuse_holes(images, file.fileno(), runs)
+                self._sources.append((os.dup(file.fileno()), runs))
+        if inherited := in_parent(pagemap):
+            from pycriu import lineage
+
+            self._sources += lineage.sources(images, name, inherited)
+        for _, runs in self._sources:
+            for at, pages, _ in runs:
                 if at + pages * PAGE_SIZE > -(-size // PAGE_SIZE) * PAGE_SIZE:
                     raise ImageError(f"{name}: pages at {at:#x}, the object has {size} bytes")
-            self._pages = os.dup(file.fileno())
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to fill in."""
+        return not self._sources
 
     def fill(self, fd: int, size: int) -> None:
         """Write it into an object that has just been made; its last page may be half outside."""
         view = memoryview(mmap.mmap(-1, _AT_ONCE))
-        for at, pages, offset in self.runs:
-            for done in range(0, pages * PAGE_SIZE, _AT_ONCE):
-                take = min(_AT_ONCE, pages * PAGE_SIZE - done, size - at - done)
-                piece = view[: max(take, 0)]
-                if os.preadv(self._pages, [piece], offset + done) != len(piece):
-                    raise ImageError("the pages image ends before its last page")
-                while piece:
-                    written = os.pwrite(fd, piece, at + done + take - len(piece))
-                    piece = piece[written:]
+        for source, runs in self._sources:
+            for at, pages, offset in runs:
+                for done in range(0, pages * PAGE_SIZE, _AT_ONCE):
+                    take = min(_AT_ONCE, pages * PAGE_SIZE - done, size - at - done)
+                    piece = view[: max(take, 0)]
+                    if os.preadv(source, [piece], offset + done) != len(piece):
+                        raise ImageError("the pages image ends before its last page")
+                    while piece:
+                        written = os.pwrite(fd, piece, at + done + take - len(piece))
+                        piece = piece[written:]
 
     def fill_mapped(self, view: memoryview) -> None:
         """The same for an object that cannot be written to but through a mapping of it."""
-        for at, pages, offset in self.runs:
-            piece = view[at : at + pages * PAGE_SIZE]
-            while piece:
-                got = os.preadv(self._pages, [piece[: 1 << 30]], offset)
-                if not got:
-                    raise ImageError("the pages image ends before its last page")
-                piece, offset = piece[got:], offset + got
-            piece.release()
+        for source, runs in self._sources:
+            for at, pages, offset in runs:
+                piece = view[at : at + pages * PAGE_SIZE]
+                while piece:
+                    got = os.preadv(source, [piece[: 1 << 30]], offset)
+                    if not got:
+                        raise ImageError("the pages image ends before its last page")
+                    piece, offset = piece[got:], offset + got
+                piece.release()
 
     def close(self) -> None:
-        """Close the pages image."""
-        if self._pages >= 0:
-            os.close(self._pages)
-            self._pages = -1
+        """Close the pages images."""
+        for source, _ in self._sources:
+            os.close(source)
+        self._sources = []

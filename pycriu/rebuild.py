@@ -43,7 +43,13 @@ class Builder:
         plans = [image.plan for image in images.values()]
         self._sources = memory.Sources(memory.open_mapped(plans, opened), segments)
         memory.check_huge_pages(plans)
-        self._pages_fd = {pid: opened.adopt(os.dup(image.pages.fileno())) for pid, image in images.items()}
+        self._pages = {
+            pid: [
+                (opened.adopt(os.dup(fd)), runs)
+                for fd, runs in ((image.pages.fileno(), image.plan.runs), *image.plan.inherited)
+            ]
+            for pid, image in images.items()
+        }
         self._null = opened.adopt(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         self._born_with = credentials.own()
         self._threads: list[tuple[Tracee, TaskImage, ThreadImage]] = []
@@ -86,7 +92,7 @@ class Builder:
             + memory.map_rows(plan, self._sources.files)
             + self._sources.segments.rows(plan, busy, remote.task.arch.task_size)
         )
-        pages = memory.fill(remote, plan, self._pages_fd[image.pid], PAGE_SIZE)
+        pages = sum(memory.fill(remote, plan, fd, runs, PAGE_SIZE) for fd, runs in self._pages[image.pid])
         memory.restore_rings(remote, plan, image.pages.fileno(), self._null)
         return pages
 

@@ -115,7 +115,8 @@ class Snapshot:
         self.pages_id = 0
         self.files: files.Files
         self.mappings: list[memory.Mapping]
-        self.runs: list[Run]
+        self.runs: list[Run]  # of pages that go into the images
+        self.inherited: list[Run] = []  # of pages that an earlier dump has
         self.guards: list[Run]
         self.rings: list[memory.Ring]
 
@@ -157,6 +158,10 @@ class Snapshot:
         self.mappings = memory.look(self.pid, self._kinds.regular)
         self.runs, self.guards = memory.content(self.pid, self.mappings)
         self.rings = memory.look_at_rings(self.task, self.mappings)
+
+    def take_pages(self, other: Snapshot) -> None:
+        """Its pages are those of another process, with which it shares them."""
+        self.pages_id, self.runs, self.inherited = other.pages_id, other.runs, other.inherited
 
     def ask(self) -> None:
         """Everything that only the process and its threads themselves can say, and the state of their CPUs."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pycriu.arguments import Values
     from pycriu.log import Log
-    from pycriu.options import Hook
+    from pycriu.options import DumpOptions, Hook
 
     Outcome = int | Callable[[], int]
 
@@ -85,6 +85,29 @@ class Request:
         flags = {name.replace("-", "_"): self.flag(name) for name in _OF_FILES}
         how = arguments.choice(self.values, "file-validation", "mtime", "filesize", "buildid", "checksum")
         return {**flags, "file_validation": how, "ext_unix_sk": self.text("ext-unix-sk")}
+
+    def dump_options(self) -> DumpOptions:
+        """For actions that look at a live tree."""
+        from pycriu.options import DumpOptions
+
+        values = self.values
+        return DumpOptions(
+            pid=arguments.number(values, "tree"),
+            images_dir=self.images,
+            work_dir=self.work,
+            shell_job=self.flag("shell-job"),
+            leave_running=self.flag("leave-running"),
+            leave_stopped=self.flag("leave-stopped"),
+            timeout=arguments.number(values, "timeout", 10),
+            ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
+            force_irmap=self.flag("force-irmap"),
+            network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
+            service_socket=self.client.socket if self.client else 0,
+            may_dump=self.client.may_dump if self.client else None,
+            hook=self.hook(),
+            prev_images_dir=self.text("prev-images-dir"),
+            **self.file_options(),
+        )
 
 
 def light_protobuf() -> None:

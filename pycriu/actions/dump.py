@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from pycriu import arguments
 from pycriu.actions import Request, light_protobuf, say
-from pycriu.options import DumpOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.arguments import Values
     from pycriu.dump import DumpResult
+    from pycriu.options import DumpOptions
 
 
 def run(request: Request) -> int:
@@ -23,31 +22,11 @@ def run(request: Request) -> int:
 
 def perform(request: Request) -> DumpResult:
     """The dump that is asked for."""
-    options = _options(request)
+    options = request.dump_options()
     light_protobuf()
     from pycriu.dump import dump
 
     return dump(options, request.log)
-
-
-def _options(request: Request) -> DumpOptions:
-    values, client = request.values, request.client
-    return DumpOptions(
-        pid=arguments.number(values, "tree"),
-        images_dir=request.images,
-        work_dir=request.work,
-        shell_job=request.flag("shell-job"),
-        leave_running=request.flag("leave-running"),
-        leave_stopped=request.flag("leave-stopped"),
-        timeout=arguments.number(values, "timeout", 10),
-        ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
-        force_irmap=request.flag("force-irmap"),
-        network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
-        service_socket=client.socket if client else 0,
-        may_dump=client.may_dump if client else None,
-        hook=request.hook(),
-        **request.file_options(),
-    )
 
 
 def _dry_run(request: Request) -> int:
@@ -55,7 +34,7 @@ def _dry_run(request: Request) -> int:
     from pycriu.dryrun import dump
 
     def build(values: Values) -> DumpOptions:
-        return _options(Request(values, request.words, request.images, request.work, request.log))
+        return Request(values, request.words, request.images, request.work, request.log).dump_options()
 
     request.finished = "Dry run finished"
     report = dump.dump(request.values, build, request.log)

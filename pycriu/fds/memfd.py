@@ -131,7 +131,7 @@ class _Restored:
             sealing = 0 if entry.seals == F_SEAL_SEAL else MFD_ALLOW_SEALING
             self.fd = _memfd_create(entry.name, MFD_CLOEXEC | sealing | self.huge)
             os.ftruncate(self.fd, entry.size)
-        if self.huge and self.content.runs:
+        if self.huge and not self.content.empty:
             with mmap.mmap(self.fd, entry.size) as area, memoryview(area) as view:
                 self.content.fill_mapped(view)
         else:

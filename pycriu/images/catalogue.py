@@ -131,6 +131,7 @@ KINDS = (
     Kind("pycriu-tun", 0x50595455, "pycriu_tun_entry", many=True, own=True),
     Kind("pycriu-sockets", 0x5059534F, "pycriu_socket_entry", many=True, own=True),  # one per family, -unix and so on
     Kind("pycriu-tty", 0x50544559, "pycriu_tty_entry", many=True, own=True),
+    Kind("pycriu-punched", 0, framing=RAW, own=True),  # see pageimages
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

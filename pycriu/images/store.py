@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from io import BufferedReader, FileIO
     from types import TracebackType
-    from typing import Self
+    from typing import Protocol, Self
 
     from google.protobuf.message import Message
 
     from pycriu.images.catalogue import Kind
     from pycriu.images.messages import inventory_entry
+    from pycriu.kernel.pagemap import Run
+
+    class Parent(Protocol):
+        """What `pageimages` needs of `incremental.Parent`."""
+
+        def copy_file(self, fd: int, shmid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
+            """See there."""
+
 
 # Images of messages are read whole. The largest of them hold the queues of sockets and deleted files.
 MAX_IMAGE = 1 << 30
@@ -161,6 +169,17 @@ class ImagesDir(Images):
         kind_of(name)
         return any(_lies_in(place, name) for place in self._places)
 
+    def parent(self) -> str | None:
+        """Where its link to an earlier set of images leads, as a path; None where there is no link."""
+        for place in self._places:
+            try:
+                return os.path.join(self.path, os.readlink(commit.PARENT, dir_fd=place))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                raise ImageError(f"{self._label(commit.PARENT)}: not a symbolic link") from None
+        return None
+
     def head(self, name: str) -> tuple[Message, FileIO, int]:
         """The first entry of an image, its file, and the offset behind the entry: for payloads too large to be read.
 
@@ -219,6 +238,7 @@ class NewCheckpoint:
         self._place = -1
         self._raw: dict[str, FileIO] = {}
         self._written: set[str] = set()
+        self.parent: Parent | None = None  # the images before these, where these hold only what has changed
         self._promises: list[Callable[[], object]] = []
         self._regrets: list[tuple[Callable[[str], object], str]] = []
 
@@ -247,6 +267,10 @@ class NewCheckpoint:
         finally:
             os.close(self._place)
             os.close(self._directory)
+
+    def link_parent(self, target: str) -> None:
+        """The symbolic link to the images before these; `target` is relative to the directory."""
+        self._guard(lambda: os.symlink(target, commit.PARENT, dir_fd=self._place), commit.PARENT)
 
     def unless_committed(self, action: Callable[[str], object], path: str) -> None:
         """Call `action(path)` at the end if there is no commit: for what a dump leaves outside of its directory."""

@@ -86,7 +86,9 @@ def _scan_for(fd: int, start: int, end: int, tell: int) -> list[tuple[int, int, 
         )  # fmt: skip
         count = fcntl.ioctl(fd, _PAGEMAP_SCAN, arg, True)
         found += _REGION.iter_unpack(vector.raw[: count * _REGION.size])
-        start = _ARG.unpack(arg)[4]  # walk_end
+        walk_end = _ARG.unpack(arg)[4]
+        # When its own buffer was just full, the kernel names an end before regions that it has told (Linux 6.18).
+        start = max(walk_end, found[-1][1]) if count else walk_end
     return found
 
 

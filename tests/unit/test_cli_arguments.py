@@ -70,7 +70,7 @@ def test_options_and_words_in_any_order() -> None:
         ("-r /new", "--root is not supported by pycriu"),
         ("--manage-cgroups", "--manage-cgroups is not supported by pycriu"),
         ("--cpu-cap=all", "--cpu-cap is not supported by pycriu"),
-        ("--prev-images-dir x", "--prev-images-dir is not supported by pycriu"),
+        ("--freeze-cgroup x", "--freeze-cgroup is not supported by pycriu"),
         ("--", None),
     ],
 )

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from pycriu.kernel import pagemap
+from pycriu.kernel import pagemap, procfs
 from pycriu.kernel.pagemap import PAGE_SIZE as P
 
 
@@ -85,3 +85,15 @@ def test_the_slow_way_looks_at_what_is_there_only() -> None:
 def test_page_counts() -> None:
     smaps = "1000-3000 rw-p 00000000 00:00 0 \nRss: 8 kB\nPss: 4 kB\nSwap: 4 kB\nSwapPss: 4 kB\nVmFlags: rd\n"
     assert pagemap.page_counts(smaps) == {0x1000: (8 << 10) // P + (4 << 10) // P}
+
+
+@pytest.mark.parametrize("count", [400, 700, 850, 950, 1000, 1024, 1500, 2047, 2500, 3000])
+def test_every_page_is_told_once(count: int) -> None:
+    """However many regions there are, and wherever the buffers of the kernel are full."""
+    with mmap.mmap(-1, count * 2 * P, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        for page in range(0, count * 2, 2):
+            area[page * P] = 1
+        every = [(line.start, line.end) for line in procfs.parse_smaps(procfs.text("self", "smaps")) if line.inode == 0]
+        runs = pagemap.private_pages(os.getpid(), [span for span in every if span[1] < 1 << 63])
+    assert len(runs) > count
+    assert all(start + pages * P <= later for (start, pages), (later, _) in itertools.pairwise(runs))

@@ -43,7 +43,7 @@ from pycriu.resources.memory.mappings import (
     places,
     vma_entry,
 )
-from pycriu.resources.memory.objects import Objects, file_number, open_mapped
+from pycriu.resources.memory.objects import Objects, file_number, object_of, open_mapped
 from pycriu.resources.memory.outside import Shared
 from pycriu.resources.memory.pages import content, fill
 from pycriu.resources.memory.plan import Plan, plan
@@ -81,6 +81,7 @@ __all__ = (
     "merge_clock_pages",
     "mm_entry",
     "mm_rows",
+    "object_of",
     "open_mapped",
     "parking_size",
     "places",

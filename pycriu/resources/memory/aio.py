@@ -96,10 +96,10 @@ def restore(remote: Remote, plan: Plan, pages: int, null: int) -> None:
 
 def _image_of(plan: Plan, entry: Any, pages: int) -> bytes:
     ring = next((vma for vma in plan.vmas if vma.status & AIORING and vma.start == entry.id), None)
-    run = next((run for run in plan.runs if run[0] == entry.id), None)
-    if ring is None or run is None or entry.ring_len != ring.end - ring.start or run[1] * PAGE_SIZE < entry.ring_len:
+    fd, offset, there = plan.find(entry.id, pages)
+    if ring is None or entry.ring_len != ring.end - ring.start or there * PAGE_SIZE < entry.ring_len:
         raise ImageError(f"the ring of asynchronous I/O at {entry.id:#x} has no mapping or no content")
-    return os.pread(pages, entry.ring_len, run[2])
+    return os.pread(fd, entry.ring_len, offset)
 
 
 def _setup(remote: Remote, entry: Any, nr: int) -> int:

@@ -117,7 +117,7 @@ def same_vdso(plan_: Plan, own: bytes, pages: int) -> bool:
     """Whether the image's vDSO pages, where it has them in the file `pages`, are this kernel's, byte for byte."""
     for vma in plan_.vmas:
         if vma.status & VDSO:
-            for address, _, offset in plan_.runs:
-                if address == vma.start:
-                    return os.pread(pages, len(own), offset) == own
+            fd, offset, there = plan_.find(vma.start, pages)
+            if there:
+                return os.pread(fd, len(own), offset) == own
     return True

@@ -7,6 +7,7 @@ import os
 
 from pycriu.errors import ImageError, KernelError
 from pycriu.fds.openfile import OpenFile
+from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED, MEMFD, SYSVIPC, Mapping, file_flags
 
 TYPE_CHECKING = False
@@ -48,6 +49,14 @@ class Objects:
                 found.append((self._known[key], kinds.of(self._known[key])))
             mapping.opened = self._known[key]
         return found
+
+
+def object_of(mapping: Mapping) -> tuple[str, int, int] | None:
+    """The link to the shared memory that is mapped, the number by which images know it, and the size of its pages."""
+    if mapping.file is None or not mapping.status & (MEMFD | SYSVIPC):
+        return None
+    number = mapping.line.inode if mapping.status & SYSVIPC else mapping.file.status.st_ino
+    return mapping.file.link, number, mapping.line.page_size if "ht" in mapping.line.flags else PAGE_SIZE
 
 
 def file_number(mapping: Mapping, saving: Saving) -> int:

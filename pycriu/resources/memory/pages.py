@@ -15,6 +15,10 @@ from pycriu.resources.memory.mappings import AIORING, KERNEL_MADE, VDSO, Mapping
 from pycriu.resources.memory.plan import Plan
 from pycriu.tracee import Remote, Row
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.pageimages import Placed
+
 _IOV_MAX = 1024
 _READ_AT_ONCE = 1 << 30  # preadv(2) moves at most 2 GiB less a page in one call
 
@@ -38,12 +42,12 @@ def kernels_runs(mappings: list[Mapping]) -> list[Run]:
     return [(x.line.start, (x.line.end - x.line.start) // PAGE_SIZE) for x in mappings if x.status & (VDSO | AIORING)]
 
 
-def fill(remote: Remote, plan_: Plan, pages_fd: int, page_size: int) -> int:
-    """Let the task read its pages from the descriptor `pages_fd` of its own; returns how many."""
+def fill(remote: Remote, plan_: Plan, pages_fd: int, runs: Placed, page_size: int) -> int:
+    """Let the task read `runs` of its pages from the descriptor `pages_fd` of its own; returns how many."""
     kernels = [(vma.start, vma.end) for vma in plan_.vmas if vma.status & KERNEL_MADE]
     pieces = [
         (address, pages * page_size, offset)
-        for address, pages, offset in plan_.runs
+        for address, pages, offset in runs
         if not any(start <= address < end for start, end in kernels)
     ]
     rows: list[Row] = []

@@ -22,29 +22,44 @@ from pycriu.resources.memory.mappings import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from pycriu.arch.description import Arch
     from pycriu.images.own import Facts
+    from pycriu.kernel.pagemap import Run
+    from pycriu.pageimages import Source
 
 
 class Plan:
     """The memory of one task to be: its mappings and the runs of its pages with their place in the pages image."""
 
-    __slots__ = ("facts", "filled", "guards", "mm", "runs", "vmas")
+    __slots__ = ("facts", "filled", "guards", "in_parent", "inherited", "mm", "runs", "vmas")
 
-    def __init__(self, mm: Any, runs: list[tuple[int, int, int]]) -> None:
+    def __init__(self, mm: Any, runs: list[tuple[int, int, int]], in_parent: Iterable[Run] = ()) -> None:
         self.mm = mm
         self.vmas = [vma for vma in mm.vmas if not vma.status & (VSYSCALL | advice.GUARD)]
         self.guards = [vma for vma in mm.vmas if vma.status & advice.GUARD]
         self.facts: Facts = {}  # see `advice`
         self.runs = runs  # address, pages, offset in the pages image
+        self.in_parent = list(in_parent)
+        self.inherited: list[Source] = []  # where these are
         self.filled: set[int] = set()  # where the mappings start that have pages
 
     def is_filled(self, vma: Any) -> bool:
         """Whether the task must write its pages into this mapping."""
         return vma.start in self.filled and not vma.flags & MAP_SHARED
+
+    def find(self, address: int, pages_fd: int) -> tuple[int, int, int]:
+        """The descriptor, offset and number of pages of the run that begins at `address`; none: no pages.
+
+        `pages_fd` is the task's own pages image.
+        """
+        for fd, runs in ((pages_fd, self.runs), *self.inherited):
+            for start, pages, offset in runs:
+                if start == address:
+                    return fd, offset, pages
+        return pages_fd, 0, 0
 
     @staticmethod
     def file_key(vma: Any) -> tuple[int, int]:
@@ -60,9 +75,10 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
 
     `extra` are the entries of `pycriu-memory-PID.img`.
     """
-    result = Plan(mm, pageimages.placed(entries, pages_size, page_size))
+    result = Plan(mm, pageimages.placed(entries, pages_size, page_size), pageimages.in_parent(entries))
     _check_mappings(result, page_size, arch)
-    _check_inside(result, page_size)
+    _check_inside(result, [(start, pages) for start, pages, _ in result.runs], page_size)
+    _check_inside(result, result.in_parent, page_size)
     result.facts = advice.read_facts(list(extra), "pycriu-memory", {vma.start for vma in result.vmas})
     for guard in result.guards:
         inside = any(vma.start < guard.end and guard.start < vma.end for vma in result.vmas)
@@ -87,10 +103,10 @@ def _check_mappings(plan_: Plan, page_size: int, arch: Arch) -> None:
             )
 
 
-def _check_inside(plan_: Plan, page_size: int) -> None:
+def _check_inside(plan_: Plan, runs: list[Run], page_size: int) -> None:
     ends = iter(plan_.vmas)
     vma = next(ends, None)
-    for start, pages, _ in plan_.runs:
+    for start, pages in runs:
         at, end = start, start + pages * page_size
         while at < end:
             while vma is not None and vma.end <= at:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu pre-dump`."""
+
+from __future__ import annotations
+
+from pycriu import arguments
+from pycriu.actions import Request, light_protobuf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.predump import PreDumpResult
+
+
+def run(request: Request) -> int:
+    """Save the memory of a tree that runs on."""
+    perform(request)
+    return 0
+
+
+def perform(request: Request) -> PreDumpResult:
+    """The pre-dump that is asked for."""
+    arguments.choice(request.values, "pre-dump-mode", "splice", "read")  # both copy while the tasks run
+    options = request.dump_options()
+    light_protobuf()
+    from pycriu.predump import pre_dump
+
+    return pre_dump(options, request.log)

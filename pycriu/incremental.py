@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Dumps that hold only what has changed since an earlier one: its images, opened for comparison before anybody stops.
+
+A page goes into the parent (`pagemap_entry.flags`) only where it is certain that it has not changed: because a tracker
+says so that was at work since those very images were made (`tracking`), or because its content was compared. It never
+matters whose page the parent has under that address, where contents are compared: equal is equal.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pycriu import lineage, pagecompare, pagecopy
+from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.kernel import libc
+from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.tracee import Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from pycriu.images.store import NewCheckpoint
+    from pycriu.log import Log
+    from pycriu.pagecopy import Batch
+    from pycriu.snapshot import Snapshot
+
+_NOTHING = pagecompare.Comparison([])
+
+
+class Parent:
+    """The images that a dump builds upon. A scope; nobody else can change them while it lasts."""
+
+    def __init__(self, path: str, images_dir: str, log: Log) -> None:
+        """`path` is as the user gave it: relative to the images directory, or absolute."""
+        given = os.path.join(images_dir, path)
+        self._log = log
+        self._first = lineage.open_set(given, "--prev-images-dir", os.geteuid())
+        self._chain = lineage.Lineage(self._first)
+        self._known: dict[str, pagecompare.Comparison] = {}
+        self._open: list[int] = []
+        self.skipped = 0  # pages that the parent has
+        self.link = os.path.relpath(os.path.realpath(given), os.path.realpath(images_dir))
+        try:
+            self._check(images_dir)
+            for name in self._first.names():
+                if name.startswith("pagemap-"):
+                    self._known[name] = self._read(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def attach(self, new: NewCheckpoint) -> None:
+        """Let these images be the parent of new ones."""
+        new.parent = self
+        new.link_parent(self.link)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for fd in self._open:
+            os.close(fd)
+        self._open = []
+        self._chain.__exit__()
+        self._first.close()
+
+    def _check(self, images_dir: str) -> None:
+        ours = os.stat(images_dir)
+        for images in self._chain.all():
+            there = os.stat(images.path)
+            if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+                raise UserError(
+                    f"--prev-images-dir: {images.path} is the directory that this dump is to go to",
+                    "a dump cannot build upon what it replaces: take a new directory",
+                )
+        if len(self._chain.sets) >= lineage.MAX_SETS:
+            raise UserError(
+                f"--prev-images-dir: {len(self._chain.sets)} sets of images are chained already",
+                "begin a new chain with a full dump",
+            )
+
+    def _read(self, name: str) -> pagecompare.Comparison:
+        _, *entries = self._first.read(name)
+        wanted = [(start, (end - start) // PAGE_SIZE) for start, end, _ in lineage.located(entries, name)]
+        found, lacking = lineage.find(self._chain, name, wanted, 0, missing_allowed=True)
+        self._open += [fd for fd, _ in found]
+        if lacking:
+            raise ImageError(
+                f"{self._first.path}/{name}: the page at {lacking[0][0]:#x} is in no parent",
+                "the chain is broken: begin a new one with a full dump",
+            )
+        return pagecompare.Comparison(found)
+
+    def has(self, name: str) -> pagecompare.Comparison:
+        """What the parent has under the name of a pagemap image."""
+        return self._known.get(name, _NOTHING)
+
+    def copy_snapshot(self, snapshot: Snapshot, out: int, *, write_back: bool) -> None:
+        """The pages of a process that stands still; what the parent has is not written."""
+        snapshot.runs, snapshot.inherited = self.copy_task(
+            snapshot.task, snapshot.runs, None, out, write_back=write_back
+        )
+
+    def copy_task(
+        self, task: Tracee, runs: list[Run], clean: list[Run] | None, out: int, *, write_back: bool
+    ) -> tuple[list[Run], list[Run]]:
+        """Write of a stopped task's `runs` what has changed; the runs written, and those that the parent has.
+
+        `clean` is what a tracker knows to be unchanged since the parent was made; None: contents are compared.
+        """
+        known = self.has(f"pagemap-{task.tid}.img")
+        if clean is None:
+            written, inherited = pagecompare.copy(lambda *to: read_task(task, *to), runs, known, out)
+        else:
+            inherited = pagecompare.both(pagecompare.both(runs, clean), known.has)
+            written = pagecompare.without(runs, inherited)
+            pagecopy.copy(task, written, out, write_back=write_back)
+        self.skipped += sum(pages for _, pages in inherited)
+        return written, inherited
+
+    def copy_running(self, pid: int, runs: list[Run], clean: list[Run] | None, out: int) -> tuple[list[Run], list[Run]]:
+        """The same for a task that runs: what it has unmapped meanwhile is left out."""
+        known = self.has(f"pagemap-{pid}.img")
+        if clean is not None:
+            inherited = pagecompare.both(pagecompare.both(runs, clean), known.has)
+            written, _ = copy_running(pid, pagecompare.without(runs, inherited), out)
+        else:
+            with Running(pid) as task:
+                written, inherited = pagecompare.copy(task.read, runs, known, out)
+        self.skipped += sum(pages for _, pages in inherited)
+        return written, inherited
+
+    def copy_file(self, fd: int, shmid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
+        """The same for an object of shared memory. Always by comparison: no tracker sees write(2)."""
+        known = self.has(f"pagemap-shmem-{shmid}.img")
+        written, inherited = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out)
+        self.skipped += sum(pages for _, pages in inherited)
+        return written, inherited
+
+
+def copy_running(pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
+    """Write the pages of a task that runs, as far as they are still there; the runs written, and no others."""
+    with Running(pid) as task:
+        return pagecompare.copy(task.read, runs, _NOTHING, out)
+
+
+def copy_file(fd: int, runs: list[Run], out: int) -> None:
+    """Write the pages of an object."""
+    pagecompare.copy(lambda *to: read_file(fd, *to), runs, _NOTHING, out)
+
+
+def read_task(task: Tracee, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
+    """A batch of a stopped task. Pages without read permission can be read the debugger's way alone."""
+    try:
+        if _gather(task.tid, address, batch) == batch.size:
+            return list(batch.pieces)
+    except KernelError:
+        pass  # page by page, below
+    at = 0
+    for start, size in batch.pieces:
+        try:
+            view[at : at + size] = task.read(start, size)
+        except OSError as error:
+            raise Unsupported(
+                f"process {task.tid}: pages at {start:x}-{start + size:x} cannot be read: {error.strerror}"
+            ) from None
+        at += size
+    return list(batch.pieces)
+
+
+def _gather(pid: int, address: int, batch: Batch) -> int:
+    iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
+    return libc.process_vm_readv(pid, address, iov, len(batch.pieces), batch.size)
+
+
+class Running:
+    """A task that runs, whose memory is read all the same. A scope."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._mem = -1
+
+    def __enter__(self) -> Self:
+        self._mem = os.open(f"/proc/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._mem)
+
+    def read(self, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
+        """A batch; what it has unmapped meanwhile is missing."""
+        try:
+            if _gather(self.pid, address, batch) == batch.size:
+                return list(batch.pieces)
+        except KernelError:
+            pass  # it has ended, or one of the pages is gone: the others, one by one
+        found: list[Run] = []
+        at = 0
+        for start, size in batch.pieces:
+            for page in range(start, start + size, PAGE_SIZE):
+                try:
+                    if os.preadv(self._mem, [view[at : at + PAGE_SIZE]], page) != PAGE_SIZE:
+                        continue
+                except OSError:
+                    continue
+                pagecompare.append(found, page, 1)
+                at += PAGE_SIZE
+        return [(start, pages * PAGE_SIZE) for start, pages in found]
+
+
+def read_file(fd: int, view: memoryview, _address: int, batch: Batch) -> list[tuple[int, int]]:
+    """A batch of an object; what lies behind its end, in its last page, is zero."""
+    for offset, size in batch.pieces:
+        piece, view = view[:size], view[size:]
+        got = os.preadv(fd, [piece], offset)
+        if got < size:
+            piece[got:] = bytes(size - got)
+    return list(batch.pieces)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Chains of images, and pages compared with those of a parent: against a model, and against hostile images."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from pycriu import lineage, pagecompare, pageimages
+from pycriu.errors import ImageError, PycriuError
+from pycriu.images import messages as m
+from pycriu.images import store
+from pycriu.incremental import Parent, read_file
+from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.log import Log
+
+NAME = "pagemap-7.img"
+Page = dict[int, bytes]
+
+
+def inventory() -> m.inventory_entry:
+    return m.inventory_entry(img_version=2, root_cg_set=1)
+
+
+def page(seed: int) -> bytes:
+    return random.Random(seed).randbytes(PAGE_SIZE)
+
+
+def runs_of(numbers: list[int]) -> list[Run]:
+    return pagecompare.merged([(number * PAGE_SIZE, 1) for number in sorted(numbers)])
+
+
+def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = None) -> Path:
+    """A set of images that has one task's memory."""
+    path.mkdir(parents=True, exist_ok=True)
+    with store.NewCheckpoint(str(path)) as new:
+        if parent is not None:
+            new.link_parent(parent)
+        new.write_raw("pages-1.img", b"".join(own[number] for number in sorted(own)))
+        new.write(NAME, pageimages.entries(1, runs_of(list(own)), runs_of(inherited)))
+        new.write("inventory.img", [inventory()])
+        new.commit()
+    return path
+
+
+def read_back(path: Path) -> Page:
+    """The memory as a restore would see it."""
+    found: Page = {}
+    with store.ImagesDir(str(path)) as images:
+        head, *entries = images.read(NAME)
+        with images.raw(f"pages-{head.pages_id}.img") as file:  # type: ignore[attr-defined]
+            size = os.fstat(file.fileno()).st_size
+            sources = [(os.dup(file.fileno()), pageimages.placed(entries, size))]
+        sources += lineage.sources(images, NAME, pageimages.in_parent(entries))
+        for fd, runs in sources:
+            for start, pages, offset in runs:
+                for index in range(pages):
+                    number = start // PAGE_SIZE + index
+                    assert number not in found
+                    found[number] = os.pread(fd, PAGE_SIZE, offset + index * PAGE_SIZE)
+        lineage.close(sources)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_chain_of_dumps_of_changing_memory(tmp_path: Path, seed: int) -> None:
+    """Whatever happens to memory between dumps, each set with its parents is the memory at its time."""
+    rng = random.Random(seed)
+    memory: Page = {number: page(rng.randrange(1000)) for number in rng.sample(range(300), 120)}
+    for generation in range(5):
+        folder = tmp_path / str(generation)
+        folder.mkdir()
+        with open(tmp_path / "memory", "w+b") as file, store.NewCheckpoint(str(folder)) as new:
+            for number, content in memory.items():
+                os.pwrite(file.fileno(), content, number * PAGE_SIZE)
+            fd, runs = file.fileno(), runs_of(list(memory))
+            out = new.create_raw("pages-1.img").fileno()
+            inherited: list[Run] = []
+            if generation:
+                with Parent(f"../{generation - 1}", str(folder), Log()) as parent:
+                    new.link_parent(parent.link)
+                    known = parent.has(NAME)
+                    written, inherited = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out)  # noqa: B023
+            else:
+                written, _ = pagecompare.copy(lambda *to: read_file(fd, *to), runs, pagecompare.Comparison([]), out)  # noqa: B023
+            assert runs_of([*numbers(written), *numbers(inherited)]) == runs
+            new.write(NAME, pageimages.entries(1, written, inherited))
+            new.write("inventory.img", [inventory()])
+            new.commit()
+        assert read_back(folder) == memory
+        for number in rng.sample(range(300), 60):
+            what = rng.randrange(4)
+            if what == 0:
+                memory.pop(number, None)
+            elif what == 1 and number in memory:  # the last byte alone
+                memory[number] = memory[number][:-1] + bytes([memory[number][-1] ^ 1])
+            elif what == 2 and memory:  # moved here from elsewhere
+                memory[number] = memory.pop(rng.choice(list(memory)))
+            else:
+                memory[number] = page(rng.randrange(1000))
+
+
+def numbers(runs: list[Run]) -> list[int]:
+    return [start // PAGE_SIZE + index for start, pages in runs for index in range(pages)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sets_of_runs(seed: int) -> None:
+    """`both` and `without` are what they are for sets."""
+    rng = random.Random(seed)
+    left, right = (set(rng.sample(range(60), rng.randrange(60))) for _ in range(2))
+    a, b = runs_of(list(left)), runs_of(list(right))
+    assert numbers(pagecompare.both(a, b)) == sorted(left & right)
+    assert numbers(pagecompare.without(a, b)) == sorted(left - right)
+    assert numbers(pagecompare.union([*a, *b])) == sorted(left | right)
+    split = [(start + index * PAGE_SIZE, 1) for start, pages in a for index in range(pages)]
+    assert numbers(pagecompare.both(split, b)) == sorted(left & right)
+    assert numbers(pagecompare.without(split, b)) == sorted(left - right)
+
+
+def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    """Broken chains, and what is said of each."""
+    write_set(tmp_path / "good", {1: page(1)}, [])
+    found = {}
+    found["gone"] = write_set(tmp_path / "gone", {}, [1], "../nowhere"), "is gone"
+    found["itself"] = write_set(tmp_path / "itself", {}, [1], "."), "no end"
+    write_set(tmp_path / "b", {}, [1], "../a")
+    found["loop"] = write_set(tmp_path / "a", {}, [1], "../b"), "no end"
+    found["lacks"] = write_set(tmp_path / "lacks", {}, [2], "../good"), "in no parent"
+    found["orphan"] = write_set(tmp_path / "orphan", {}, [1]), "in no parent"
+    (tmp_path / "empty").mkdir()
+    found["empty"] = write_set(tmp_path / "child", {}, [1], "../empty"), "inventory.img is missing"
+    (tmp_path / "plain").write_text("")
+    found["file"] = write_set(tmp_path / "of_file", {}, [1], "../plain"), "Not a directory"
+    found["no link"] = write_set(tmp_path / "no_link", {}, [1]), "not a symbolic link"
+    (tmp_path / "no_link/parent").write_text("../good")
+    short = write_set(tmp_path / "short", {1: page(1), 2: page(2)}, [])
+    os.truncate(short / "pages-1.img", PAGE_SIZE)
+    found["short"] = write_set(tmp_path / "of_short", {}, [2], "../short"), "promises more pages"
+    punched = write_set(tmp_path / "punched", {1: page(1)}, [])
+    os.truncate(punched / "pages-1.img", 0)
+    os.truncate(punched / "pages-1.img", PAGE_SIZE)
+    (punched / pageimages.PUNCHED).touch()
+    found["punched"] = write_set(tmp_path / "of_punched", {}, [1], "../punched"), "given up"
+    return found
+
+
+def test_hostile_chains_are_refused(tmp_path: Path) -> None:
+    for name, (path, said) in hostile(tmp_path).items():
+        with pytest.raises(ImageError) as caught:
+            read_back(path)
+        assert said in str(caught.value) + (caught.value.hint or ""), name
+
+
+def test_hostile_parents_are_refused_at_a_dump(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for name, (path, _) in hostile(tmp_path).items():
+        with pytest.raises(PycriuError) as caught:
+            Parent(str(path), str(tmp_path / "new"), Log())
+        assert str(caught.value), name
+
+
+def test_the_chain_has_a_limit(tmp_path: Path) -> None:
+    write_set(tmp_path / "0", {1: page(1)}, [])
+    for number in range(1, lineage.MAX_SETS + 1):
+        write_set(tmp_path / str(number), {}, [1], f"../{number - 1}")
+    assert read_back(tmp_path / str(lineage.MAX_SETS - 1)) == {1: page(1)}
+    with pytest.raises(ImageError, match="more than 256 sets"):
+        read_back(tmp_path / str(lineage.MAX_SETS))
+    (tmp_path / "new").mkdir()
+    with pytest.raises(PycriuError, match="chained already"):
+        Parent(f"../{lineage.MAX_SETS - 1}", str(tmp_path / "new"), Log())
+
+
+def test_a_dump_cannot_build_upon_what_it_replaces(tmp_path: Path) -> None:
+    write_set(tmp_path / "one", {1: page(1)}, [])
+    write_set(tmp_path / "two", {}, [1], "../one")
+    for path in (".", "../two"):
+        with pytest.raises(PycriuError, match="is to go to"):
+            Parent(path, str(tmp_path / "one"), Log())
+
+
+@pytest.mark.parametrize("entries", [
+    [(2, 1), (1, 1)], [(1, 2), (2, 1)], [(1, 0)],
+], ids=["descending", "overlapping", "empty"])  # fmt: skip
+def test_pagemaps_out_of_order_are_refused(entries: list[tuple[int, int]]) -> None:
+    low = [
+        m.pagemap_entry(vaddr=number * PAGE_SIZE, compat_nr_pages=pages, nr_pages=pages, flags=4)
+        for number, pages in entries
+    ]
+    with pytest.raises(ImageError, match="not in order"):
+        lineage.located(low, "x")
+
+
+def test_old_ways_to_say_where_pages_are() -> None:
+    entries = [
+        m.pagemap_entry(vaddr=PAGE_SIZE, compat_nr_pages=1, in_parent=True),
+        m.pagemap_entry(vaddr=2 * PAGE_SIZE, compat_nr_pages=1),
+        m.pagemap_entry(vaddr=3 * PAGE_SIZE, compat_nr_pages=1, flags=6),
+    ]
+    assert pageimages.in_parent(entries) == [(PAGE_SIZE, 1)]
+    assert pageimages.placed(entries, 2 * PAGE_SIZE) == [(2 * PAGE_SIZE, 1, 0), (3 * PAGE_SIZE, 1, PAGE_SIZE)]
+    for flags in (0, 2, 5):
+        with pytest.raises(ImageError, match="another machine"):
+            pageimages.placed([m.pagemap_entry(vaddr=0, compat_nr_pages=1, flags=flags)], PAGE_SIZE)
