@@ -53,7 +53,7 @@ def test_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
     ("words", "said"),
     [
         (("jump",), "pycriu: unknown action jump\n"),
-        (("pre-dump", "-t", "1"), "pycriu: the action pre-dump is not supported by pycriu\n"),
+        (("lazy-pages", "-t", "1"), "pycriu: the action lazy-pages is not supported by pycriu"),
         (("dump", "--lazy-pages", "-t", "1"), "pycriu: --lazy-pages is not supported by pycriu\n"),
         (("dump", "-t", "1", "-D", "none"), "no such directory\n"),
         (("restore", "-W", "none"), "no such directory\n"),

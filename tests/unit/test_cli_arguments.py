@@ -34,7 +34,7 @@ from pycriu.usage import usage
         ("--daemon --no-restore-detached", {"restore-detached": False}),
         ("--no-shell-job", {"shell-job": False}),
         ("-j --no-shell", {"shell-job": False}),
-        ("--no-page-server", {}),  # asks for what is so anyway
+        ("--no-stream", {}),  # asks for what is so anyway
         ("--pidfile p --timeout 3", {"pidfile": "p", "timeout": "3"}),
         ("--images-dir=", {"images-dir": ""}),
         ("-D -t", {"images-dir": "-t"}),
@@ -63,8 +63,8 @@ def test_options_and_words_in_any_order() -> None:
         ("--no-tree", "unknown option --no-tree"),
         ("-vx", "--verbosity x: not a number"),
         ("--verbosity=²", "--verbosity ²: not a number"),
-        ("--page-server", "--page-server is not supported by pycriu"),
-        ("--track", "--track-mem is not supported by pycriu"),
+        ("--stream", "--stream is not supported by pycriu"),
+        ("--mntns", "--mntns-compat-mode is not supported by pycriu"),
         ("-M x", "--ext-mount-map is not supported by pycriu"),
         ("--external=5", "--external is not supported by pycriu"),
         ("-r /new", "--root is not supported by pycriu"),
