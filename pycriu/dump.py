@@ -94,12 +94,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             new.commit()
             hook("post-dump", options.pid)
             finish(tree, kinds, options)
-    pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
-    seconds = (frozen - begin, copied - frozen, copied - looked)
-    threads = sum(len(snapshot.threads) for snapshot in snapshots)
-    skipped = 0 if parent is None else parent.skipped
-    freezing, stood, copying = (round(span * 1e6) for span in seconds)
-    result = DumpResult(threads, pages, freezing, stood, copying, skipped)
+    result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent)
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
@@ -108,6 +103,14 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
 
 def no_hook(_stage: str, _pid: int) -> None:
     """Nobody wants to be told."""
+
+
+def measured(snapshots: list[Snapshot], spans: tuple[float, float, float], parent: Parent | None) -> DumpResult:
+    """What was done; `spans` are seconds: freezing, frozen, copying."""
+    pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
+    threads = sum(len(snapshot.threads) for snapshot in snapshots)
+    freezing, stood, copying = (round(span * 1e6) for span in spans)
+    return DumpResult(threads, pages, freezing, stood, copying, 0 if parent is None else parent.skipped)
 
 
 class NoParent:
