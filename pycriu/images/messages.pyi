@@ -1031,6 +1031,9 @@ class pycriu_pidfd_entry(Message):
     ino: int
     status: int
     def __init__(self, *, ino: int | None = ..., status: int | None = ...) -> None: ...
+class pycriu_punched_entry(Message):
+    uptime: int
+    def __init__(self, *, uptime: int | None = ...) -> None: ...
 class pycriu_registers_entry(Message):
     data: bytes
     def __init__(self, *, data: bytes | None = ...) -> None: ...
@@ -1075,6 +1078,12 @@ class pycriu_timerfd_entry(Message):
     expiry: int
     boot: bytes
     def __init__(self, *, id: int | None = ..., expiry: int | None = ..., boot: bytes | None = ...) -> None: ...
+class pycriu_tracking_entry(Message):
+    pid: int
+    start_time: int
+    token: bytes
+    method: int
+    def __init__(self, *, pid: int | None = ..., start_time: int | None = ..., token: bytes | None = ..., method: int | None = ...) -> None: ...
 class pycriu_tty_entry(Message):
     index: int
     mode: int
