@@ -177,7 +177,7 @@ class Snapshot:
             answers = _answers(remote, asked + own)
             self.facts[self.pid] |= prctl.locks_future(remote, self.status["VmLck"])
             self.timers_left = posix_timers.read(remote, self.posix_timers)
-            self.keys = memory.allocated_keys(remote, self.mappings)
+            self.keys = memory.allocated_keys(remote, self.mappings, [thread.register_sets for thread in self.threads])
             for thread, way in zip(others, homes[1:], strict=True):
                 with Remote(thread.task, home=way, inside=remote) as guest:
                     said = _answers(guest, [part.ask_thread(guest) for part in thread.PARTS])

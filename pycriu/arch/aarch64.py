@@ -2,7 +2,7 @@
 """aarch64: registers, FP/SIMD, SVE, pointer-authentication keys, TLS, and the few bytes of code.
 
 SVE has no field in CRIU's format: a task that holds live SVE state gets an image of pycriu's own beside the core.
-Not kept: SME (ZA, streaming mode), MTE tags, GCS.
+Not kept: SME (ZA, streaming mode), MTE tags, GCS, permission overlays (POE).
 """
 
 from __future__ import annotations
@@ -220,6 +220,7 @@ AARCH64 = Arch(
     call_again=call_again,
     look=look,
     calls_destroy=(NT_ARM_SVE,),  # a system call keeps of each vector what FP/SIMD has of it
+    has_key_rights=lambda _sets: False,
     save=save,
     load=load,
     restore_others=restore_others,

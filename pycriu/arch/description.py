@@ -68,6 +68,9 @@ class Arch:
     call_again: Callable[[Registers, int, int], None]  # number, first argument: make the call again that has a result
     look: Callable[[int], dict[int, bytes]]  # tid → every register set but the general, by note
     calls_destroy: tuple[int, ...]  # the notes among them that system calls made for the task change
+    has_key_rights: Callable[
+        [dict[int, bytes]], bool
+    ]  # register sets: rights of protection keys, not those of a new task
     save: Callable[
         [Registers, dict[int, bytes], int], tuple[Any, dict[str, bytes]]
     ]  # + tid address → thread_info, extras

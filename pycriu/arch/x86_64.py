@@ -50,6 +50,7 @@ _COMPONENTS = {
     7: ("hi16_zmm", "<128Q"),
     9: ("pkru", "<2I"),
 }
+_PKRU, _PKRU_OF_NEW_TASKS = 9, 0x55555554
 _IN_FORMAT = 0b11 | sum(1 << n for n in _COMPONENTS)
 
 # push %rbx; mov %edi,%eax; mov %esi,%ecx; mov %rdx,%r8; cpuid; mov %eax,(%r8); mov %ebx,4(%r8);
@@ -138,6 +139,16 @@ def call_again(gpr: Registers, number: int, _first: int) -> None:
 def look(tid: int) -> dict[int, bytes]:
     """The extended state of a stopped task."""
     return {NT_X86_XSTATE: ptrace.get_regset(tid, NT_X86_XSTATE)}
+
+
+def has_key_rights(sets: dict[int, bytes]) -> bool:
+    """Whether PKRU is another than what execve(2) gives (init_pkru_value): access by key 0 only."""
+    raw = sets[NT_X86_XSTATE]
+    enabled, in_use = (int.from_bytes(raw[at : at + 8], "little") >> _PKRU & 1 for at in (464, _XSTATE_BV_AT))
+    if not enabled:
+        return False
+    at = component_offset(_PKRU)
+    return not in_use or int.from_bytes(raw[at : at + 4], "little") != _PKRU_OF_NEW_TASKS
 
 
 def save(gpr: Registers, sets: dict[int, bytes], clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
@@ -305,6 +316,7 @@ X86_64 = Arch(
     call_again=call_again,
     look=look,
     calls_destroy=(),
+    has_key_rights=has_key_rights,
     save=save,
     load=load,
     restore_others=restore_others,

@@ -157,3 +157,19 @@ def test_layout_of_the_structures() -> None:
     assert AARCH64.gpr.size == 34 * 8
     assert x86_64._FXSAVE.size == 512
     assert aarch64._FPSIMD.size == 528
+
+
+def test_rights_of_protection_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(x86_64._offsets, 9, 2688)
+
+    def rights(enabled: int, in_use: int, pkru: int) -> bool:
+        raw = bytearray(2696)
+        raw[464:472], raw[512:520] = enabled.to_bytes(8, "little"), in_use.to_bytes(8, "little")
+        raw[2688:2692] = pkru.to_bytes(4, "little")
+        return X86_64.has_key_rights({x86_64.NT_X86_XSTATE: bytes(raw)})
+
+    assert not rights(0x7, 0x3, 0)  # a CPU without keys
+    assert not rights(0x207, 0x203, 0x55555554)  # as execve(2) has left it
+    assert rights(0x207, 0x203, 0x55555550)
+    assert rights(0x207, 0x3, 0)  # the initial state of the CPU: everything is allowed
+    assert not AARCH64.has_key_rights({})

@@ -5,7 +5,7 @@ Advice goes into CRIU's vma_entry; guard pages (MADV_GUARD_INSTALL, Linux 6.13; 
 own with the status GUARD, as CRIU 4.2 has them. For the rest there is `pycriu-memory-PID.img`, which CRIU ignores:
 an entry for each mapping that has any of it.
 
-Not kept: protection keys that were allocated where no mapping has a key.
+Not kept: protection keys of a process none of whose mappings has one, and none of whose threads has set its rights.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ def extra_entries(mappings: list[Mapping], keys: tuple[int, ...]) -> list[Any]:
     return own.mapping_entries(found)
 
 
-def allocated_keys(remote: Remote, mappings: list[Mapping]) -> tuple[int, ...]:
-    """The protection keys that a task has allocated, where any of its mappings has one.
+def allocated_keys(remote: Remote, mappings: list[Mapping], sets: list[dict[int, bytes]]) -> tuple[int, ...]:
+    """The protection keys that a process has allocated, where it shows that it uses them.
 
-    pkey_mprotect(2) of an address where nothing is fails in one way for an allocated key, in another for others.
+    `sets` are the register sets of its threads. pkey_mprotect(2) of an address where nothing is fails in one way for an
+    allocated key, in another for others.
     """
-    if not any(mapping.line.key for mapping in mappings):
+    if not any(mapping.line.key for mapping in mappings) and not any(map(remote.task.arch.has_key_rights, sets)):
         return ()
     found = []
     for key in range(1, PKEYS):
