@@ -280,6 +280,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield Host(tmp_path)
     finally:
         clean_up()
+        if (tmp_path / "undo").exists():  # of a victim, see tests/victims/README.md
+            subprocess.run(["sh", "undo"], cwd=tmp_path, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,7 @@ def start(target: guest.Guest, boot: bootfile.Boot) -> Iterator[Callable[[str], 
     if not target.qemu.ended():
         target.shell.run(f"pkill -9 -f {THERE}", check=False)
         wait_until_gone(target.shell)
+        target.shell.run("for undo in /tmp/*/undo; do [ ! -e $undo ] || sh $undo; done")
         target.shell.run(f"rm -rf {' '.join('/tmp/' + name for name in VICTIMS)}")
 
 

@@ -57,6 +57,7 @@ def reserve() -> None:
         there = int(file.read())
     if there >= WANTED:
         return
+    victim.undo_by(f"echo {there} >{POOL}")
     try:
         with open(POOL, "w", encoding="utf-8") as file:
             file.write(str(WANTED))

@@ -38,6 +38,12 @@ def skip(reason: str) -> NoReturn:
     raise Skipped(reason)
 
 
+def undo_by(command: str) -> None:
+    """Have whoever runs us take back what we have changed of the machine, when we are gone: a line for sh(1)."""
+    with open("undo", "a", encoding="utf-8") as undo:
+        undo.write(command + "\n")
+
+
 def check(right: bool, why: str) -> None:
     """Fail with `why` unless `right`."""
     if not right:
