@@ -131,6 +131,10 @@ class Checkpoint:
                 last[table].last_at_table = False
             last[table] = task
 
+    def with_threads(self, tids: set[int]) -> list[TaskImage]:
+        """The processes that have one of these threads, which is not their first."""
+        return [task for task in self.tasks.values() if not tids.isdisjoint(thread.tid for thread in task.threads[1:])]
+
     def check_here(self) -> list[str]:
         """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
         spawn.refuse_taken([tid for member in self.root.walk() for tid in (member.pid, *member.other_threads)])

@@ -53,6 +53,22 @@ class Builder:
         self._null = opened.adopt(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         self._born_with = credentials.own()
         self._threads: list[tuple[Tracee, TaskImage, ThreadImage]] = []
+        self._made: dict[int, list[Tracee]] = {}  # threads but the first, by PID, that exist already
+
+    def make_threads(self, images: list[TaskImage]) -> None:
+        """All threads of these processes, before anything else of them: there are files that refer to some.
+
+        What they would inherit from the first thread later is given to each.
+        """
+        for image in images:
+            facts = image.facts.get(image.pid, {})
+            with Remote(self._nursery.tasks[image.pid]) as remote:
+                tids = [thread.tid for thread in image.threads[1:]]
+                self._made[image.pid] = self._nursery.make_threads(remote, tids)
+                for thread in self._made[image.pid]:
+                    with Remote(thread, inside=remote) as guest:
+                        guest.calls(scheduling.thread_rows(facts, guest))
+                        procfiles.restore_login_uid(guest, image.core)
 
     def rebuild(self, image: TaskImage) -> int:
         """Everything that a process has but registers and masks; the number of its pages. Parents first."""
@@ -112,7 +128,10 @@ class Builder:
     def _complete(self, remote: Remote, image: TaskImage) -> None:
         """The other threads, and what each thread has of its own; with its credentials it loses its power."""
         task, core, first = remote.task, image.core, image.threads[0]
-        others = self._nursery.make_threads(remote, [thread.tid for thread in image.threads[1:]])
+        remote.reset()
+        others = self._made.get(image.pid) or self._nursery.make_threads(
+            remote, [thread.tid for thread in image.threads[1:]]
+        )
         shared = seccomp.install_shared(remote, [task, *others], [thread.seccomp for thread in image.threads])
         for thread, of_thread in zip(others, image.threads[1:], strict=True):
             with Remote(thread, inside=remote) as guest:

@@ -84,6 +84,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         nursery.make(checkpoint.root, spawn.plan(checkpoint.root, shell_job=options.shell_job))
         log.info("Made %d tasks", len(nursery.tasks))
         stop_again(nursery, checkpoint)
+        if pidfds := kinds.find("pidfd"):
+            builder.make_threads(checkpoint.with_threads(pidfds.threads))
         opened.open_late(nursery.tasks)
         pages = sum(builder.rebuild(image) for image in checkpoint.tasks.values())
         builder.finish()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""pidfd_open(2): of processes of the tree and their first threads, and of those that have ended and been waited for.
+"""pidfd_open(2): of processes and threads (PIDFD_THREAD) of the tree, and of those that have ended and been waited for.
 
-Refused: processes outside the tree; threads other than the first (PIDFD_THREAD), which come later than descriptors.
-Of the last a restore makes one: a process that ends in the same way while pidfds of it are opened. How it ended tells
-PIDFD_GET_INFO (Linux 6.15), and CRIU's message has no field for it.
+Refused: processes outside the tree. Of those that have ended a restore makes one: a process that ends in the same way
+while pidfds of it are opened. How it ended tells PIDFD_GET_INFO (Linux 6.15), and CRIU's message has no field for it.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ class Pidfd(Kind):
         self._statuses: dict[int, int] = {}  # inode → wait status
         self._dead: dict[int, list[Any]] = {}  # inode → entries
         self._made: dict[int, int] = {}  # id → our descriptor, for those of the dead
+        self.threads: set[int] = set()  # restore: threads, not processes, that must exist when these are opened
 
     # ------------------------------------------------------------------------------------------------------------ dump
 
@@ -62,11 +62,6 @@ class Pidfd(Kind):
         if pid == DEAD:
             return
         if in_tree(pid, self.options.pid):
-            if not _leads(pid):
-                raise Unsupported(
-                    f"{file.name} is of thread {pid}, which a restore makes when its process has all its descriptors",
-                    "let the task use a pidfd of the process (without PIDFD_THREAD), or close it first",
-                )
             return
         if not pid:
             raise Unsupported(f"{file.name} is of a process in another PID namespace", "let the task close it first")
@@ -109,6 +104,8 @@ class Pidfd(Kind):
                 self._dead.setdefault(entry.pidfd.ino, []).append(entry)
             elif not 0 < entry.pidfd.nspid <= PID_MAX:
                 raise ImageError(f"pidfd {entry.id} is of PID {entry.pidfd.nspid}, which is none")
+            elif entry.pidfd.flags & PIDFD_THREAD:
+                self.threads.add(entry.pidfd.nspid)
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Of a task that exists by now, or of one made for this."""
@@ -167,14 +164,6 @@ def in_tree(tid: int, root: int) -> bool:
     except TraceeGone:
         return False
     return pid == root
-
-
-def _leads(tid: int) -> bool:
-    """Whether a task is the first thread of its process; one that has just ended is none that matters."""
-    try:
-        return procfs.parse_status(procfs.text(tid, "status"))["Tgid"] == str(tid)
-    except TraceeGone:
-        return True
 
 
 def _exit_status(file: OpenFile) -> int | None:

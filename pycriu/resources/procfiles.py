@@ -78,12 +78,12 @@ def restore(pid: int, facts: dict[str, Numbers]) -> None:
 
 
 def restore_login_uid(remote: Remote, core: Any) -> None:
-    """Let the task write its login uid, while it is still root and has no descriptors of its own."""
+    """Let a thread write its login uid, while it is still root and has no descriptors of its own."""
     pid = remote.task.tid
     if not core.tc.HasField("loginuid") or (now := login_uid(pid)) is None or now == core.tc.loginuid:
         return
     what = f"the login uid {_show(core.tc.loginuid)} of process {pid}"
-    path, text = remote.data(b"/proc/self/loginuid\0"), str(core.tc.loginuid).encode()
+    path, text = remote.data(b"/proc/thread-self/loginuid\0"), str(core.tc.loginuid).encode()
     try:
         fd = remote.call("openat", AT_FDCWD, path, os.O_WRONLY, what=what)
         remote.calls([Row("write", fd, remote.data(text), len(text), what=what), Row("close", fd)])

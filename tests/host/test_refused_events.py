@@ -108,18 +108,6 @@ def test_pidfd_of_an_outsider(host: Host) -> None:
     assert subject.go() == ["ok"]
 
 
-def test_pidfd_of_a_thread(host: Host) -> None:
-    subject = host.python(
-        "import threading\nthread = threading.Thread(target=wait_for_go)\nthread.start()\n"
-        "try:\n    x = os.pidfd_open(thread.native_id, os.O_EXCL)\nexcept OSError:\n    say('no')\n"
-        "say('thread', thread.native_id)\npause_for_dump()\nsay('ok')"
-    )
-    if subject.said()[0] == "no":
-        pytest.skip("pidfds of threads need Linux 6.9")
-    host.refused(subject, "pidfd", subject.said()[0])
-    assert subject.go() == ["ok"]
-
-
 def test_watch_of_a_file_that_only_an_outsider_has(host: Host) -> None:
     """It was closed after a descriptor of it had been handed on."""
     reader, writer = os.pipe()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Processes by descriptor: of itself, a child, a zombie, a parent, the first thread, and of processes that
-have ended, with how they did; waiting, polling and signalling by them.
+"""Processes and threads by descriptor: of itself, a child, a zombie, a parent, threads of its own and of a child, and
+of processes that have ended, with how they did; waiting, polling and signalling by them.
 
-Missing: pidfds of processes outside the tree, and of threads other than the first of a process (both refused).
+Missing: pidfds of processes outside the tree (refused).
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import struct
+import threading
 from collections.abc import Iterator
 
 import victim
@@ -24,6 +25,10 @@ def scenario() -> Iterator[victim.Damage]:
     sleeper = victim.child(signal.pause)
     childs, sleepers = os.pidfd_open(child), os.pidfd_open(sleeper)
     thread = thread_of(os.getpid())
+    worker = Worker()
+    there, back = os.pipe()
+    other = victim.child(lambda: has_a_thread(back))
+    others = thread_of(int(os.read(there, 20)))
     zombie = os.fork()
     if not zombie:
         os._exit(5)
@@ -37,8 +42,7 @@ def scenario() -> Iterator[victim.Damage]:
     yield lambda: os.set_blocking(mine, True)
     victim.equal(pid_of(mine), os.getpid(), "the process behind its own descriptor")
     victim.check(not os.get_blocking(mine), "O_NONBLOCK was lost")
-    if thread >= 0:
-        victim.equal((pid_of(thread), flags(thread) & THREAD), (os.getpid(), THREAD), "the thread")
+    judge_threads(thread, worker, others, other)
     for fds, before in zip(dead, told, strict=True):
         victim.equal([pid_of(fd) for fd in fds], [-1, -1], "processes that have ended")
         victim.equal([ready(fd, 0) for fd in fds], [True, True], "what poll says of those that have ended")
@@ -53,6 +57,43 @@ def scenario() -> Iterator[victim.Damage]:
     victim.equal(set_.poll(10), [(sleepers, select.EPOLLIN)], "events of a process that has ended")
     os.waitpid(sleeper, 0)
     victim.forget(sleeper)
+
+
+class Worker(threading.Thread):
+    """A thread with a pidfd, that ends when it, and no other, is sent a signal."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        self.start()
+        self.fd = thread_of(self.native_id or 0)
+
+    def run(self) -> None:
+        signal.sigwait({signal.SIGUSR2})
+
+    def judge(self) -> None:
+        victim.equal((pid_of(self.fd), flags(self.fd) & THREAD), (self.native_id, THREAD), "the other thread")
+        victim.check(not ready(self.fd, 0), "the other thread counts as ended")
+        signal.pidfd_send_signal(self.fd, signal.SIGUSR2)
+        victim.check(ready(self.fd, 10), "the end of the other thread goes unnoticed")
+
+
+def judge_threads(first: int, worker: Worker, others: int, other: int) -> None:
+    """The first thread, another one, and one of the child `other`."""
+    if first < 0:
+        os.kill(other, signal.SIGUSR2)
+    else:
+        victim.equal((pid_of(first), flags(first) & THREAD), (os.getpid(), THREAD), "the thread")
+        worker.judge()
+        signal.pidfd_send_signal(others, signal.SIGUSR2)
+    victim.join(other, "the child whose thread was sent a signal")
+
+
+def has_a_thread(back: int) -> None:
+    """A process with a thread that awaits a signal, which it is told the id of."""
+    worker = Worker()
+    os.write(back, b"%d" % (worker.native_id or 0))
+    worker.join()
 
 
 def wait_for_parents_signal(parent: int) -> None:
