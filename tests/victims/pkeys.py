@@ -45,10 +45,10 @@ class Worker(threading.Thread):
 
 def scenario() -> Iterator[victim.Damage]:
     lonely = victim.child(holds_keys_without_pages)
+    to_execute = libc.mmap(None, PAGE, EXECUTE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)  # takes a key, too
     first, *keys, last = allocate(5)
     libc.pkey_free(first)
     areas = {key: area(key) for key in keys}
-    to_execute = libc.mmap(None, PAGE, EXECUTE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     for key, of_key in zip(keys, (NO_ACCESS, NO_WRITE, 0), strict=True):
         libc.pkey_set(key, of_key)
     workers = [Worker(keys, number) for number in range(3)]
