@@ -38,6 +38,7 @@ F_ADD_SEALS, F_GET_SEALS, F_SEAL_SEAL = 1033, 1034, 1
 _MEMFD, _GONE = "/memfd:", " (deleted)"
 _ANONYMOUS, _ANONYMOUS_HUGE = "/dev/zero", "/anon_hugepage"  # mm/shmem.c, mm/hugetlb.c
 PREFIXES = (_MEMFD, _ANONYMOUS, _ANONYMOUS_HUGE)
+SECRET = "/secretmem (deleted)"  # where the link of a memfd_secret(2) leads
 _HUGE_PAGES = "/sys/kernel/mm/hugepages"
 _KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_PATH | os.O_NOATIME | os.O_SYNC | os.O_DSYNC
 
@@ -55,6 +56,13 @@ def devices() -> dict[int, int]:
     return _devices
 
 
+def secret(name: str) -> Unsupported:
+    """The refusal of what has this name and a link that is SECRET."""
+    return Unsupported(
+        f"{name} is secret memory (memfd_secret), which cannot be saved", "nobody but its owner can read it"
+    )
+
+
 def _device(flags: int) -> int:
     fd = os.memfd_create("", MFD_CLOEXEC | flags)
     try:
@@ -64,9 +72,7 @@ def _device(flags: int) -> int:
 
 
 def is_one(link: str, status: os.stat_result) -> bool:
-    """Whether what a link in /proc leads to is such a file; Unsupported for secret memory."""
-    if link == "/secretmem (deleted)":
-        raise Unsupported(f"{link}: secret memory (memfd_secret) cannot be saved", "nobody but its owner can read it")
+    """Whether what a link in /proc leads to is such a file."""
     return (
         link.endswith(_GONE)
         and link.startswith(PREFIXES)
@@ -202,6 +208,8 @@ class Memfd(Kind):
 
     def matches(self, file: OpenFile) -> bool:
         """By where its link leads."""
+        if file.link == SECRET:
+            raise secret(file.name)
         return is_one(file.link, file.status)
 
     def inspect(self, file: OpenFile) -> None:

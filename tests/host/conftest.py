@@ -2,8 +2,9 @@
 """Real processes, dumped and restored on this machine as root: how a test starts one, acts on it, and cleans up.
 
 A subject is a program in a session of its own without open descriptors but 0, 1, 2; it prints `ready` when there is
-something to save and goes on when the file `go` exists. Everything below this test run is killed and reaped after each
-test. PID 1 need not reap: this process is the subreaper of all it starts.
+something to save and goes on when the file `go` exists. One that prints `lacks …` skips its test with these words.
+Everything below this test run is killed and reaped after each test. PID 1 need not reap: this process is the subreaper
+of all it starts.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def wait_for_go():
         time.sleep(0.002)
 def ready():
     say("ready")
+def lacks(what, error=None):
+    say("lacks", f"{what}: {error or os.strerror(ctypes.get_errno())}")
+    os._exit(0)
 def pause_for_dump():
     ready()
     wait_for_go()
@@ -172,14 +176,21 @@ class Host:
         self.images.mkdir()
 
     def start(self, *argv: str, **options: object) -> Subject:
-        """Start a program and wait for its `ready`."""
+        """Start a program and wait for its `ready`; skip where the machine lacks what it needs."""
         with open(self.folder / "out", "wb") as out:
             process = subprocess.Popen(
                 argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 **{"start_new_session": True, **options},
             )  # type: ignore[call-overload]  # fmt: skip
         subject = Subject(process, self.folder)
-        subject.wait_for("ready")
+        try:
+            subject.wait_for("ready")
+        except AssertionError:
+            lacking = [line for line in subject.said() if line.startswith("lacks ")]
+            if not lacking:
+                raise
+            reap(subject.pid)
+            pytest.skip(f"this machine {lacking[0]}")
         return subject
 
     def python(self, code: str, **options: object) -> Subject:
@@ -235,6 +246,14 @@ class Host:
         assert {pid: untouched(pid) for pid in pids} == before
         assert not list(self.images.iterdir()), "a refused dump left files"
         return outcome
+
+    def refused_by_name(self, body: str, *needles: str, options: tuple[str, ...] = (), **start: object) -> None:
+        """A program that does `body` must be refused with every needle and its or a child's PID, and go on unharmed."""
+        subject = self.python(body + "\npause_for_dump()\nsay('ok')", **start)
+        pids = [subject.pid, *below(subject.pid)]
+        errors = self.refused(subject, *needles, options=options).errors()
+        assert any(str(pid) in errors for pid in pids), errors
+        assert subject.go() == ["ok"]
 
 
 def untouched(pid: int) -> tuple[object, ...]:

@@ -14,14 +14,16 @@ import pytest
 if TYPE_CHECKING:
     from tests.host.conftest import Host
 
-LACKS = "kernel lacks it"
-CALL = f"""
+CALL = """
 def have(fd):
     if fd < 0:
-        say({LACKS!r})
+        lacks(KIND)
     return fd
 def opened(path):
-    return have(os.open(path, os.O_RDWR) if os.path.exists(path) else -1)
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError as error:
+        lacks(KIND, error)
 """
 
 # Kind → code that makes one as descriptor x, words of the refusal.
@@ -82,7 +84,7 @@ REFUSED = {
     "fanotify that decides": (
         "x = have(libc.fanotify_init(4, 0))\nos.mkdir('d')\nmark = libc.fanotify_mark\n"
         "mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p]\n"
-        "if mark(x, 1, 0x10000, -100, b'd'): say('" + LACKS + "')", ("fanotify", "decides")
+        "if mark(x, 1, 0x10000, -100, b'd'): lacks(KIND)", ("fanotify", "decides")
     ),
 }  # fmt: skip
 
@@ -90,9 +92,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_by_number_kind_and_owner(host: Host, kind: str) -> None:
     body, needles = REFUSED[kind]
-    subject = host.python(CALL + body + "\nsay('number', x)\npause_for_dump()\nsay('ok')")
-    if subject.said()[0] == LACKS:
-        pytest.skip(f"this kernel or its limits have no {kind}")
+    subject = host.python(f"KIND = {kind!r}{CALL}{body}\nsay('number', x)\npause_for_dump()\nsay('ok')")
     number = next(line.split()[1] for line in subject.said() if line.startswith("number"))
     owner = [f"descriptor {number} of process {subject.pid}"] if kind != "seccomp listener" else []
     host.refused(subject, *needles, *owner)  # the filter is refused before its listener is seen

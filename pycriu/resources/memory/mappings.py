@@ -123,6 +123,8 @@ def _file_of(pid: int, line: procfs.Mapping) -> Place:
         ) from None
     except FileNotFoundError:
         raise TraceeGone(f"process {pid}: the mapping {line} is gone") from None
+    if path == memfd.SECRET:
+        raise memfd.secret(f"the mapping {line} of process {pid}")
     return Place(path, status, link, f"process {pid}: the mapped file {path}")
 
 
