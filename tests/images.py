@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from pycriu.errors import ImageError
-from pycriu.images import framing, schema, store, values
+from pycriu.images import framing, hints, schema, store, values
 
 
 class InMemory(store.Images):
@@ -37,6 +37,7 @@ def framed(name: str, entries: list[Any]) -> bytes:
     return b"".join(framing.build(store.kind_of(name), entries, name))
 
 
+ADDRESSES = [name for name, way in hints.OF.items() if way == hints.ADDRESS]
 _MESSAGE, _ENUM, _BOOL, _STRING, _BYTES = 11, 14, 8, 9, 12  # FieldDescriptor.TYPE_*
 _BITS = {3: 63, 4: 64, 5: 31, 6: 64, 7: 32, 13: 32, 15: 31, 16: 63, 17: 31, 18: 63}  # of the numbers
 _SIGNED = (3, 5, 15, 16, 17, 18)
@@ -51,7 +52,7 @@ def example(name: str, dice: random.Random, *, full: bool, depth: int = 0) -> An
         if values.is_repeated(field):
             count = 2 if full and depth < 3 else 0
             # an address has one word or four
-            count *= 2 if field.name in ("src_addr", "dst_addr") else 1
+            count *= 2 if f"{message.DESCRIPTOR.name}.{field.name}" in ADDRESSES else 1
             for _ in range(count):
                 _put(getattr(message, field.name), field, dice, full, depth)
         elif field.type == _MESSAGE:

@@ -18,6 +18,7 @@ COMMANDS = {
     "encode": ("recode", "JSON as an image"),
     "show": ("recode", "an image as JSON for reading (decode --pretty)"),
     "info": ("info", "what an image is: its magic, and how many entries it has"),
+    "x": ("explore", "explore a checkpoint: ps, tree, fds, mems, rss, sockets, timers, signals"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
     "diff": ("diff", "what differs between two checkpoints"),

@@ -147,6 +147,9 @@ def _message(name: str, fields: dict[str, Any], exact: Any) -> tuple[Any, bytes]
             raise ImageError(f"{_MESSAGE} is no {name}") from None
         if fields in (values.to_dict(message), values.to_dict(message, pretty=True)):
             return message, raw
+    if name == "pagemap_entry" and "compat_nr_pages" not in fields and "nr_pages" in fields:
+        # before CRIU 4.2 the field was called so
+        fields = {("compat_nr_pages" if key == "nr_pages" else key): value for key, value in fields.items()}
     message = values.fill(cls(), fields)
     try:
         return message, message.SerializeToString()
