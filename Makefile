@@ -63,7 +63,7 @@ types:
 	@$(DEV) -m mypy
 
 unit: host-packages
-	@$(DEV) -m pytest -q tests/unit
+	@$(DEV) -m pytest -q --numprocesses auto --dist loadfile tests/unit
 
 images: $(SUITES)
 

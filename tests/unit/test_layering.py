@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The source of a module."""
+    return ast.parse(path.read_text())
+
+
 def floor_of(name: str) -> int | None:
     """On which floor a part of pycriu stands."""
     return next((number for number, names in enumerate(FLOORS) if name in names), None)
@@ -100,9 +107,10 @@ def part_of(path: Path) -> str:
     return path.relative_to(ROOT / "pycriu").parts[0].removesuffix(".py")
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Dotted names that a module imports, and whether for type checkers only."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -173,9 +181,10 @@ def test_tool_and_build_layer_are_apart(package: str, other: str) -> None:
     assert not guilty
 
 
+@cache
 def words_of(path: Path) -> str:
     """Names and strings of a module's code; no comments, no docstrings."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -218,16 +227,17 @@ def test_no_function_is_longer_than_60_lines() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for package in ("pycriu", "layer")
         for path in modules(package)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if (node.end_lineno or 0) - node.lineno >= 60
     ]
     assert not long
 
 
+@cache
 def calls(path: Path) -> list[str]:
     """Names that a module calls, as written."""
-    return [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
 
 
 def test_only_the_command_line_prints_and_exits() -> None:
@@ -261,7 +271,7 @@ def test_nobody_catches_everything_and_goes_on() -> None:
     for path in modules("pycriu"):
         if str(path.relative_to(ROOT)) in MAY_CATCH_ALL:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
