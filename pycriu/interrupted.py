@@ -3,8 +3,8 @@
 
 Two kinds. A call with a relative limit that was interrupted before (by a dump that left the task running, by SIGSTOP,
 by a debugger) goes on as restart_syscall(2), which a new task cannot make: its name is found in the code before the
-call. And some calls end with EINTR at any stop, see signal(7): where such a call has no limit, it is made again; with
-one it would take too long, so EINTR, for which programs must be prepared, stays.
+call. And some calls end with EINTR at any stop, see signal(7): where such a call has no limit, it is made again; for
+those with one see `limited`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from pycriu.arch.description import MASK64, Arch, Registers
 from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import procfs
 from pycriu.tracee import Tracee
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EINTR = 4
 # include/uapi/linux/futex.h: FUTEX_WAIT and FUTEX_WAIT_BITSET, with FUTEX_PRIVATE_FLAG
@@ -29,16 +33,26 @@ _ENDED = {
 }  # fmt: skip
 
 
+def numbers(arch: Arch, names: Iterable[str]) -> dict[int, str]:
+    """Number → name of those of the calls that the architecture has."""
+    found = {}
+    for name in names:
+        try:
+            found[arch.syscall_number(name)] = name
+        except LookupError:
+            continue
+    return found
+
+
 class Unlimited:
     """The calls of an architecture that end at a stop."""
 
     def __init__(self, arch: Arch) -> None:
-        self._limits = {}
-        for name, limit in _ENDED.items():
-            try:
-                self._limits[arch.syscall_number(name)] = limit
-            except LookupError:
-                continue  # this architecture lacks it
+        self._limits = {number: _ENDED[name] for number, name in numbers(arch, _ENDED).items()}
+
+    def have(self, number: int) -> bool:
+        """Whether a call is one of them."""
+        return number in self._limits
 
     def waits_for_ever(self, number: int, arguments: list[int]) -> bool:
         """Whether a call is one of them, and has no limit."""
@@ -62,12 +76,7 @@ def original(task: Tracee, gpr: Registers) -> int | None:
         return -1
     if not code.endswith(arch.syscall_insn):
         return None
-    known = set()
-    for name in _LIMITED:
-        try:
-            known.add(arch.syscall_number(name))
-        except LookupError:
-            continue
+    known = numbers(arch, _LIMITED)
     return next((number for number in arch.numbers_in(code) if number in known), _by_arguments(arch, gpr))
 
 
@@ -93,20 +102,22 @@ def make_again(task: Tracee, unlimited: Unlimited, before: list[int]) -> None:
 
     `before` is what `called` said before the stop.
     """
-    if not before or not unlimited.waits_for_ever(before[0], before[1:7]):
-        return
+    if before and unlimited.waits_for_ever(before[0], before[1:7]) and (gpr := ended_by_us(task, before)) is not None:
+        task.arch.call_again(gpr, before[0], before[1])
+        task.set_registers(gpr)
+
+
+def ended_by_us(task: Tracee, before: list[int]) -> Registers | None:
+    """The registers of a thread whose call the stop, and nothing else, has ended; None of any other."""
     arch = task.arch
     gpr = task.registers()
     if gpr[arch.result] != -EINTR & MASK64 or gpr[arch.pc] != before[8]:
-        return
+        return None
     status = procfs.parse_status(procfs.text(task.tid, "status"))
     pending, blocked, caught = (
         int(status["SigPnd"], 16) | int(status["ShdPnd"], 16), int(status["SigBlk"], 16), int(status["SigCgt"], 16),
     )  # fmt: skip
-    if pending & caught & ~blocked:
-        return  # a handler is about to run, and the call to end for it
-    arch.call_again(gpr, before[0], before[1])
-    task.set_registers(gpr)
+    return None if pending & caught & ~blocked else gpr  # a handler is about to run, and the call to end for it
 
 
 def resumes(task: Tracee, before: list[int]) -> bool:

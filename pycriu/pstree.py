@@ -17,6 +17,10 @@ from pycriu.errors import KernelError, NoProcess, PycriuError, TraceeGone, Unsup
 from pycriu.kernel import procfs, ptrace
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.limited import Limited
+
 EPERM, ECHILD = 1, 10
 # A task that does not stop within this time sits in a call that ptrace cannot interrupt. Most often it is a parent in
 # vfork(2), which waits for a child that the freeze has already stopped: let go of all, and try again a little later.
@@ -93,6 +97,7 @@ class Freeze:
         self._stopped: set[int] = set()
         self._called: dict[int, list[int]] = {}  # what a thread waited for when it was asked to stop
         self._unlimited = interrupted.Unlimited(arch)
+        self._limited: Limited | None = None  # where there are any
 
     def __enter__(self) -> Freeze:
         deadline = time.monotonic() + self.timeout
@@ -130,12 +135,34 @@ class Freeze:
                     process.stop_signal = self._stop_signals.get(process.pid, 0)
                 return True
             # One that is traced already did not stop in the round before.
-            asked = [tid for tid, process in new if tid in self.tasks or self._seize(tid, process)]
-            if not self._await(asked, deadline) or time.monotonic() > deadline:
+            asked = self._ask(new)
+            stand = self._await(asked, deadline)
+            self._make_again(asked)
+            if not stand or time.monotonic() > deadline:
                 return False
 
-    def _seize(self, tid: int, process: Process) -> bool:
-        """Ask for the stop of one thread; False when it has ended since it was seen."""
+    def _ask(self, new: list[tuple[int, Process]]) -> list[int]:
+        """Ask the threads to stop; those that have not ended since they were seen."""
+        seized: list[int] = []
+        try:
+            asked = [tid for tid, process in new if tid in self.tasks or self._seize(tid, process, seized)]
+            if self._limited is not None:
+                self._limited.look()
+        finally:
+            for tid in seized:
+                try:
+                    ptrace.interrupt(tid)
+                except TraceeGone:
+                    continue  # the wait for its stop will tell
+        return asked
+
+    def _make_again(self, tids: list[int]) -> None:
+        """See limited."""
+        if self._limited is not None:
+            self._limited.again([self.tasks[tid] for tid in tids if tid in self._stopped])
+
+    def _seize(self, tid: int, process: Process, seized: list[int]) -> bool:
+        """Take hold of one thread, which joins `seized`; False when it has ended since it was seen."""
         try:
             ptrace.seize(tid, ptrace.O_TRACESYSGOOD)  # see tracee.Remote
         except TraceeGone:
@@ -149,12 +176,18 @@ class Freeze:
                 return False
             raise _not_traceable(tid) from None
         self.tasks[tid] = Tracee(tid, self.arch, self.tasks.get(process.pid))
-        self._called[tid] = interrupted.called(tid)
-        try:
-            ptrace.interrupt(tid)
-        except TraceeGone:
-            return True  # the wait for its stop will tell
+        seized.append(tid)
+        self._called[tid] = called = interrupted.called(tid)
+        if called and self._unlimited.have(called[0]):
+            self._note(tid, called)
         return True
+
+    def _note(self, tid: int, called: list[int]) -> None:
+        from pycriu.limited import Limited
+
+        if self._limited is None:
+            self._limited = Limited(self.arch)
+        self._limited.note(tid, called)
 
     def _await(self, tids: list[int], deadline: float) -> bool:
         """Wait for the stop of each; False when the deadline passes first."""
@@ -201,6 +234,8 @@ class Freeze:
             if pid not in self._stopped and not _poll(pid):
                 continue
             del self.tasks[pid]
+            if self._limited is not None:
+                self._limited.go_on(task)
             task.close()
             try:
                 ptrace.detach(pid)

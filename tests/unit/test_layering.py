@@ -21,6 +21,7 @@ FLOORS = (
     {"home", "scripts"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
+    {"limited"},
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare"},
     {"fds"},
     {"resources"},

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Calls with a timeout: sleeps, poll, select, futex, relative and absolute; none ends early or with EINTR.
+"""Calls with a timeout: sleeps, poll, select, epoll_wait, futex, relative and absolute; none ends early or with EINTR.
 
-Missing: what has passed of a relative timeout by the time of the dump: after a restore it begins anew. Calls that end
-with EINTR at any stop (epoll_wait, sigtimedwait, sockets with a timeout) do so where they have a limit.
+Missing: relative sleeps, poll, futex begin anew at a restore; EINTR: sigtimedwait, semtimedop, sockets with a timeout
 """
 
 import ctypes
 import os
 import platform
+import select
 import signal
 import struct
 import time
@@ -48,6 +48,13 @@ def result_of_select() -> int:
     return error(libc.select(read + 1, bits, None, None, limit))
 
 
+def result_of_epoll() -> int:
+    """The kernel ends this call at any stop; its limit must go on all the same."""
+    with select.epoll() as watches:
+        watches.register(os.pipe()[0], select.EPOLLIN)
+        return error(libc.epoll_wait(watches.fileno(), ctypes.create_string_buffer(16), 1, int(LIMIT * 1000)))
+
+
 def result_of_futex() -> int:
     word = ctypes.create_string_buffer(4)
     return error(libc.syscall(FUTEX, word, 128, 0, spec(LIMIT), None, 0)) - ETIMEDOUT
@@ -65,6 +72,7 @@ WAYS: dict[str, Callable[[], int]] = {
     "absolute clock_nanosleep": lambda: libc.clock_nanosleep(time.CLOCK_MONOTONIC, TIMER_ABSTIME, soon(), None),
     "poll": result_of_poll,
     "select": result_of_select,
+    "epoll_wait": result_of_epoll,
     "futex": result_of_futex,
     "absolute futex": result_of_absolute_futex,
 }
