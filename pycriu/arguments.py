@@ -201,10 +201,10 @@ GROUPS = (
     ("What a check probes", (
         Option("feature", "", VALUE, "NAME", "probe only this feature", (CHECK,)),
         Option("extra", "", FLAG, "", "probe what only some tasks need, too", (CHECK,), True),
-        Option("all", "", FLAG, "", "the same as --extra", (CHECK,)),
+        Option("experimental", "", FLAG, "", "probe what CRIU calls experimental, too", (CHECK,), True),
+        Option("all", "", FLAG, "", "both of that", (CHECK,)),
         Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
         Option("json", "", FLAG, "", "the outcome of a check or of a dry run as JSON", ALL),
-        _refused("experimental", "", negatable=True),
     )),
     ("Help", (
         Option("help", "h", FLAG, "", "this text", ALL),

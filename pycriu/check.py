@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`pycriu check`: tries on the running kernel what dump and restore will do, and names every miss with its remedy.
 
-Says nothing about a certain task: what that needs is known when it is dumped.
+Says nothing about a certain task: that is for a dry run. The JSON is a promise, see probes/README.md.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from dataclasses import dataclass
 
 from pycriu.errors import KernelError, PycriuError, UserError
 from pycriu.options import CheckOptions
 from pycriu.probes.subject import Absent, Subject
-from pycriu.probes.table import FEATURES, Feature
+from pycriu.probes.table import BESIDE, EXPERIMENTAL, EXTRA, FEATURES, NAMED, REQUIRED, Feature
 
-AUDIT = (
-    "What stands in the way of each, and a fragment that sets them: kernel-config/audit --template feature/criu "
-    "--emit FILE, in pycriu's sources"
-)
+SCHEMA = 1
 
 # Where a kernel's configuration may lie; the first that exists counts.
 CONFIG_FILES = ("/proc/config.gz", "/boot/config-{release}")
 
-MISSING_EXTRAS = (
+# CRIU's words, which scripts look for.
+GOOD = "Looks good."
+BAD = "Does not look good."
+MAYBE = (
     "Looks good but some kernel features are missing",
-    "which, depending on your process tree, may cause dump or restore failure.",
+    "which, depending on your process tree, may cause",
+    "dump or restore failure.",
 )
 
 
@@ -55,18 +57,19 @@ class Report:
 
 def check(options: CheckOptions) -> Report:
     """Probe what the options ask for."""
-    if options.list_features:
-        return Report(tuple(_listed(feature) for feature in FEATURES), 0)
     chosen = _chosen(options)
+    if options.list_features:
+        return Report((_list_as_json(),) if options.json else tuple(_listed(feature) for feature in FEATURES), 0)
     misses = probe(chosen)
+    machine, configuration = os.uname().machine, running_configuration()
+    counted = misses if options.feature else tuple(miss for miss in misses if possible(miss.feature, machine))
+    status = 1 if counted else 0
+    if options.json:
+        return Report((as_json(chosen, misses, status, machine, configuration),), status)
     if options.feature and not misses:
         return Report((f"{options.feature} is supported",), 0)
-    machine, configuration = os.uname().machine, running_configuration()
     lines = [line for miss in misses for line in describe(miss, machine, configuration)]
-    counted = misses if options.feature else tuple(miss for miss in misses if possible(miss.feature, machine))
-    if not counted:
-        return Report((*lines, "Looks good."), 0)
-    return Report((*lines, *_summary(counted, options, configuration)), 1)
+    return Report((*lines, *(_summary(counted, options, configuration) if counted else [GOOD])), status)
 
 
 def possible(feature: Feature, machine: str) -> bool:
@@ -91,14 +94,16 @@ def probe(features: tuple[Feature, ...]) -> tuple[Miss, ...]:
 def describe(miss: Miss, machine: str, configuration: Configuration) -> list[str]:
     """A miss in words: what, what for, and what would bring it."""
     feature = miss.feature
-    weight = "required" if feature.required else "extra"
-    lines = [f"{feature.name} ({weight}): missing: {miss.said}", f"    for {feature.purpose}"]
+    lines = [f"{feature.name} ({feature.weight}): missing: {miss.said}", f"    for {feature.purpose}"]
     if not possible(feature, machine):
         return [*lines, f"    {machine} cannot have it; {', '.join(feature.architectures)} can"]
     if feature.since:
         lines.append(f"    in Linux since {feature.since}; this is {os.uname().release}")
     lines += [f"    {_symbol_state(symbol, configuration)}" for symbol in feature.symbols]
-    if not unset(feature, configuration):
+    wanting = unset(feature, configuration)
+    if wanting:
+        lines.append(f"    {audit(wanting, configuration)}")
+    elif feature.symbols or feature.since:
         lines.append("    perhaps a capability is missing, or a sandbox forbids the call: try as root outside of it")
     return lines
 
@@ -108,6 +113,14 @@ def unset(feature: Feature, configuration: Configuration) -> list[str]:
     if configuration.file is None:
         return list(feature.symbols)
     return [symbol for symbol in feature.symbols if not _is_as_needed(symbol, configuration)]
+
+
+def audit(symbols: list[str], configuration: Configuration) -> str:
+    """The command, in pycriu's sources, that says what stands in the way of symbols and writes a fragment with them."""
+    words = ["kernel-config/audit", *([configuration.file] if configuration.file else []), "--template feature/criu"]
+    if {symbol.partition("=")[0] for symbol in symbols} & BESIDE:
+        words.append("--fragment kernel-config/check.cfg")
+    return " ".join([*words, "--emit fix.cfg"])
 
 
 def parse_configuration(text: str) -> dict[str, str]:
@@ -126,17 +139,65 @@ def running_configuration() -> Configuration:
     return Configuration(None, {})
 
 
+def as_json(
+    chosen: tuple[Feature, ...], misses: tuple[Miss, ...], status: int, machine: str, configuration: Configuration
+) -> str:
+    """Everything that was probed, one object."""
+    said = {miss.feature.name: miss.said for miss in misses}
+    told = {
+        "schema": SCHEMA, "good": not status, "machine": machine, "release": os.uname().release,
+        "configuration": configuration.file,
+        "features": [_as_dict(feature, said, machine, configuration) for feature in chosen],
+    }  # fmt: skip
+    return json.dumps(told, indent=2)
+
+
+def _as_dict(feature: Feature, said: dict[str, str], machine: str, configuration: Configuration) -> dict[str, object]:
+    missing = feature.name in said
+    wanting = unset(feature, configuration) if missing and possible(feature, machine) else []
+    return {
+        **_about(feature), "present": not missing, "said": said.get(feature.name),
+        "possible": possible(feature, machine),
+        "symbols": [_symbol_as_dict(symbol, configuration) for symbol in feature.symbols],
+        "audit": audit(wanting, configuration) if wanting else None,
+    }  # fmt: skip
+
+
+def _about(feature: Feature) -> dict[str, object]:
+    return {
+        "name": feature.name, "weight": feature.weight, "purpose": feature.purpose, "since": feature.since or None,
+        "architectures": list(feature.architectures) or None,
+    }  # fmt: skip
+
+
+def _symbol_as_dict(symbol: str, configuration: Configuration) -> dict[str, object]:
+    name, _, wanted = symbol.partition("=")
+    known = configuration.file is not None
+    return {
+        "symbol": f"CONFIG_{name}", "wanted": wanted or "y",
+        "value": configuration.values.get(name, "n") if known else None,
+        "met": _is_as_needed(symbol, configuration) if known else None,
+    }  # fmt: skip
+
+
+def _list_as_json() -> str:
+    listed = [{**_about(one), "symbols": [f"CONFIG_{symbol}" for symbol in one.symbols]} for one in FEATURES]
+    return json.dumps({"schema": SCHEMA, "features": listed}, indent=2)
+
+
 def _chosen(options: CheckOptions) -> tuple[Feature, ...]:
     if options.feature:
         chosen = tuple(feature for feature in FEATURES if feature.name == options.feature)
         if not chosen:
             raise UserError(f"Unknown feature {options.feature}", hint="pycriu check --list names them all")
         return chosen
-    return tuple(feature for feature in FEATURES if feature.required or options.extra)
+    weights = [REQUIRED, *([EXTRA] if options.extra else []), *([EXPERIMENTAL] if options.experimental else [])]
+    return tuple(feature for feature in FEATURES if feature.weight in weights)
 
 
 def _listed(feature: Feature) -> str:
-    return f"{feature.name:<22} {'required' if feature.required else 'extra':<9} {feature.purpose}"
+    weight = "by name" if feature.weight == NAMED else feature.weight
+    return f"{feature.name:<25} {weight:<13} {feature.purpose}"
 
 
 def _is_as_needed(symbol: str, configuration: Configuration) -> bool:
@@ -157,10 +218,12 @@ def _summary(misses: tuple[Miss, ...], options: CheckOptions, configuration: Con
     symbols = sorted({symbol for miss in misses for symbol in unset(miss.feature, configuration)})
     lines = [""]
     if symbols:
-        lines += ["Kernel options to set: " + " ".join(f"CONFIG_{symbol}" for symbol in symbols), AUDIT]
-    required = [miss.feature.name for miss in misses if miss.feature.required]
+        lines.append("Kernel options to set: " + " ".join(f"CONFIG_{symbol}" for symbol in symbols))
+        lines.append("What stands in the way of each, and a fragment that sets them, in pycriu's sources:")
+        lines.append(f"    {audit(symbols, configuration)}")
     if options.feature:
         return [*lines, f"{options.feature} is not supported"]
+    required = [miss.feature.name for miss in misses if miss.feature.weight == REQUIRED]
     if required:
-        return [*lines, f"Does not look good: {len(required)} required: {', '.join(required)}"]
-    return [*lines, *MISSING_EXTRAS]
+        return [*lines, f"Required, and missing: {', '.join(required)}", BAD]
+    return [*lines, *MAYBE]

@@ -72,3 +72,5 @@ class CheckOptions:
     extra: bool = False  # the features that only some tasks need, too
     feature: str | None = None  # only this one
     list_features: bool = False  # name them all, probe none
+    experimental: bool = False  # what CRIU calls so, too
+    json: bool = False

@@ -14,6 +14,8 @@ def run(request: Request) -> int:
         extra=request.flag("extra") or request.flag("all"),
         feature=request.text("feature"),
         list_features=request.flag("list"),
+        experimental=request.flag("experimental") or request.flag("all"),
+        json=request.flag("json"),
     )
     report = check.check(options)
     say(report.lines)

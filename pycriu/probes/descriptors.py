@@ -11,11 +11,11 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pycriu.errors import KernelError
 from pycriu.kernel import libc
-from pycriu.probes.subject import Absent, Subject, called
+from pycriu.probes.subject import CLONE_NEWIPC, Absent, Subject, called, in_child
 
 F_GETOWNER_UIDS = 17
 TFD_IOC_SET_TICKS = 0x40085400  # _IOW('T', 0, u64)
@@ -28,7 +28,7 @@ TCP_REPAIR = 19
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
 NLM_F_REQUEST, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 1, 0x300, 2, 3
 NETLINK_HEADER = struct.Struct("=IHHII")
-AT_FDCWD = -100
+AT_FDCWD, RESOLVE_NO_SYMLINKS = -100, 4
 
 
 def eventfd(_subject: Subject) -> None:
@@ -116,6 +116,39 @@ def file_lock(_subject: Subject) -> None:
     os.stat("/proc/locks")
 
 
+def lock_in_fdinfo(_subject: Subject) -> None:
+    """A lock in the fdinfo of the descriptor that holds it."""
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        _demand(file.fileno(), "lock:")
+
+
+def mount_in_fdinfo(_subject: Subject) -> None:
+    """The number of a file's mount in fdinfo."""
+    with open("/proc/self/status", "rb", buffering=0) as file:
+        _demand(file.fileno(), "mnt_id:")
+
+
+def openat2(_subject: Subject) -> None:
+    """openat2(2) opens a file, and refuses one behind a symbolic link when told to."""
+    how = ctypes.create_string_buffer(struct.pack("=QQQ", os.O_RDONLY | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS))
+    path = ctypes.create_string_buffer(b"/proc/self")  # which is one
+    try:
+        os.close(libc.call("openat2", AT_FDCWD, ctypes.addressof(path), ctypes.addressof(how), 24))
+    except KernelError as error:
+        if error.errno == errno.ELOOP:
+            return
+        raise
+    raise Absent("openat2 has followed a symbolic link that it was told not to")
+
+
+def next_ids(_subject: Subject) -> None:
+    """The ids that System V objects get next can be chosen."""
+    for name in ("shm", "sem", "msg"):
+        if not os.access(f"/proc/sys/kernel/{name}_next_id", os.R_OK | os.W_OK):
+            raise Absent(f"/proc/sys/kernel/{name}_next_id cannot be written")
+
+
 def pseudo_terminal(_subject: Subject) -> None:
     """A pair from /dev/ptmx."""
     try:
@@ -133,10 +166,16 @@ def tun(_subject: Subject) -> None:
 
 
 def system_v(_subject: Subject) -> None:
-    """shmget(2), msgget(2), semget(2)."""
-    called("shmctl", called("shmget", IPC_PRIVATE, 4096, 0o600), IPC_RMID, None)
-    called("msgctl", called("msgget", IPC_PRIVATE, 0o600), IPC_RMID, None)
-    called("semctl", called("semget", IPC_PRIVATE, 1, 0o600), 0, IPC_RMID)
+    """shmget(2), msgget(2), semget(2), in a namespace of their own where there can be one: it takes them along."""
+
+    def work() -> None:
+        with suppress(KernelError):  # no CONFIG_IPC_NS
+            called("unshare", CLONE_NEWIPC)
+        called("shmctl", called("shmget", IPC_PRIVATE, 4096, 0o600), IPC_RMID, None)
+        called("msgctl", called("msgget", IPC_PRIVATE, 0o600), IPC_RMID, None)
+        called("semctl", called("semget", IPC_PRIVATE, 1, 0o600), 0, IPC_RMID)
+
+    in_child(work, "shmget, msgget, semget")
 
 
 def unix_socket(_subject: Subject) -> None:

@@ -14,6 +14,11 @@ from pycriu.errors import KernelError
 from pycriu.kernel import libc, ptrace
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = (
+    0x20000, 0x2000000, 0x8000000, 0x10000000, 0x40000000,
+)  # fmt: skip
+_ABSENT = 254  # exit status of a child that has said why
+_UNFORESEEN = 255
 
 
 class Absent(Exception):
@@ -46,28 +51,55 @@ class Subject:
         return self._pid
 
 
-def start(work: Callable[[], None]) -> int:
-    """Fork; the child does `work`, ends with the errno of what it raised or 0, and never outlives us."""
+def start(work: Callable[[], None], tell: int = -1) -> int:
+    """Fork; the child does `work`, ends with the errno of what it raised or 0, and never outlives us.
+
+    `tell` is a pipe for the words of `Absent`.
+    """
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = 0
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        work()
+        if os.getppid() == parent:  # else it has ended already
+            work()
     except (OSError, KernelError) as error:
-        code = error.errno or 255
+        code = error.errno or _UNFORESEEN
+    except Absent as error:
+        code = _ABSENT if tell >= 0 and os.write(tell, str(error).encode()) else _UNFORESEEN
     except BaseException:  # whatever it was must not run on in the child
-        code = 255
+        code = _UNFORESEEN
     os._exit(code)
 
 
 def in_child(work: Callable[[], None], what: str) -> None:
     """Do `work` in a child; raises here what it raised there."""
-    _, status = os.waitpid(start(work), 0)
-    code = os.waitstatus_to_exitcode(status)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        _, status = os.waitpid(start(work, writer), 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == _ABSENT:
+            raise Absent(os.read(reader, 4096).decode())
+    finally:
+        os.close(reader)
+        os.close(writer)
     if code:
-        raise KernelError(what, code) if 0 < code < 255 else Absent(f"{what}: the child ended with {code}")
+        raise KernelError(what, code) if 0 < code < _ABSENT else Absent(f"{what}: the child ended with {code}")
+
+
+def apart(flags: int, work: Callable[[], None], what: str) -> None:
+    """Do `work` in a child that has namespaces of its own, with which all that it makes goes; raises as `in_child`."""
+
+    def separate() -> None:
+        try:
+            called("unshare", flags)
+        except KernelError as error:
+            raise Absent(str(error)) from None
+        work()
+
+    in_child(separate, what)
 
 
 def prctl(option: int, *arguments: int) -> int:
@@ -77,7 +109,10 @@ def prctl(option: int, *arguments: int) -> int:
 
 def called(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | ctypes.c_size_t | None) -> int:
     """A function of the C library that returns -1 and sets errno when it fails."""
-    result: int = getattr(_library, name)(*arguments)
+    function = getattr(_library, name, None)
+    if function is None:
+        raise Absent(f"the C library has no {name}")
+    result: int = function(*arguments)
     if result == -1:
         raise KernelError(name, ctypes.get_errno())
     return result

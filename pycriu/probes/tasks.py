@@ -11,13 +11,17 @@ import struct
 
 from pycriu.errors import KernelError
 from pycriu.kernel import libc, procfs, ptrace
-from pycriu.probes.subject import Absent, Subject, called, in_child, prctl, start
+from pycriu.probes.subject import CLONE_NEWCGROUP, CLONE_NEWUSER, Absent, Subject, apart, called, in_child, prctl, start
+from pycriu.resources import posix_timers
 
 PTRACE_GET_SYSCALL_INFO, PTRACE_SECCOMP_GET_FILTER = 0x420E, 0x420C
 PTRACE_O_SUSPEND_SECCOMP = 1 << 21
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 22, 38, 40
 SECCOMP_MODE_FILTER, SECCOMP_RET_ALLOW, BPF_RET = 2, 0x7FFF0000, 6
 MEMBARRIER_CMD_QUERY = 0
+PTRACE_POKEUSER, PTRACE_GETREGSET = 6, 0x4204
+NT_HW_BREAK = 0x402  # NT_ARM_HW_BREAK
+USER_DEBUG_REGISTERS = 848  # offsetof(struct user, u_debugreg), where there is no such set
 
 
 def seize(subject: Subject) -> None:
@@ -207,6 +211,73 @@ def membarrier(_subject: Subject) -> None:
 def namespace(name: str, _subject: Subject) -> None:
     """The namespace's file in /proc/PID/ns."""
     os.stat(f"/proc/self/ns/{name}")
+
+
+def user_namespace(_subject: Subject) -> None:
+    """A child makes a user namespace and says who is who in it."""
+    ours = os.getuid()
+
+    def work() -> None:
+        with open("/proc/self/uid_map", "w") as file:
+            file.write(f"0 {ours} 1")
+
+    apart(CLONE_NEWUSER, work, "uid_map")
+
+
+def cgroup_namespace(_subject: Subject) -> None:
+    """A child makes a cgroup namespace."""
+    apart(CLONE_NEWCGROUP, lambda: None, "unshare")
+
+
+def login_uid(_subject: Subject) -> None:
+    """/proc/PID/loginuid is read, and written by a child that keeps what it has."""
+
+    def work() -> None:
+        with open("/proc/self/loginuid", "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), file.read(), 0)
+
+    in_child(work, "/proc/PID/loginuid")
+
+
+def apparmor(_subject: Subject) -> None:
+    """AppArmor stacks profiles."""
+    path = "/sys/kernel/security/apparmor/features/domain/stack"
+    if _read(path).strip() != b"yes":
+        raise Absent(f"{path} does not say yes")
+
+
+def external_network(_subject: Subject) -> None:
+    """No kernel is asked: `--external net[…]` is for programs that keep network namespaces."""
+    raise Absent("pycriu refuses tasks in network namespaces of their own")
+
+
+def timer_ids(_subject: Subject) -> None:
+    """PR_TIMER_CREATE_RESTORE_IDS: the id of a timer can be chosen."""
+    if not posix_timers.ids_can_be_asked_for():
+        raise Absent("prctl(PR_TIMER_CREATE_RESTORE_IDS): Invalid argument")
+
+
+def queue_signal(_subject: Subject) -> None:
+    """rt_sigqueueinfo(2) of a signal as if the kernel had sent it, by a child to itself."""
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        info = ctypes.create_string_buffer(struct.pack("=iii", signal.SIGUSR1, 0, 1), 128)
+        libc.call("rt_sigqueueinfo", os.getpid(), signal.SIGUSR1, ctypes.addressof(info))
+
+    in_child(work, "rt_sigqueueinfo")
+
+
+def breakpoints(subject: Subject) -> None:
+    """The debug registers of a tracee are written: by a set of registers of their own, or in struct user."""
+    try:
+        room = ctypes.create_string_buffer(0x200)
+        iovec = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(room), len(room)))
+        called("ptrace", PTRACE_GETREGSET, subject.pid, NT_HW_BREAK, iovec)
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        called("ptrace", PTRACE_POKEUSER, subject.pid, USER_DEBUG_REGISTERS, None)
 
 
 def cgroup(_subject: Subject) -> None:

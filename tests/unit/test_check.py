@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pycriu import check
 from pycriu.errors import KernelError, UserError
 from pycriu.options import CheckOptions
 from pycriu.probes.subject import Absent, Subject, in_child
-from pycriu.probes.table import FEATURES, Feature
+from pycriu.probes.table import BESIDE, EXTRA, FEATURES, NAMED, REQUIRED, WEIGHTS, Feature
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,7 @@ def test_every_probe_answers_and_leaves_nothing_behind() -> None:
 def test_names_are_unique_and_every_feature_has_a_purpose() -> None:
     assert len({feature.name for feature in FEATURES}) == len(FEATURES)
     assert all(feature.purpose for feature in FEATURES)
+    assert {feature.weight for feature in FEATURES} == set(WEIGHTS)
 
 
 def test_a_miss_is_reported_not_raised() -> None:
@@ -76,13 +78,61 @@ def test_remedies(made: Feature, machine: str, configuration: check.Configuratio
 
 
 def test_what_no_kernel_of_this_machine_has_is_told_but_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Feature("thing", missing, "things", ("KCMP",), "", ("pdp11",), required=False)
+    other = Feature("thing", missing, "things", ("KCMP",), "", ("pdp11",), EXTRA)
     monkeypatch.setattr(check, "FEATURES", (other,))
     report = check.check(CheckOptions(extra=True))
     assert report.status == 0
     assert report.lines[-1] == "Looks good."
     assert any("pdp11 can" in line for line in report.lines)
     assert check.check(CheckOptions(feature="thing")).status == 1
+
+
+def test_the_audit_is_told_where_symbols_stand() -> None:
+    assert check.audit(["KCMP"], UNKNOWN) == "kernel-config/audit --template feature/criu --emit fix.cfg"
+    assert check.audit(["KCMP", "IPV6"], CONFIG) == (
+        "kernel-config/audit /boot/config --template feature/criu --fragment kernel-config/check.cfg --emit fix.cfg"
+    )
+    lines = check.describe(check.Miss(feature("NOPE"), "said"), "x", CONFIG)
+    assert lines[-1] == f"    {check.audit(['NOPE'], CONFIG)}"
+
+
+def test_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object with everything that was probed; names of fields are a promise."""
+    there = Feature("there", lambda _subject: None, "things", ("KCMP",), "3.5", ("pdp11", os.uname().machine))
+    monkeypatch.setattr(check, "FEATURES", (there, feature("NOPE", since="6.7")))
+    monkeypatch.setattr(check, "running_configuration", lambda: CONFIG)
+    report = check.check(CheckOptions(json=True))
+    told = json.loads("\n".join(report.lines))
+    assert report.status == 1
+    features = told.pop("features")
+    assert told == {
+        "schema": 1, "good": False, "machine": os.uname().machine, "release": os.uname().release,
+        "configuration": "/boot/config",
+    }  # fmt: skip
+    kcmp = {"symbol": "CONFIG_KCMP", "wanted": "y", "value": "y", "met": True}
+    nope = {"symbol": "CONFIG_NOPE", "wanted": "y", "value": "n", "met": False}
+    assert features == [
+        {
+            "name": "there", "weight": "required", "purpose": "things", "since": "3.5",
+            "architectures": ["pdp11", os.uname().machine], "present": True, "said": None, "possible": True,
+            "symbols": [kcmp], "audit": None,
+        },
+        {
+            "name": "thing", "weight": "required", "purpose": "things", "since": "6.7", "architectures": None,
+            "present": False, "said": "kcmp(1, 2): Function not implemented", "possible": True, "symbols": [nope],
+            "audit": "kernel-config/audit /boot/config --template feature/criu --emit fix.cfg",
+        },
+    ]  # fmt: skip
+    listed = json.loads(check.check(CheckOptions(list_features=True, json=True)).lines[0])
+    assert [(one["name"], one["symbols"]) for one in listed["features"]] == [
+        ("there", ["CONFIG_KCMP"]), ("thing", ["CONFIG_NOPE"]),
+    ]  # fmt: skip
+
+
+def test_what_is_probed_by_name_only_is_no_part_of_all() -> None:
+    named = {feature.name for feature in FEATURES if feature.weight == NAMED}
+    everything = json.loads(check.check(CheckOptions(extra=True, experimental=True, json=True)).lines[0])["features"]
+    assert {one["name"] for one in everything} == {feature.name for feature in FEATURES} - named
 
 
 def test_a_symbol_that_is_wanting_is_blamed_alone() -> None:
@@ -108,11 +158,11 @@ def test_the_list_names_all() -> None:
 
 
 def test_what_is_missing_decides_the_exit_status() -> None:
-    required = check.probe(tuple(feature for feature in FEATURES if feature.required))
+    required = check.probe(tuple(feature for feature in FEATURES if feature.weight == REQUIRED))
     report = check.check(CheckOptions())
     if required:
         assert report.status == 1
-        assert "Does not look good" in report.lines[-1]
+        assert report.lines[-1] == "Does not look good."
         assert all(any(line.startswith(miss.feature.name) for line in report.lines) for miss in required)
     else:
         assert report == check.Report(("Looks good.",), 0)
@@ -144,6 +194,12 @@ def test_what_a_child_raises_is_raised_here() -> None:
     in_child(lambda: None, "nothing")
     with pytest.raises(KernelError, match="work: Invalid cross-device link"):
         in_child(fail, "work")
+
+    def lacking() -> None:
+        raise Absent("it does not do what it should")
+
+    with pytest.raises(Absent, match="it does not do what it should"):
+        in_child(lacking, "work")
     with pytest.raises(Absent, match="ended with 255"):
         in_child(bug, "work")
     with pytest.raises(Absent, match="ended with -9"):
@@ -163,8 +219,10 @@ def test_the_probes_and_the_kernel_fragments_ask_for_the_same() -> None:
         for part in ("criu", "namespaces", "soft-dirty", "diag-sockets")
         for name, optional in fragment(part).items()
     }
-    probed = {symbol for feature in FEATURES for symbol in feature.symbols if "=" not in symbol}
-    required = {symbol for feature in FEATURES if feature.required for symbol in feature.symbols}
+    assert set(fragment("check")) == BESIDE
+    assert all(fragment("check").values()), "required by nobody"
+    probed = {symbol for feature in FEATURES for symbol in feature.symbols if "=" not in symbol} - BESIDE
+    required = {symbol for feature in FEATURES if feature.weight == REQUIRED for symbol in feature.symbols}
     assert probed <= set(asked), "a kernel of ours would not have them"
     assert not {symbol for symbol in required if asked[symbol]}, "optional in a fragment, yet required by check"
     unseen = {symbol for symbol, optional in asked.items() if not optional and symbol not in probed}

@@ -63,6 +63,10 @@ def test_soft_dirty_is_excused_where_it_cannot_be() -> None:
 
 
 def test_what_pycriu_check_names_is_asked_for() -> None:
-    asked = {entry.symbol for name in ("criu", "namespaces", "soft-dirty", "diag-sockets") for entry in entries(name)}
+    asked = {
+        entry.symbol
+        for name in ("criu", "namespaces", "soft-dirty", "diag-sockets", "check")
+        for entry in entries(name)
+    }
     probed = {symbol.partition("=")[0] for feature in FEATURES for symbol in feature.symbols}
     assert probed - asked == set()
