@@ -68,7 +68,7 @@ OTHER_ACTIONS = {
     "lazy-pages": "pycriu puts all pages back before the tasks run",
     "cpuinfo": "",
     "exec": "CRIU has given it up, too",
-    "show": "crit shows images",
+    "show": "use crit decode",
 }
 
 FLAG, VALUE, LIST, OPTIONAL, LEVEL = "flag", "value", "list", "optional", "level"  # a list: given as often as wanted
@@ -94,11 +94,16 @@ class Option:
         self.help = help
         self.actions = actions  # that it means something to; empty: refused
         self.negatable = negatable  # has a --no- form
-        self.reason = reason  # why it is refused
+        self.reason = reason  # why it is refused, or where it is accepted, why it has no effect
 
 
 def _refused(long: str, reason: str, kind: str = FLAG, short: str = "", *, negatable: bool = False) -> Option:
     return Option(long, short, kind, negatable=negatable, reason=reason)
+
+
+def _needless(long: str, reason: str, kind: str = FLAG, *, negatable: bool = False) -> Option:
+    """What permits or chooses something that does not arise here: accepted, and the log says why it has no effect."""
+    return Option(long, "", kind, negatable=negatable, actions=BOTH, reason=reason)
 
 
 GROUPS = (
@@ -112,7 +117,7 @@ GROUPS = (
         Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", STAY, True),
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
-        Option("timeout", "", VALUE, "SECONDS", "for finding and freezing all tasks (default: 10)", SAVING),
+        Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", SAVING),
         Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
                (DUMP, RESTORE)),
         Option("prev-images-dir", "", VALUE, "DIR", "save only what has changed since the dump in DIR (relative to -D)",
@@ -120,8 +125,8 @@ GROUPS = (
         _refused("track-mem", "", negatable=True),
         Option("pre-dump-mode", "", VALUE, "HOW", "splice or read: both read tasks that run", (PRE_DUMP,)),
         _refused("auto-dedup", "", negatable=True),
-        _refused("stream", "", negatable=True),
-        _refused("lazy-pages", ""),
+        _refused("stream", "pycriu does not speak to criu-image-streamer", negatable=True),
+        _refused("lazy-pages", "pycriu puts all pages back before the tasks run"),
     )),
     ("Files", (
         Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
@@ -130,12 +135,12 @@ GROUPS = (
         Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum", BOTH),
         Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
         Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", SAVING, True),
-        _refused("irmap-scan-path", "", LIST),
+        Option("irmap-scan-path", "", LIST, "DIR", "look for watched files in DIR, too", SAVING),
         _refused("external", "", LIST),
         _refused("inherit-fd", "", LIST),
-        _refused("evasive-devices", "", negatable=True),
-        _refused("ghost-fiemap", "", negatable=True),
-        _refused("enable-fs", "", LIST),
+        Option("evasive-devices", "", FLAG, "", "a device may have changed its path below /dev", SAVING, True),
+        _needless("ghost-fiemap", "holes of deleted files are found by lseek(2) on every file system", negatable=True),
+        _needless("enable-fs", "file systems are not mounted again, so none is in doubt", LIST),
     )),
     ("Sockets and networks", (
         Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),
@@ -157,46 +162,46 @@ GROUPS = (
         _refused("tls-no-cn-verify", ""),
     )),
     ("Namespaces, mounts and control groups", (
-        _refused("root", "", VALUE, "r"),
-        _refused("empty-ns", "", VALUE),
-        _refused("join-ns", "", LIST, "J"),
-        _refused("veth-pair", "", LIST),
-        _refused("ext-mount-map", "", LIST, "M"),
-        _refused("skip-mnt", "", LIST),
-        _refused("enable-external-sharing", "", negatable=True),
-        _refused("enable-external-masters", "", negatable=True),
-        _refused("mntns-compat-mode", "", negatable=True),
-        _refused("manage-cgroups", "", OPTIONAL),
-        _refused("cgroup-root", "", LIST),
-        _refused("cgroup-props", "", VALUE),
-        _refused("cgroup-props-file", "", VALUE),
-        _refused("cgroup-dump-controller", "", LIST),
-        _refused("cgroup-yard", "", VALUE),
-        _refused("freeze-cgroup", "", VALUE),
-        _refused("lsm-profile", "", VALUE),
-        _refused("lsm-mount-context", "", VALUE),
+        _refused("root", "tasks come back under the root directory and the mounts that they had", VALUE, "r"),
+        _refused("empty-ns", "pycriu makes no namespaces", VALUE),
+        _refused("join-ns", "tasks come back in the namespaces of the restore", LIST, "J"),
+        _refused("veth-pair", "pycriu makes no network namespaces, so it connects none", LIST),
+        _refused("ext-mount-map", "mounts are neither saved nor restored", LIST, "M"),
+        _needless("skip-mnt", "mounts are not saved, so none is in the way", LIST),
+        _needless("enable-external-sharing", "mounts are not saved, whoever shares them", negatable=True),
+        _needless("enable-external-masters", "mounts are not saved, whomever they follow", negatable=True),
+        _needless("mntns-compat-mode", "mount namespaces are not restored, by no engine", negatable=True),
+        Option("manage-cgroups", "", OPTIONAL, "HOW", "none or ignore, as it is: control groups are left alone", BOTH),
+        _refused("cgroup-root", "tasks come back in the control groups of the restore", LIST),
+        _refused("cgroup-props", "properties of control groups are not saved", VALUE),
+        _refused("cgroup-props-file", "properties of control groups are not saved", VALUE),
+        _refused("cgroup-dump-controller", "controllers of control groups are not saved", LIST),
+        _refused("cgroup-yard", "pycriu mounts no control groups and needs none", VALUE),
+        _refused("freeze-cgroup", "pycriu stops each task by ptrace(2); the freezer is not used", VALUE),
+        _refused("lsm-profile", "labels of security modules are not restored: tasks get that of the restore", VALUE),
+        _refused("lsm-mount-context", "pycriu mounts nothing that could have a context", VALUE),
     )),
     ("How it is done", (
         Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", BOTH),
         Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
         Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
-        _refused("status-fd", "", VALUE),
-        _refused("close", "", VALUE),
+        Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it", ("service",)),
+        Option("close", "", LIST, "FD", "close this descriptor first", BOTH),
         _refused("unprivileged", "", negatable=True),
         _refused("cpu-cap", "", OPTIONAL),
-        _refused("weak-sysctls", "", negatable=True),
-        _refused("allow-uprobes", "", negatable=True),
-        _refused("libdir", "", VALUE, "L"),
-        _refused("deprecated", "", negatable=True),
-        _refused("ms", ""),
+        _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
+        _refused("allow-uprobes", "a program under uprobes cannot be saved; end the probes first", negatable=True),
+        _refused("libdir", "pycriu has no plugins", VALUE, "L"),
+        _needless("deprecated", "pycriu has nothing that is deprecated", negatable=True),
+        _refused("ms", "CRIU has given it up, too"),
     )),
     ("Log, statistics and configuration", (
         Option("log-file", "o", VALUE, "FILE", "log to FILE in the work directory; - is standard output", ALL),
         Option("verbosity", "v", LEVEL, "N", "1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1", ALL),
         Option("config", "", VALUE, "FILE", "read options from FILE too, one per line, without dashes", ALL),
         Option("no-default-config", "", FLAG, "", "do not read /etc/criu/default.conf and ~/.criu/default.conf", ALL),
-        _refused("log-pid", "", negatable=True),
-        _refused("display-stats", "", negatable=True),
+        _needless("log-pid", "the restored tasks write no log: all is done from outside", negatable=True),
+        Option("display-stats", "", FLAG, "", "print the figures that stats-dump and stats-restore have", BOTH, True),
     )),
     ("What a check probes", (
         Option("feature", "", VALUE, "NAME", "probe only this feature", (CHECK,)),
@@ -256,6 +261,12 @@ def without_meaning(action: str, values: Mapping[str, object]) -> list[str]:
     return [f"--{name}" for name in values if action not in LONG[name].actions]
 
 
+def without_effect(values: Mapping[str, object]) -> list[str]:
+    """The options given that permit or choose what does not arise here, each with the reason."""
+    given = [LONG[name] for name, value in values.items() if value is not False]
+    return [f"--{option.long} has no effect: {option.reason}" for option in given if option.actions and option.reason]
+
+
 def number(values: Mapping[str, object], name: str, default: int | None = None) -> int:
     """The value of an option that counts something; UserError unless it is a positive number."""
     given = values.get(name, default)
@@ -264,6 +275,21 @@ def number(values: Mapping[str, object], name: str, default: int | None = None) 
         said = f"--{name} is missing" if given is None else f"--{name} {given}: not a positive number"
         raise UserError(said, hint=f"--{name} {LONG[name].metavar}: {LONG[name].help}")
     return int(text)
+
+
+def numbers(values: Mapping[str, object], name: str) -> list[int]:
+    """The values of an option that takes numbers of descriptors, as often as it was given; UserError for others."""
+    found = texts(values, name)
+    for text in found:
+        if not text.isascii() or not text.isdigit() or len(text) > 9:
+            raise UserError(f"--{name} {text}: not the number of a descriptor")
+    return [int(text) for text in found]
+
+
+def texts(values: Mapping[str, object], name: str) -> tuple[str, ...]:
+    """All values of an option that can be given several times."""
+    given = values.get(name, ())
+    return given if isinstance(given, tuple) else ()
 
 
 def size(values: Mapping[str, object], name: str, default: int) -> int:

@@ -12,7 +12,7 @@ import sys
 import time
 
 from pycriu import __version__, arguments, log
-from pycriu.actions import Request, Signals
+from pycriu.actions import ALARM, Request, Signals
 from pycriu.errors import PycriuError, UserError
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         values, plain = _read(sys.argv[1:] if argv is None else argv)
         if "help" in values:
-            print(_usage(), end="")
+            print(_usage(arguments.ACTIONS.get(plain[0]) if plain else None), end="")
             return 0
         if "version" in values:
             print(f"Version: {__version__}")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action = _action(plain[0]) if plain else None
         command = "exec-cmd" in values and action is arguments.ACTIONS[arguments.RESTORE]  # as many words as it wants
         if action is None or (len(plain) > 1 + len(action.words.split()) and not command):
-            print(_usage(), end="", file=sys.stderr)
+            print(_usage(action), end="", file=sys.stderr)
             return 1
         return _run(action, values, plain[1:], started)
     except PycriuError as error:  # before there is a log
@@ -92,13 +92,15 @@ def _action(word: str) -> Action:
     raise UserError(f"unknown action {word}", hint="pycriu -h shows what there is")
 
 
-def _usage() -> str:
+def _usage(action: Action | None) -> str:
     from pycriu import usage
 
-    return usage.usage()
+    return usage.usage(action)
 
 
 def _run(action: Action, values: Values, words: list[str], started: float) -> int:
+    for descriptor in arguments.numbers(values, "close"):
+        _close(descriptor)
     if action.capability:
         _demand_capability()
     images = _directory(values, "images-dir", ".")
@@ -122,7 +124,9 @@ def _attempt(action: Action, request: Request) -> Outcome:
         lines.error("%s", error, where=log.place_of(error))
         status = getattr(error, "status", status)  # a script's
     except KeyboardInterrupt as signal:
-        lines.error("interrupted by signal %s; what was begun has been undone", *signal.args)
+        late = signal.args == (ALARM,)
+        what = "the time of --timeout is over" if late else f"interrupted by signal {signal.args[0]}"
+        lines.error("%s; what was begun has been undone", what)
     except Exception as bug:  # the one place that may say: our fault
         lines.bug(bug)
     else:
@@ -132,12 +136,21 @@ def _attempt(action: Action, request: Request) -> Outcome:
     return status
 
 
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"--close {descriptor}: {error.strerror}") from None
+
+
 def _first_words(lines: Log, action: Action, values: Values) -> None:
     system = os.uname()
     lines.info("Version: %s (pycriu)", __version__)
     lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)
     for option in arguments.without_meaning(action.name, values):
         lines.warn("%s means nothing to %s", option, action.name)
+    for remark in arguments.without_effect(values):
+        lines.warn("%s", remark)
 
 
 def _text(values: Values, name: str) -> str | None:

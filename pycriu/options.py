@@ -30,6 +30,8 @@ class DumpOptions:
     ghost_limit: int = 1 << 20  # bytes of the largest deleted file that goes into the images
     file_validation: str = "mtime"  # what must match when a file is opened again
     force_irmap: bool = False  # look for watched files by scanning paths
+    irmap_scan_path: tuple[str, ...] = ()  # directories to look in first
+    evasive_devices: bool = False  # a device may have changed its path
     ext_unix_sk: str | None = None  # inodes of UNIX sockets whose peer may be outside, comma-separated; "": all
     tcp_established: bool = False  # keep TCP connections
     tcp_close: bool = False  # restore them as closed

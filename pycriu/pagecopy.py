@@ -20,7 +20,7 @@ from pycriu.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Read = Callable[
         [memoryview, int, "Batch"], bool
@@ -88,11 +88,12 @@ def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: 
     middle = len(all_batches) // 2
     left: list[Batch] = []
     failed: list[BaseException] = []
+    given_up: list[bool] = []
     done = _thread.allocate_lock()
 
     def second_half() -> None:
         try:
-            left.extend(_copy_batches(read, all_batches[middle:], out, write_back=write_back))
+            left.extend(_copy_batches(read, all_batches[middle:], out, write_back=write_back, given_up=given_up))
         except BaseException as error:
             failed.append(error)  # raised again below, by the thread that can
         finally:
@@ -102,6 +103,9 @@ def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: 
     _thread.start_new_thread(second_half, ())
     try:
         first = _copy_batches(read, all_batches[:middle], out, write_back=write_back)
+    except BaseException:
+        given_up.append(True)
+        raise
     finally:
         done.acquire()  # nobody may go on before both are done with the file and the task
     if failed:
@@ -109,12 +113,16 @@ def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: 
     return first + left
 
 
-def _copy_batches(read: Read, some: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
+def _copy_batches(
+    read: Read, some: list[Batch], out: int, *, write_back: bool, given_up: Sequence[bool] = ()
+) -> list[Batch]:
     buffer = mmap.mmap(-1, _AT_ONCE)
     view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     left: list[Batch] = []
     written = some[0].offset if some else 0
     for batch in some:
+        if given_up:  # by the other thread: the tasks wait
+            break
         if not read(view[: batch.size], address, batch):
             left.append(batch)
             continue

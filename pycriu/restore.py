@@ -42,6 +42,8 @@ class RestoreResult:
     """What was restored. `wait` waits for the root to end and returns its wait status; it works once."""
 
     root_pid: int
+    took: int  # microseconds
+    pages: int
     wait: Callable[[], int]
 
 
@@ -67,7 +69,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     took = round((time.monotonic() - begin) * 1e6)
     store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
-    return RestoreResult(root, lambda: os.waitpid(root, 0)[1])
+    return RestoreResult(root, took, pages, lambda: os.waitpid(root, 0)[1])
 
 
 def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:

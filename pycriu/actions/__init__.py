@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments, log
+from pycriu.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Request:
     def hook(self) -> Hook | None:
         """Who is told of the stages of the work: the client of a service, then the action scripts; None: nobody."""
         told = self.client.hook if self.client else None
-        programs = self.values.get("action-script")
-        if not isinstance(programs, tuple):
+        programs = arguments.texts(self.values, "action-script")
+        if not programs:
             return told
         from pycriu.scripts import Scripts
 
@@ -83,6 +84,7 @@ class Request:
     def file_options(self) -> dict[str, Any]:
         """Those fields that `DumpOptions` and `RestoreOptions` share, by name."""
         flags = {name.replace("-", "_"): self.flag(name) for name in _OF_FILES}
+        self._refuse_groups()
         how = arguments.choice(self.values, "file-validation", "mtime", "filesize", "buildid", "checksum")
         return {**flags, "file_validation": how, "ext_unix_sk": self.text("ext-unix-sk")}
 
@@ -101,13 +103,46 @@ class Request:
             timeout=arguments.number(values, "timeout", 10),
             ghost_limit=arguments.size(values, "ghost-limit", 1 << 20),
             force_irmap=self.flag("force-irmap"),
-            network_lock=arguments.choice(values, "network-lock", "nftables", "skip"),
+            irmap_scan_path=arguments.texts(values, "irmap-scan-path"),
+            evasive_devices=self.flag("evasive-devices"),
+            network_lock=self._network_lock(),
             service_socket=self.client.socket if self.client else 0,
             may_dump=self.client.may_dump if self.client else None,
             hook=self.hook(),
             prev_images_dir=self.text("prev-images-dir"),
             **self.file_options(),
         )
+
+    def ready(self) -> None:
+        """For what serves: requests can come."""
+        if hook := self.hook():
+            hook("status-ready", 0)
+        for descriptor in arguments.numbers(self.values, "status-fd"):
+            try:
+                os.write(descriptor, b"\0")
+                os.close(descriptor)
+            except OSError as error:
+                raise UserError(f"--status-fd {descriptor}: {error.strerror}") from None
+
+    def deadline(self) -> Deadline:
+        """The scope in which --timeout holds."""
+        return Deadline(arguments.number(self.values, "timeout") if "timeout" in self.values else 0)
+
+    def _network_lock(self) -> str:
+        how = arguments.choice(self.values, "network-lock", "nftables", "skip", "none", "iptables")
+        if how == "iptables":
+            raise UserError(
+                "--network-lock iptables: pycriu speaks to nf_tables itself", "leave it out, or say nftables"
+            )
+        return "skip" if how == "none" else how
+
+    def _refuse_groups(self) -> None:
+        how = self.text("manage-cgroups")
+        if how not in (None, "none", "ignore"):
+            raise UserError(
+                f"--manage-cgroups{f'={how}' if how else ''}: control groups are neither saved nor restored",
+                "--manage-cgroups=ignore says so; tasks come back in the control groups of the restore",
+            )
 
 
 def light_protobuf() -> None:
@@ -117,18 +152,34 @@ def light_protobuf() -> None:
     schema.expect_no_well_known_types()
 
 
+ALARM = 14
+
+
+class Deadline:
+    """A scope that SIGALRM ends after some seconds; 0: none."""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+
+
 class Signals:
-    """While it lasts, the first SIGINT, SIGTERM or SIGHUP becomes an exception, so that what was begun is undone.
+    """While it lasts, the first signal that would end us becomes an exception, so that what was begun is undone.
 
     Later ones are ignored: the undoing must not be interrupted. (The module `signal` takes 3 ms to import, for names.)
     """
 
-    _numbers = (1, 2, 15)
+    _numbers = (1, 2, ALARM, 15)  # SIGHUP, SIGINT, SIGALRM, SIGTERM
 
     def __enter__(self) -> None:
         self._before = {number: _signal.getsignal(number) for number in self._numbers}
         for number in self._numbers:
-            if self._before[number] != _signal.SIG_IGN:  # nohup(1) means it
+            if self._before[number] != _signal.SIG_IGN or number == ALARM:  # nohup(1) means it
                 _signal.signal(number, self._first)
 
     def __exit__(self, *_: object) -> None:

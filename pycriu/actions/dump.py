@@ -16,7 +16,11 @@ def run(request: Request) -> int:
     """Save the tree, or tell what a dump of it would be refused for."""
     if request.flag("dry-run"):
         return _dry_run(request)
-    perform(request)
+    result = perform(request)
+    if request.flag("display-stats"):
+        from pycriu import dump, statistics
+
+        say(statistics.lines(dump.stats_entry(result)))
     return 0
 
 
@@ -26,7 +30,8 @@ def perform(request: Request) -> DumpResult:
     light_protobuf()
     from pycriu.dump import dump
 
-    return dump(options, request.log)
+    with request.deadline():
+        return dump(options, request.log)
 
 
 def _dry_run(request: Request) -> int:

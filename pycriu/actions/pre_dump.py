@@ -24,4 +24,5 @@ def perform(request: Request) -> PreDumpResult:
     light_protobuf()
     from pycriu.predump import pre_dump
 
-    return pre_dump(options, request.log)
+    with request.deadline():
+        return pre_dump(options, request.log)

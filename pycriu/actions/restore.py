@@ -6,7 +6,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 
-from pycriu.actions import Request, light_protobuf
+from pycriu.actions import Request, light_protobuf, say
 from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
 
@@ -23,6 +23,10 @@ def run(request: Request) -> Outcome:
     """Bring the tree back; attached, stay until its root ends."""
     command = _command(request)
     result = perform(request)
+    if request.flag("display-stats"):
+        from pycriu import restore, statistics
+
+        say(statistics.lines(restore.stats_entry(result.took, result.pages)))
     if command:
         return lambda: become(command, request.log)
     if request.flag("restore-detached"):

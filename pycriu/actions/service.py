@@ -28,6 +28,7 @@ def run(request: Request) -> int:
             _load()
             if ready >= 0:
                 _is_ready(ready)
+            request.ready()
             try:
                 listening.serve()
             except KeyboardInterrupt as number:

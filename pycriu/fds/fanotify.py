@@ -84,7 +84,7 @@ class Fanotify(Kind):
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
-        self._paths = watched.Paths(everywhere=bool(getattr(options, "force_irmap", False)))
+        self._paths = watched.Paths(options)
         self._found: dict[int, tuple[int, int, list[tuple[Mark, str]]]] = {}
         self._entries: list[Any] = []
         self._filesystems: list[Any] = []

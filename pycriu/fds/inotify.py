@@ -58,7 +58,7 @@ class Inotify(Kind):
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
-        self._paths = watched.Paths(everywhere=bool(getattr(options, "force_irmap", False)))
+        self._paths = watched.Paths(options)
         self._found: dict[int, list[tuple[Watch, str]]] = {}
         self._entries: list[Any] = []
 

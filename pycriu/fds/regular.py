@@ -69,7 +69,12 @@ class Regular(Kind):
             return True
         if stat.S_ISCHR(mode):
             device = os.major(file.status.st_rdev), os.minor(file.status.st_rdev)
-            return (device[0] == _MEMORY_MAJOR and device[1] in _MEMORY_MINORS) or device == _KMSG
+            ours = (device[0] == _MEMORY_MAJOR and device[1] in _MEMORY_MINORS) or device == _KMSG
+            if ours and self.options.evasive_devices:
+                from pycriu.fds import evasive
+
+                evasive.redirect(file)
+            return ours
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
     def inspect(self, file: OpenFile) -> None:

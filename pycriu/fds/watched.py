@@ -105,8 +105,9 @@ def refuse_unread(file: OpenFile) -> None:
 class Paths:
     """Paths of watched objects, each looked up once: at the survey, so that nobody has to wait for it when stopped."""
 
-    def __init__(self, *, everywhere: bool) -> None:
-        self._everywhere = everywhere
+    def __init__(self, options: Any) -> None:
+        self._everywhere: bool = getattr(options, "force_irmap", False)
+        self._first: tuple[str, ...] = getattr(options, "irmap_scan_path", ())
         self._known: dict[Target, tuple[str, int]] = {}  # path, device as stat(2) shows it
 
     def of(self, file: OpenFile, wanted: Target) -> str:
@@ -134,6 +135,10 @@ class Paths:
     def _by_search(self, pid: int, there: list[Mount], wanted: Target) -> tuple[str, int] | None:
         roots = [procfs.link(pid, "cwd"), os.path.dirname(procfs.link(pid, "exe")), *LIKELY]
         roots += [mount.point for mount in there]
+        for root in self._first:
+            path, _ = search(root, wanted, None)
+            if path:
+                return path, os.lstat(path).st_dev
         budget = None if self._everywhere else BUDGET
         for root in roots:
             path, budget = search(root, wanted, budget)

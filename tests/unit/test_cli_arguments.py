@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pycriu import arguments
@@ -64,12 +66,9 @@ def test_options_and_words_in_any_order() -> None:
         ("-vx", "--verbosity x: not a number"),
         ("--verbosity=²", "--verbosity ²: not a number"),
         ("--stream", "--stream is not supported by pycriu"),
-        ("--mntns", "--mntns-compat-mode is not supported by pycriu"),
+        ("--lazy", "--lazy-pages is not supported by pycriu"),
         ("-M x", "--ext-mount-map is not supported by pycriu"),
-        ("--external=5", "--external is not supported by pycriu"),
         ("-r /new", "--root is not supported by pycriu"),
-        ("--manage-cgroups", "--manage-cgroups is not supported by pycriu"),
-        ("--cpu-cap=all", "--cpu-cap is not supported by pycriu"),
         ("--freeze-cgroup x", "--freeze-cgroup is not supported by pycriu"),
         ("--", None),
     ],
@@ -107,14 +106,22 @@ def test_every_option_of_criu_is_known() -> None:
 
 def test_help_names_every_option_once() -> None:
     text = usage()
+    names = re.findall(r"^  (?:-., |    )--(?:\[no-\])?([a-z-]+)", text, re.MULTILINE)
     for option in arguments.OPTIONS:
-        if option.actions:
-            line = [line for line in text.splitlines() if f" --{option.long} " in f"{line[:40]} ".replace("[no-]", "")]
-            assert len(line) == 1, option.long
-            assert option.help in line[0]
-            assert len(line[0]) <= 120
+        if option.help:
+            assert names.count(option.long) == 1, option.long
         else:
-            assert f" {option.long}," in text or f" {option.long}." in text
+            assert re.search(rf"\s{option.long}[,.]", text), option.long
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", arguments.ACTIONS)
+def test_help_of_an_action_names_its_options_and_no_other(name: str) -> None:
+    text = usage(arguments.ACTIONS[name])
+    assert text.startswith(f"usage: pycriu {name}")
+    names = re.findall(r"^  (?:-., |    )--(?:\[no-\])?([a-z-]+)", text, re.MULTILINE)
+    assert names == [one.long for one in arguments.OPTIONS if name in one.actions and one.help]
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_configuration_files() -> None:
@@ -156,3 +163,36 @@ def test_choices() -> None:
     assert arguments.choice({"network-lock": "skip"}, "network-lock", "nftables", "skip") == "skip"
     with pytest.raises(UserError, match="not one of nftables, skip"):
         arguments.choice({"network-lock": "iptables"}, "network-lock", "nftables", "skip")
+
+
+def test_what_is_refused_says_why_each_for_itself() -> None:
+    """In one line, with a reason of its own; nothing is refused for no reason."""
+    refused = [option for option in arguments.OPTIONS if not option.actions and option.reason]
+    for option in refused:
+        value = [] if option.kind in (arguments.FLAG, arguments.OPTIONAL) else ["x"]
+        with pytest.raises(UserError) as caught:
+            arguments.parse([f"--{option.long}", *value])
+        assert caught.value.message == f"--{option.long} is not supported by pycriu: {option.reason}"
+        assert "\n" not in option.reason
+    for action, reason in arguments.OTHER_ACTIONS.items():
+        assert action not in arguments.ACTIONS
+        assert "\n" not in reason
+
+
+def test_what_has_no_effect_is_told_with_the_reason() -> None:
+    needless = [option for option in arguments.OPTIONS if option.actions and option.reason]
+    assert needless
+    for option in needless:
+        value = [] if option.kind == arguments.FLAG else ["x"]
+        values, _ = arguments.parse([f"--{option.long}", *value])
+        assert arguments.without_effect(values) == [f"--{option.long} has no effect: {option.reason}"]
+    assert arguments.without_effect(arguments.parse(["--no-weak-sysctls", "-j"])[0]) == []
+
+
+def test_options_that_can_be_given_several_times() -> None:
+    values, _ = arguments.parse(["--action-script", "a", "--action-script=b", "--close", "5"])
+    assert arguments.texts(values, "action-script") == ("a", "b")
+    assert arguments.numbers(values, "close") == [5]
+    assert arguments.texts(values, "external") == ()
+    with pytest.raises(UserError, match="--close x: not the number of a descriptor"):
+        arguments.numbers({"close": ("x",)}, "close")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     {"errors", "haste", "record", "options"},
     {"kernel"},
-    {"arch", "images", "log", "arguments", "usage", "configuration", "rpc"},
+    {"arch", "images", "log", "arguments", "usage", "configuration", "statistics", "rpc"},
     {"home", "scripts"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
@@ -60,6 +60,7 @@ COMMON = {
         "connections",
         "datagrams",
         "deleted",
+        "evasive",
         "ghost",
         "inetaddress",
         "inetoptions",

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What options do that no other test is about."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.host.conftest import Host
+
+
+def test_statistics_are_printed_line_by_line_as_criu_does(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    dumped = host.dump(subject, "--display-stats")
+    assert dumped.ok, dumped
+    lines = dumped.log.splitlines()
+    at = lines.index("Displaying dump stats:")
+    forms = [
+        r"Freezing time: \d+ us", r"Frozen time: \d+ us", r"Memory dump time: \d+ us", r"Memory write time: \d+ us",
+        r"IRMAP resolve time: \d+ us", r"Memory pages scanned: (\d+) \(0x[0-9a-f]+\)",
+        r"Memory pages skipped from parent: 0 \(0x0\)", r"Memory pages written: (\d+) \(0x[0-9a-f]+\)",
+        r"Lazy memory pages: 0 \(0x0\)",
+    ]  # fmt: skip
+    for line, form in zip(lines[at + 1 :], forms, strict=False):
+        assert re.fullmatch(form, line), (line, form)
+    restored = host.restore("--display-stats")
+    assert restored.ok, restored
+    lines = restored.log.splitlines()
+    at = lines.index("Displaying restore stats:")
+    forms = [
+        r"Pages compared: 0 \(0x0\)", r"Pages skipped COW: 0 \(0x0\)", r"Pages restored: [1-9]\d* \(0x[0-9a-f]+\)",
+        r"Restore time: [1-9]\d* us", r"Forking time: \d+ us",
+    ]  # fmt: skip
+    for line, form in zip(lines[at + 1 :], forms, strict=False):
+        assert re.fullmatch(form, line), (line, form)
+    assert subject.go() == ["ok"]
+    assert "Displaying" not in host.run("restore", "--no-display-stats", "-D", str(host.folder)).log
+
+
+def test_a_descriptor_can_be_closed_first(host: Host, tmp_path: Path) -> None:
+    """What we are not to have open, such as the end of a pipe of the tree."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    command = host.command("dump", "-t", str(subject.pid), "-D", str(host.images), "-R", "--close", str(writer))
+    script = tmp_path / "fds"
+    script.write_text(f"#!/bin/sh\n[ -p /proc/$PPID/fd/{writer} ] && echo open || echo closed\n")
+    script.chmod(0o700)
+    done = subprocess.run(
+        [*command, "-o", "-", "--action-script", str(script)],
+        pass_fds=(writer,), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "closed"
+    again = subprocess.run([*command], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert f"--close {writer}: Bad file descriptor" in again.stderr
+    for fd in (reader, writer):
+        os.close(fd)
+    assert subject.go() == ["ok"]
+
+
+def test_a_device_may_have_lost_its_path(host: Host, tmp_path: Path) -> None:
+    node = tmp_path / "hole"
+    try:
+        os.mknod(node, 0o600 | 0o020000, os.makedev(1, 3))
+        node.open("rb").close()
+    except PermissionError:
+        pytest.skip("device nodes cannot be made and opened here: a container or a mount with nodev")
+    subject = host.python(
+        f"f = open({str(node)!r}, 'r+b', buffering=0)\npause_for_dump()\n"
+        "say(f.write(b'x'), f.read(1), os.readlink(f'/proc/self/fd/{f.fileno()}'))"
+    )
+    node.unlink()
+    host.refused(subject, str(node), "a deleted device")
+    host.round_trip(subject, "--evasive-devices")
+    assert subject.go() == ["1 b'' /dev/null"]
+
+
+def test_control_groups_and_the_lock_of_the_network_have_one_setting_each(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    for words in (["--manage-cgroups"], ["--manage-cgroups=soft"]):
+        host.refused(subject, "control groups are neither saved nor restored", options=tuple(words))
+    host.refused(subject, "pycriu speaks to nf_tables itself", options=("--network-lock", "iptables"))
+    assert host.dump(subject, "--manage-cgroups=ignore", "--network-lock=none").ok
+    restored = host.restore("--manage-cgroups=none", "--weak-sysctls")
+    assert restored.ok, restored
+    assert "--weak-sysctls has no effect: no sysctls are restored" in restored.log
+    assert subject.go() == ["ok"]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""--timeout: whenever it strikes, the tree runs on as it was, or is wholly in a checkpoint that is whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.conftest import DEADLINE, alive, below, reap, state, traces
+from tests.host.test_faults import WORKER, check_unharmed, check_worker, startup
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Host
+
+STRIKES = int(os.environ.get("PYCRIU_TEST_STRIKES", "30"))
+
+
+def test_strikes_at_any_moment(host: Host) -> None:
+    """The timer's signal, at random moments from the first to the last of a dump, the end of the tree included."""
+    worker = host.python(WORKER)
+    pids = (worker.pid, *below(worker.pid))
+    first = startup(host) * 0.9
+    begin = time.monotonic()
+    assert host.dump(worker, "-R").ok
+    length = (time.monotonic() - begin) * 1.3
+    rng = random.Random(5)
+    struck = done = 0
+    for _ in range(STRIKES):
+        before = {pid: traces(pid) for pid in pids}
+        dumper = subprocess.Popen(
+            host.command("dump", "-t", str(worker.pid), "-D", str(host.images), "--timeout", "20"),
+            cwd=host.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(rng.uniform(first, length))
+        dumper.send_signal(signal.SIGALRM)
+        _, said = dumper.communicate(timeout=DEADLINE)
+        if dumper.returncode == 0:
+            done += 1
+            reap(worker.pid)
+            assert [state(pid) for pid in pids] == [None, None], "half a tree is left"
+            assert host.restore().ok
+            continue
+        check_unharmed(worker, before)
+        if dumper.returncode == 1:
+            struck += 1
+            assert "the time of --timeout is over; what was begun has been undone" in said
+    assert struck > 3, "nearly every dump was done, or had not begun, when the signal came: the delays are wrong"
+    assert done, "no dump was done before the signal came: the delays are wrong"
+    check_worker(worker)
+
+
+def test_the_time_is_for_the_whole_dump(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    slow = host.folder / "slow"
+    slow.write_text('#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = pre-dump ] || exec sleep 60\n')
+    slow.chmod(stat.S_IRWXU)
+    outcome = host.dump(subject, "--timeout", "1", "--action-script", str(slow))
+    assert outcome.status == 1
+    assert "the time of --timeout is over" in outcome.errors()
+    assert outcome.seconds < 10
+    assert "TracerPid:\t0\n" in subject.proc("status")
+    assert subject.go() == ["ok"]
+
+
+def test_a_tree_that_cannot_be_stopped(host: Host) -> None:
+    """A child that its parent traces."""
+    subject = host.python("""
+child = os.fork()
+if child == 0:
+    libc.prctl(1, 9, 0, 0, 0)
+    libc.ptrace(0, 0, 0, 0)  # PTRACE_TRACEME: its parent is its tracer
+    wait_for_go()
+    os._exit(0)
+pause_for_dump()
+say('ok')
+""")
+    begin = time.monotonic()
+    outcome = host.dump(subject, "--timeout", "2")
+    assert outcome.status == 1
+    assert "is being traced by" in outcome.errors()
+    assert time.monotonic() - begin < 10
+    assert alive(subject.pid)
+    assert subject.go() == ["ok"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "x"])
+def test_no_time_at_all_is_refused(host: Host, given: str) -> None:
+    outcome = host.run("dump", "-t", "1", f"--timeout={given}")
+    assert outcome.status == 1
+    assert f"--timeout {given}: not a positive number" in outcome.errors()
