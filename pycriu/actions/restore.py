@@ -36,8 +36,17 @@ def run(request: Request) -> Outcome:
 
 def perform(request: Request) -> RestoreResult:
     """The restore that is asked for."""
+    asked = options(request)
+    light_protobuf()
+    from pycriu.restore import restore
+
+    return restore(asked, request.log)
+
+
+def options(request: Request) -> RestoreOptions:
+    """What the restore is asked to do; UserError for a value that makes no sense."""
     pidfile = request.text("pidfile")
-    options = RestoreOptions(
+    return RestoreOptions(
         images_dir=request.images,
         work_dir=request.work,
         detached=request.flag("restore-detached"),
@@ -49,10 +58,6 @@ def perform(request: Request) -> RestoreResult:
         hook=request.hook(),
         **request.file_options(),
     )
-    light_protobuf()
-    from pycriu.restore import restore
-
-    return restore(options, request.log)
 
 
 def _command(request: Request) -> list[str]:

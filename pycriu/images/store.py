@@ -370,7 +370,10 @@ def write_service(directory: str, name: str, message: Message) -> None:
     path = f"{directory}/{name}"
     data = b"".join(framing.build(kind_of(name), [message], name))
     try:
-        with open(f"{path}.tmp", "wb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        if os.path.lexists(f"{path}.tmp"):
+            os.unlink(f"{path}.tmp")
+        # a new file: whoever else may write here could have put a link to somewhere else in its place
+        with open(f"{path}.tmp", "xb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
             _write_all(file, data)
         os.rename(f"{path}.tmp", path)
     except OSError as error:

@@ -37,6 +37,7 @@ class Peer:
     def __init__(self, connection: socket.socket) -> None:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.pid, self.uid, self.gid = _CREDENTIALS.unpack(credentials)
+        self.trusted = self.uid in (0, os.geteuid())  # it may ask for everything
         self.groups = _groups(connection)
         self._pidfd = self._open(connection)
 
@@ -46,11 +47,6 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         if self._pidfd >= 0:
             os.close(self._pidfd)
-
-    @property
-    def trusted(self) -> bool:
-        """Whether it may ask for everything."""
-        return self.uid in (0, os.geteuid())
 
     @property
     def name(self) -> str:

@@ -10,10 +10,12 @@ from pycriu import __version__, arguments, log
 from pycriu.actions import Request
 from pycriu.errors import PycriuError, UserError
 from pycriu.images import messages as m
+from pycriu.service.session import BadOptions
 from pycriu.service.wire import PeerGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pycriu.service.worker import Worker
@@ -44,6 +46,7 @@ def restore(worker: Worker, request: m.criu_req) -> m.criu_resp:
     def work(asked: Request) -> int:
         asked.values["restore-detached"] = True
         asked.client = worker.client(opts, asked.log)
+        _check(lambda: action.options(asked))
         pid = action.perform(asked).root_pid
         if opts.exec_cmd:
             output = os.dup(asked.log.fd)
@@ -138,7 +141,16 @@ def _of_tree(worker: Worker, opts: Any, asked: Request) -> Request:
         raise UserError("the process that asks is in a PID namespace that the service does not see", "give its pid")
     asked.values["tree"] = str(opts.pid if opts.HasField("pid") else worker.peer.pid)
     asked.client = worker.client(opts, asked.log)
+    _check(asked.dump_options)
     return asked
+
+
+def _check(options: Callable[[], object]) -> None:
+    """BadOptions for a value that makes no sense, before anything is begun."""
+    try:
+        options()
+    except UserError as error:
+        raise BadOptions(error.message, error.hint) from None
 
 
 def _become(command: list[str], output: int) -> int:
