@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 # What is no option: the worker deals with these fields itself.
 ELSEWHERE = (
     "images_dir_fd", "images_dir", "work_dir_fd", "pid", "log_file", "log_to_stderr", "log_level", "notify_scripts",
-    "config_file", "status_fd", "pidfd_store_sk", "exec_cmd",
+    "config_file", "pidfd_store_sk", "exec_cmd",
+)  # fmt: skip
+
+# What users other than root may ask for: nothing that names a file, or that changes one outside of the two directories.
+FOR_ANYBODY = (
+    "images_dir_fd", "images_dir", "work_dir_fd", "pid", "log_file", "log_to_stderr", "log_level", "notify_scripts",
+    "leave_running", "leave_stopped", "shell_job", "timeout", "file_locks", "ghost_limit", "skip_file_rwx_check",
+    "ext_unix_sk", "unix_sk_ino", "tcp_established", "tcp_close", "tcp_skip_in_flight", "network_lock", "track_mem",
+    "pre_dump_mode", "display_stats", "cpu_cap", "manage_cgroups", "manage_cgroups_mode", "pidfd_store_sk",
 )  # fmt: skip
 
 _SWITCHES = {
@@ -173,6 +181,10 @@ def _orphan_pts_master(opts: m.criu_opts) -> list[str]:
     return []
 
 
+def _status_fd(opts: m.criu_opts) -> list[str]:
+    raise UserError("status_fd is not supported by pycriu", "notify_scripts tells of every stage")
+
+
 _OTHERS: dict[str, Callable[[Any], list[str]]] = {
     "ps": _page_server,
     "cpu_cap": _cpu_cap,
@@ -183,6 +195,7 @@ _OTHERS: dict[str, Callable[[Any], list[str]]] = {
     "manage_cgroups_mode": _cgroups,
     "join_ns": _join_ns,
     "orphan_pts_master": _orphan_pts_master,
+    "status_fd": _status_fd,
     "veths": lambda opts: [f"--veth-pair={one.if_in}={one.if_out}" for one in opts.veths],
     "ext_mnt": lambda opts: [f"--ext-mount-map={one.key}:{one.val}" for one in opts.ext_mnt],
     "auto_ext_mnt": lambda opts: ["--ext-mount-map=auto"] if opts.auto_ext_mnt else [],

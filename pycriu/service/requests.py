@@ -103,10 +103,12 @@ def page_server(worker: Worker, request: m.criu_req) -> m.criu_resp:
 def feature_check(worker: Worker, request: m.criu_req) -> m.criu_resp:
     """FEATURE_CHECK: for each feature that is asked for, whether it is to be had here."""
     wanted = request.features
-    has = m.criu_features(mem_track=False, lazy_pages=False, pidfd_store=False)
-    if wanted.mem_track:
-        has.mem_track = "track-mem" in arguments.LONG and bool(arguments.LONG["track-mem"].actions)
-    return m.criu_resp(features=has)
+    tracks = bool(arguments.LONG["track-mem"].actions)
+    return m.criu_resp(
+        features=m.criu_features(
+            mem_track=wanted.mem_track and tracks, lazy_pages=False, pidfd_store=wanted.pidfd_store
+        )
+    )
 
 
 def version(worker: Worker, request: m.criu_req) -> m.criu_resp:

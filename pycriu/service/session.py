@@ -68,6 +68,9 @@ class Session:
     def _asked(self, *, swrk: bool) -> Values:
         """The options of the message."""
         words = []
+        for descriptor, _ in self.opts.ListFields():
+            if descriptor.name not in fields.FOR_ANYBODY:
+                self.peer.demand_trust(descriptor.name)
         for field, some in fields.words(self.opts, swrk=swrk):
             try:
                 arguments.parse(some)
@@ -80,7 +83,6 @@ class Session:
         """The options of the configuration file that the message names."""
         if not self.opts.config_file:
             return {}
-        self.peer.demand_trust("a configuration file (config_file)")
         return configuration.parse([self.opts.config_file], [])[0]
 
     # ----------------------------------------------------------------------------------------------------- directories
@@ -150,6 +152,8 @@ class Session:
         lines.info("Version: %s (pycriu)", __version__)
         lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)
         lines.info("Asked by %s through RPC: %s", self.peer.name, self.action.name)
+        if opts.HasField("pidfd_store_sk"):
+            lines.info("pidfd_store_sk is left alone: pages are compared with the parent's, whoever has the PID")
         return lines
 
     def _log_file(self, work: str, name: str) -> int:

@@ -341,3 +341,57 @@ def test_the_root_can_become_a_child_of_the_client(worker: Client) -> None:
     code += "open('go', 'w'); tell(os.waitpid(pid, 0)[0])"
     assert worker.run(code) == f"[{subject.pid}]\n"
     assert subject.said()[-1] == "memory True"
+
+
+def test_pre_dumps_and_the_dump_that_builds_upon_them(client: Client) -> None:
+    """First each on a connection of its own, then all on one, as container runtimes do it."""
+    subject = client.host.python(SUBJECT)
+    (client.host.folder / "first").mkdir()
+    (client.host.folder / "second").mkdir()
+    code = f"""
+ask.opts.pid = {subject.pid}
+ask.opts.images_dir_fd = os.open("first", os.O_DIRECTORY)
+ask.pre_dump()
+sock = ask._comm.connect(False)
+def send(kind, images, parent):
+    ask.opts.images_dir_fd, ask.opts.parent_img = os.open(images, os.O_DIRECTORY), parent
+    sock.send(rpc.criu_req(type=kind, opts=ask.opts).SerializeToString())
+    answer = rpc.criu_resp.FromString(sock.recv(1 << 16))
+    tell(answer.type == kind, answer.success, answer.cr_errmsg)
+send(rpc.PRE_DUMP, "second", "../first")
+send(rpc.DUMP, "images", "../second")
+"""
+    assert client.run("ask = client()\n" + code) == '[true, true, ""]\n' * 2
+    reap(subject.pid)
+    assert os.readlink(client.host.images / "parent") == "../second"
+    assert client.run("tell(client().restore().pid)") == f"[{subject.pid}]\n"
+    assert subject.go() == ["memory True"]
+
+
+def test_after_a_pre_dump_comes_nothing_but_a_dump(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    code = f"""
+ask.opts.pid = {subject.pid}
+sock = ask._comm.connect(False)
+sock.send(rpc.criu_req(type=rpc.PRE_DUMP, opts=ask.opts).SerializeToString())
+tell(rpc.criu_resp.FromString(sock.recv(1 << 16)).success)
+sock.send(rpc.criu_req(type=rpc.CHECK).SerializeToString())
+answer = rpc.criu_resp.FromString(sock.recv(1 << 16))
+tell(answer.success, answer.cr_errmsg.splitlines()[0])
+tell(len(sock.recv(1)))
+"""
+    assert worker.run("ask = client()\n" + code) == '[true]\n[false, "CHECK cannot follow PRE_DUMP"]\n[0]\n'
+    assert subject.go() == ["memory True"]
+
+
+def test_features(worker: Client) -> None:
+    wanted = "rpc.criu_features(mem_track=True, lazy_pages=True, pidfd_store=True)"
+    code = f"has = asked(type=rpc.FEATURE_CHECK, features={wanted}).features; tell(has.lazy_pages, has.pidfd_store)"
+    assert worker.run(REQUEST + code) == "[false, true]\n"
+
+
+@pytest.mark.parametrize("kind", ["PAGE_SERVER", "PAGE_SERVER_CHLD", "CPUINFO_DUMP", "CPUINFO_CHECK"])
+def test_what_is_not_there_is_refused_by_its_name(worker: Client, kind: str) -> None:
+    name = kind.lower().replace("_chld", "").replace("_", "-").removesuffix("-dump").removesuffix("-check")
+    code = f"answer = asked(type=rpc.{kind}, opts=ask.opts); tell(answer.success, {name!r} in answer.cr_errmsg)"
+    assert worker.run(REQUEST + code) == "[false, true]\n"

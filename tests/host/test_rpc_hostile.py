@@ -422,6 +422,8 @@ def test_a_user_gets_nobody_elses(service: Service, theirs: Path, whose: str) ->
         (request(rpc.DUMP, -1, images_dir="/etc"), errno.EBADRQC),
         (request(rpc.DUMP, -1, images_dir="/root"), errno.EBADRQC),
         (request(rpc.DUMP, 99, work_dir_fd=0), errno.EBADRQC),
+        (request(rpc.DUMP, 99, parent_img="../../secret"), errno.EBADRQC),
+        (request(rpc.DUMP, 99, link_remap=True), errno.EBADRQC),
     ],
 )
 def test_a_user_does_not_get_what_only_root_may_ask_for(

@@ -43,12 +43,13 @@ def full() -> m.criu_opts:
             setattr(opts, field.name, value)
     opts.empty_ns = 0x40000000
     opts.orphan_pts_master = False
+    opts.ClearField("status_fd")
     return opts
 
 
 def test_each_field_gives_words_that_the_command_line_knows() -> None:
     told = {field for field, _ in fields.words(full(), swrk=True)}
-    assert told | set(fields.ELSEWHERE) == fields.known()
+    assert told | set(fields.ELSEWHERE) | {"status_fd"} == fields.known()
     for word in words(full()):
         name = word.removeprefix("--").partition("=")[0]
         assert name in arguments.LONG, word
@@ -88,8 +89,14 @@ def test_what_belongs_to_the_client_is_not_for_a_service() -> None:
         words(opts, swrk=False)
 
 
-@pytest.mark.parametrize("opts", [m.criu_opts(empty_ns=0x20000000), m.criu_opts(orphan_pts_master=True)])
+@pytest.mark.parametrize(
+    "opts", [m.criu_opts(empty_ns=0x20000000), m.criu_opts(orphan_pts_master=True), m.criu_opts(status_fd=3)]
+)
 def test_what_no_option_has_is_refused_by_its_name(opts: m.criu_opts) -> None:
     name = opts.ListFields()[0][0].name
     with pytest.raises(UserError, match=name):
         words(opts)
+
+
+def test_what_anybody_may_ask_for_are_fields() -> None:
+    assert set(fields.FOR_ANYBODY) <= fields.known()
