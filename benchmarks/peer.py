@@ -38,16 +38,17 @@ def find(named: str | None, cache: Path, *, download: bool = True) -> Peer:
         if not download:
             raise NoPeerError("no criu on this host, and none that benchmarks/run has fetched")
         _download(root)
-    return _tried(_unpacked(root))
+    return _tried(unpacked(root))
 
 
 def _program(root: Path) -> Path:
     return root / "root/usr/sbin/criu"
 
 
-def _unpacked(root: Path) -> tuple[str, ...]:
-    """The program run by its own dynamic loader, so that the host's libraries do not matter."""
-    loaders = sorted(root.glob("root/usr/lib/*/ld-linux-*.so.*")) + sorted(root.glob("root/lib/ld-linux-*.so.*"))
+def unpacked(root: Path) -> tuple[str, ...]:
+    """The command for an unpacked one, run by its own dynamic loader: the host's libraries do not matter."""
+    places = ("root/usr/lib/*", "root/lib/*", "root/lib")
+    loaders = [found for place in places for found in sorted(root.glob(f"{place}/ld-linux-*.so.*"))]
     if not loaders:
         raise NoPeerError(f"{root} holds no dynamic loader")
     libraries = sorted({str(path.parent) for path in root.glob("root/usr/lib/*/libprotobuf-c.so*")})

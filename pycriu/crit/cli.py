@@ -21,6 +21,7 @@ COMMANDS = {
     "x": ("explore", "explore a checkpoint: ps, tree, fds, mems, rss, sockets, timers, signals"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
+    "convert": ("convert", "a checkpoint as another version of CRIU has it"),
     "diff": ("diff", "what differs between two checkpoints"),
     "stats": ("stats", "figures: processes, memory, files, sockets, timers, what could be smaller"),
 }

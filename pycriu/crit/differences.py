@@ -27,7 +27,7 @@ KEYS = {
     "cgroup_prop_entry": ("name",),
     "cgroup_dir_entry": ("dir_name",),
     "inotify_wd_entry": ("wd",),
-    "eventpoll_tfd_entry": ("tfd", "fd"),
+    "eventpoll_tfd_entry": ("tfd",),
     "pagemap_entry": ("vaddr",),
 }
 IDS = ("id", "pid", "fd", "ino", "name")

@@ -45,9 +45,9 @@ def damaged(file: str, at: int, what: str) -> ImageError:
     return ImageError(f"{file}: offset {at}: {what}", hint="the image is damaged or of another kind; take a new dump")
 
 
-def header(kind: Kind) -> bytes:
-    """The words in front of the entries."""
-    first = _FIRST_WORD.get(kind.framing)
+def header(kind: Kind, version: int = 2) -> bytes:
+    """The words in front of the entries, in a version of the format (inventory_entry.img_version)."""
+    first = _FIRST_WORD.get(kind.framing) if version > 1 or kind.framing != catalogue.COMMON else None
     words = (kind.magic,) if first is None else (first, kind.magic)
     return b"".join(value.to_bytes(4, "little") for value in words)
 
@@ -139,9 +139,11 @@ def serialize(message: Message, file: str) -> bytes:
     return len(body).to_bytes(4, "little") + body
 
 
-def build(kind: Kind, messages: Iterable[Message | tuple[Message, bytes]], file: str) -> Iterator[bytes]:
+def build(
+    kind: Kind, messages: Iterable[Message | tuple[Message, bytes]], file: str, version: int = 2
+) -> Iterator[bytes]:
     """The file in pieces: header, then each entry; an entry with a payload is given as a pair."""
-    yield header(kind)
+    yield header(kind, version)
     for item in messages:
         message, payload = item if isinstance(item, tuple) else (item, b"")
         expected = (kind.message, kind.head) if kind.head else (kind.message,)

@@ -235,6 +235,7 @@ class NewCheckpoint:
     def __init__(self, path: str) -> None:
         self.path = path
         self._directory = commit.open_directory(path)
+        self.version = 2  # of the framing, see `framing`
         self._place = -1
         self._raw: dict[str, FileIO] = {}
         self._written: set[str] = set()
@@ -287,7 +288,7 @@ class NewCheckpoint:
     def write(self, name: str, messages: Iterable[Message | tuple[Message, bytes]]) -> None:
         """Write an image; an entry with a payload is a pair. Order and number are the caller's business."""
         kind = kind_of(name)
-        data = b"".join(framing.build(kind, messages, name))
+        data = b"".join(framing.build(kind, messages, name, self.version))
         with self._create(name) as file:
             self._guard(lambda: _write_all(file, data), name)
 
@@ -309,7 +310,7 @@ class NewCheckpoint:
     def stream(self, name: str, message: Message) -> FileIO:
         """An image with a payload that is too large to be handed over: its only entry, and the file to write on to."""
         self._raw[name] = file = self._create(name)
-        data = b"".join(framing.build(kind_of(name), [message], name))
+        data = b"".join(framing.build(kind_of(name), [message], name, self.version))
         self._guard(lambda: _write_all(file, data), name)
         return file
 

@@ -11,6 +11,7 @@ import pytest
 
 from pycriu.crit import cli, differences
 from pycriu.images import messages as m
+from pycriu.images import schema
 from tests.unit import checkpoints as c
 
 
@@ -146,3 +147,8 @@ def test_entries_with_one_id_are_told_apart() -> None:
     twice = [(m.fdinfo_entry(id=n, flags=0, type=1, fd=3), b"") for n in (1, 2)]
     (found,) = differences.entries(twice, twice[:1])
     assert (found.path, found.kind) == ("[fd=3, again 1]", "removed")
+
+
+def test_what_tells_entries_apart_is_a_field_of_theirs() -> None:
+    for message, names in differences.KEYS.items():
+        assert set(names) <= set(schema.message(message).DESCRIPTOR.fields_by_name), message
