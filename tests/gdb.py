@@ -33,7 +33,10 @@ def _multiarch() -> list[str]:
         except (debian.NotHadError, LayerError) as error:
             shutil.rmtree(_root(), ignore_errors=True)
             raise NoGdbError(str(error)) from None
-    return [str(program), f"--data-directory={_root()}/root/usr/share/gdb"]
+    data = Path("/usr/share/gdb")  # gdb's own package has it, which is not fetched where it is installed
+    if not (data / "python").exists():
+        data = _root() / "root/usr/share/gdb"
+    return [str(program), f"--data-directory={data}"]
 
 
 def ask(core: Path, program: Path | str, *commands: str, sysroot: Path | None = None) -> str:
@@ -48,6 +51,6 @@ def ask(core: Path, program: Path | str, *commands: str, sysroot: Path | None = 
     done = subprocess.run(
         [*words, "-nx", "-batch", *asked, str(program), *([str(core)] if sysroot is None else [])],
         env=os.environ | {"LC_ALL": "C", "LD_LIBRARY_PATH": paths, "DEBUGINFOD_URLS": ""},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

@@ -161,7 +161,7 @@ class Pagemaps:
 
 
 def page_count(entry: Any) -> int:
-    """Pages of a pagemap_entry; the wide field came with CRIU 4.1."""
+    """Pages of a pagemap_entry; the wide field came with CRIU 4.2, which leaves the other at 0."""
     count: int = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
     return count
 

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="DIR", help="a directory of images, or an archive of them")
     parser.add_argument("-o", "--out-dir", metavar="DIR", default=".", help="where core.PID goes (default: here)")
     parser.add_argument("-p", "--pid", type=int, metavar="PID", help="only this process")
+    parser.add_argument("--root", metavar="DIR", default="/", help="where the mapped files lie (default: /)")
     parser.add_argument("--no-files", action="store_true", help="leave out what only the mapped files hold")
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         raise UserError(f"{args.out_dir}: no directory", "-o names the directory for the core files")
     with opened(args.images) as layers:
         found = chosen(processes(layers[0]), args.pid)
-        with Memory(layers, from_disk=not args.no_files) as memory:
+        with Memory(layers, from_disk=not args.no_files, root=args.root) as memory:
             for process in found:
                 path = os.path.join(args.out_dir, f"core.{process.pid}")
                 size, stored = write(path, process, memory, layers[0])

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--count", action="store_true", help="only how many there are in each process")
     parser.add_argument("--longest", type=int, default=search.LONGEST, metavar="N", help="of a regex match, in bytes")
     parser.add_argument("--files", action="store_true", help="also in what is mapped of files and not in the images")
+    parser.add_argument("--root", metavar="DIR", default="/", help="where these files lie (default: /)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each match")
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     pattern = wanted(args)
     with opened(args.images) as layers:
         found = chosen(processes(layers[0]), args.pid)
-        with Memory(layers, from_disk=args.files) as memory:
+        with Memory(layers, from_disk=args.files, root=args.root) as memory:
             total = _count(found, memory, pattern, out) if args.count else _list(found, memory, pattern, args, out)
     return 0 if total else 1
 

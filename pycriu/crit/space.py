@@ -163,12 +163,12 @@ def _read(images: Any, name: str) -> list[Any]:
 class Memory:
     """Whose bytes lie where. A scope: it closes the files that it opens.
 
-    `layers` are the images, and those that they build upon. With `from_disk`, files are read that mappings are of;
-    `remarks` tells of those that are not what they were.
+    `layers` are the images, and those that they build upon. With `from_disk`, files below `root` are read that mappings
+    are of; `remarks` tells of those that are not what they were.
     """
 
-    def __init__(self, layers: Sequence[Any], *, from_disk: bool = False) -> None:
-        self._images, self._from_disk = layers[0], from_disk
+    def __init__(self, layers: Sequence[Any], *, from_disk: bool = False, root: str = "/") -> None:
+        self._images, self._from_disk, self._root = layers[0], from_disk, root
         self.files = Files(layers[0])
         self.remarks: list[str] = []
         self._pagemaps = Pagemaps(layers)
@@ -247,6 +247,8 @@ class Memory:
 
     def _disk(self, number: int, reg: Any, page: int) -> list[Stretch]:
         """A file of this machine, if it is the one of the dump."""
+        reg = type(reg).FromString(reg.SerializeToString())
+        reg.name = os.path.join(self._root, reg.name.lstrip("/"))
         try:
             fd = os.open(reg.name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:

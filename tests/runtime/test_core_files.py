@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from layer.target import bootfile, guest
 from pycriu.crit import cli
 from tests import gdb
 
 SOURCE = Path(__file__).resolve().parents[1] / "host" / "deep.c"
 FOLDER = "/tmp/deep"
+ASKED = ("thread apply all bt", "p kept", "info auxv")
 
 
 def built(boot: bootfile.Boot, folder: Path, unless_possible: Callable[[str], None]) -> Path:
@@ -28,7 +31,11 @@ def built(boot: bootfile.Boot, folder: Path, unless_possible: Callable[[str], No
 
 
 def test_every_thread_has_its_whole_backtrace(
-    boot: bootfile.Boot, target: guest.Guest, tmp_path: Path, unless_possible: Callable[[str], None]
+    boot: bootfile.Boot,
+    target: guest.Guest,
+    tmp_path: Path,
+    unless_possible: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shell = target.shell
     program = built(boot, tmp_path, unless_possible)
@@ -39,17 +46,22 @@ def test_every_thread_has_its_whole_backtrace(
     shell.run(f"cd {FOLDER} && (sh -c 'echo $$ >pid; exec setsid ./deep </dev/null >log 2>&1' &)")
     shell.run(f"n=0; until [ -s {FOLDER}/log ] || [ $n = 50 ]; do sleep 0.2; n=$((n+1)); done")
     pid = int(shell.out(f"cat {FOLDER}/pid"))
+    shell.run(f"cp /proc/{pid}/maps {FOLDER}/maps")
     shell.run(f"pycriu dump -D {FOLDER}/images -t {pid}", timeout=90)
     shell.run(f"cd {FOLDER} && tar -cf - images | gzip >images.tar.gz")
     archive = tmp_path / "images.tar.gz"
     archive.write_bytes(shell.get(f"{FOLDER}/images.tar.gz"))
+    root = tmp_path / "root"
+    for path in shell.out(f"grep -oE '/[^ ]+\\.so[^ ]*' {FOLDER}/maps | sort -u").split():
+        (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        (root / path[1:]).write_bytes(shell.get(path, timeout=120))
+    (root / FOLDER[1:]).mkdir(parents=True)
+    shutil.copy(small, root / FOLDER[1:] / "deep")
     shell.run(f"rm -rf {FOLDER}")
-    assert cli.main(["core", str(archive), "-o", str(tmp_path)]) == 0
+    assert cli.main(["core", str(archive), "-o", str(tmp_path), "--root", str(root)]) == 0
+    assert "left out" not in capsys.readouterr().out
     try:
-        cross = Path(f"/usr/{boot.machine.triplet}")  # where the libraries lie that the image has, too
-        sysroot = cross if cross.exists() else Path("/")
-        asked = ("thread apply all bt", "p kept", "info auxv")
-        said = gdb.ask(tmp_path / f"core.{pid}", program, *asked, sysroot=sysroot)
+        said = gdb.ask(tmp_path / f"core.{pid}", program, *ASKED, sysroot=root)
     except gdb.NoGdbError as error:
         unless_possible(f"no gdb: {error}")
         raise
