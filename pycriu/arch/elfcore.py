@@ -43,6 +43,9 @@ _SIZES = ((9, 2696), (5, 2688), (3, 1088), (0, 832))  # the whole, if a componen
 _BASE = 0b111  # what every layout has room for: x87, SSE, AVX
 
 _FPSIMD = struct.Struct("<64QII8x")
+_SVE_HEADER = struct.Struct("<IIHHHH")  # struct user_sve_header: size, max_size, vl, max_vl, flags, reserved
+# struct fpsimd_context, 528 bytes, and behind it struct sve_context: magic, size, vl
+_SVE_FRAME = rb"\x01\x80PF\x10\x02\x00\x00.{520}\x01EVS.{4}(..)"
 
 
 def by_mtype(mtype: int) -> Arch:
@@ -54,15 +57,23 @@ def by_mtype(mtype: int) -> Arch:
     return found
 
 
-def notes(arch: Arch, threads: Sequence[Thread], top: int) -> list[list[Note]]:
-    """Every register set but the general one of the threads of a process; `top` is the end of its highest mapping."""
+def vector_frame(arch: Arch) -> bytes | None:
+    """A regular expression for the part of a signal frame that tells how long vectors are; its group 1 does."""
+    return _VECTOR_FRAMES.get(arch)
+
+
+def notes(arch: Arch, threads: Sequence[Thread], top: int, vector_length: int = 0) -> list[list[Note]]:
+    """Every register set but the general one of the threads of a process.
+
+    `top` is the end of its highest mapping; `vector_length` is what signal frames in its memory say, 0 if none does.
+    """
     try:
-        return dict(_TABLE)[arch](threads, top)
+        return dict(_TABLE)[arch](threads, top, vector_length)
     except struct.error as error:
         raise ImageError(f"a register set of the image has the wrong shape: {error}") from None
 
 
-def _x86_64(threads: Sequence[Thread], _top: int) -> list[list[Note]]:
+def _x86_64(threads: Sequence[Thread], _top: int, _vector_length: int) -> list[list[Note]]:
     """The extended state of all threads of a process has one size and one set of features, as the kernel writes it."""
     used = 0
     raw_size, raw_features = 0, 0
@@ -106,16 +117,22 @@ def _xstate(legacy: bytes, fp: Any, size: int, features: int) -> bytes:
     return bytes(out)
 
 
-def _aarch64(threads: Sequence[Thread], top: int) -> list[list[Note]]:
+def _aarch64(threads: Sequence[Thread], top: int, vector_length: int) -> list[list[Note]]:
+    """Where one thread has SVE registers, or a signal frame says that there could be, all have a note of them.
+
+    The kernel writes it always, and gdb 13 never ends with a signal frame that has SVE where the core has not.
+    """
+    lengths = [_SVE_HEADER.unpack_from(extras[RAW_SVE])[2] for _, extras in threads if extras.get(RAW_SVE)]
+    length = max(lengths, default=vector_length)
     found = []
     for core, extras in threads:
         info = core.ti_aarch64
-        sets = [
-            ("CORE", NT_FPREGSET, _FPSIMD.pack(*info.fpsimd.vregs, info.fpsimd.fpsr, info.fpsimd.fpcr)),
-            ("LINUX", NT_ARM_TLS, info.tls.to_bytes(8, "little")),
-        ]
-        if extras.get(RAW_SVE):
-            sets.append(("LINUX", NT_ARM_SVE, extras[RAW_SVE]))
+        simd = _FPSIMD.pack(*info.fpsimd.vregs, info.fpsimd.fpsr, info.fpsimd.fpcr)
+        sets = [("CORE", NT_FPREGSET, simd), ("LINUX", NT_ARM_TLS, info.tls.to_bytes(8, "little"))]
+        if length:
+            size = _SVE_HEADER.size + len(simd)  # flags 0: no more than FP/SIMD has
+            header = _SVE_HEADER.pack(size, size, length, length, 0, 0)
+            sets.append(("LINUX", NT_ARM_SVE, extras.get(RAW_SVE) or header + simd))
         if info.HasField("pac_keys"):
             sets += _pac(info.pac_keys, top)
         found.append(sets)
@@ -143,7 +160,8 @@ def _pac(keys: Any, top: int) -> list[Note]:
     return found
 
 
-_TABLE: tuple[tuple[Arch, Callable[[Sequence[Thread], int], list[list[Note]]]], ...] = (
+_TABLE: tuple[tuple[Arch, Callable[[Sequence[Thread], int, int], list[list[Note]]]], ...] = (
     (X86_64, _x86_64),
     (AARCH64, _aarch64),
 )
+_VECTOR_FRAMES = {AARCH64: _SVE_FRAME}

@@ -14,7 +14,7 @@ from pycriu.errors import ImageError
 from pycriu.images.catalogue import LAZY, PARENT, PRESENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PIECE = 1 << 20  # bytes that are read at once
 
@@ -74,6 +74,23 @@ class Stretch(NamedTuple):
 def has_content(one: Stretch) -> bool:
     """Whether somebody has bytes for it."""
     return one.source is not ZERO and one.source is not UNKNOWN
+
+
+def runs(stretches: Iterable[Stretch]) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """What has content and follows each other: where it starts, and its bytes in pieces. Each is to be read in turn."""
+    rest = iter(stretches)
+    held = [next((one for one in rest if has_content(one)), None)]
+
+    def pieces() -> Iterator[bytes]:
+        while (one := held[0]) is not None:
+            for at in range(one.start, one.end, PIECE):
+                yield one.source.read(one.offset + at - one.start, min(PIECE, one.end - at))
+            held[0] = next((other for other in rest if has_content(other)), None)
+            if held[0] is None or held[0].start != one.end:
+                return
+
+    while held[0] is not None:
+        yield held[0].start, pieces()
 
 
 def clipped(stretches: Sequence[Stretch], start: int, end: int) -> Iterator[Stretch]:

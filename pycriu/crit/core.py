@@ -9,11 +9,12 @@ MAX_HOLE, is a segment without content.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pycriu.arch import elfcore
-from pycriu.crit import elf
-from pycriu.crit.content import PIECE, UNKNOWN, ZERO, Stretch
+from pycriu.crit import elf, search
+from pycriu.crit.content import PIECE, UNKNOWN, ZERO, Stretch, runs
 from pycriu.crit.space import Memory, Process, opened, processes
 from pycriu.errors import ImageError, UserError
 from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_HOLE = 1 << 30
 _MAX_ARGUMENTS = 80
+_LONGEST_FRAME = 1024
 _STATES = {1: (0, "S"), 3: (3, "T")}  # task_state → number and letter of NT_PRPSINFO
 _PROTECTION = ((1, elf.PF_R), (2, elf.PF_W), (4, elf.PF_X))
 
@@ -160,7 +162,8 @@ def _notes(
     top = max((vma.end for vma in process.vmas if vma.start < arch.task_size << 9), default=1)
     tids = [process.pid, *(tid for tid in process.entry.threads if tid != process.pid)]
     cores = [_core(process, tid, arch, images) for tid in tids]
-    sets = elfcore.notes(arch, [(core, _extras(images, tid)) for tid, core in zip(tids, cores, strict=True)], top)
+    extras = [_extras(images, tid) for tid in tids]
+    sets = elfcore.notes(arch, list(zip(cores, extras, strict=True)), top, _vector_length(arch, own))
     yield "CORE", elf.NT_PRSTATUS, _prstatus(process, tids[0], cores[0], arch)
     yield "CORE", elf.NT_PRPSINFO, _prpsinfo(process, memory, own)
     yield "CORE", elf.NT_SIGINFO, elf.siginfo(process.core.tc.stop_signo)
@@ -170,6 +173,20 @@ def _notes(
         if tid != tids[0]:
             yield "CORE", elf.NT_PRSTATUS, _prstatus(process, tid, core, arch)
         yield from others
+
+
+def _vector_length(arch: Arch, own: Sequence[Stretch]) -> int:
+    """What the first signal frame in memory says of the length of vectors; 0 where there is none."""
+    frame = elfcore.vector_frame(arch)
+    if frame is None:
+        return 0
+    compiled = re.compile(frame, re.DOTALL)
+    for start, pieces in runs(own):
+        for found in search.Pattern(compiled, _LONGEST_FRAME).matches(start, pieces):
+            inside = compiled.match(found.text)
+            if inside is not None:
+                return int.from_bytes(inside[1], "little")
+    return 0
 
 
 def _core(process: Process, tid: int, arch: Arch, images: Any) -> Any:

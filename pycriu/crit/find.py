@@ -11,14 +11,14 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from pycriu.crit import search
-from pycriu.crit.content import PIECE, Stretch, has_content
+from pycriu.crit.content import runs
 from pycriu.crit.core import chosen
 from pycriu.crit.space import Memory, Process, opened, processes
 from pycriu.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from pycriu.crit.search import Match, Pattern
 
@@ -114,23 +114,6 @@ def hits(process: Process, memory: Memory, pattern: Pattern, context: int) -> It
             while vma is not None and vma.end <= match.at:
                 vma = next(vmas, None)
             yield Hit(process, vma, memory.name(vma), match)
-
-
-def runs(stretches: Iterable[Stretch]) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """What has content and follows each other: where it starts, and its bytes in pieces. Each is to be read in turn."""
-    rest = iter(stretches)
-    held = [next((one for one in rest if has_content(one)), None)]
-
-    def pieces() -> Iterator[bytes]:
-        while (one := held[0]) is not None:
-            for at in range(one.start, one.end, PIECE):
-                yield one.source.read(one.offset + at - one.start, min(PIECE, one.end - at))
-            held[0] = next((other for other in rest if has_content(other)), None)
-            if held[0] is None or held[0].start != one.end:
-                return
-
-    while held[0] is not None:
-        yield held[0].start, pieces()
 
 
 def as_text(hit: Hit) -> str:

@@ -26,7 +26,7 @@ def built(boot: bootfile.Boot, folder: Path, unless_possible: Callable[[str], No
         unless_possible(f"{boot.machine.triplet}-gcc is missing")
     target = folder / "deep"
     protected = ["-mbranch-protection=standard"] if "aarch64" in boot.machine.triplet else []
-    subprocess.run([str(compiler), "-g", "-O1", *protected, "-o", str(target), str(SOURCE)], check=True)
+    subprocess.run([str(compiler), "-g", "-O0", *protected, "-o", str(target), str(SOURCE)], check=True)
     return target
 
 

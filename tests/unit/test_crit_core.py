@@ -195,6 +195,9 @@ def test_all_threads_have_the_layout_of_the_widest() -> None:
     assert states[0][464:472] == raw[464:472]
 
 
+SVE = struct.pack("<IIHHHH", 32, 32, 16, 16, 1, 0) + b"all of it"
+
+
 def aarch64_core() -> Any:
     keys = dict.fromkeys([f"ap{one}key_{half}" for one in ("ia", "ib", "da", "db") for half in ("lo", "hi")], 5)
     info = m.thread_info_aarch64(
@@ -212,13 +215,36 @@ def test_aarch64(top: int, mask: int) -> None:
     """Authentication codes lie above the addresses, whose width the stack tells."""
     arch = elfcore.by_mtype(3)
     assert arch is aarch64.AARCH64
-    notes = {kind: data for _, kind, data in elfcore.notes(arch, [(aarch64_core(), {"sve": b"all of it"})], top)[0]}
+    notes = {kind: data for _, kind, data in elfcore.notes(arch, [(aarch64_core(), {"sve": SVE})], top)[0]}
     assert len(notes[2]) == 528
     assert struct.unpack_from("<64QII", notes[2]) == (*range(64), 8, 9)
     assert notes[aarch64.NT_ARM_TLS] == (0x1234).to_bytes(8, "little")
-    assert notes[aarch64.NT_ARM_SVE] == b"all of it"
+    assert notes[aarch64.NT_ARM_SVE] == SVE
     assert struct.unpack("<QQ", notes[elfcore.NT_ARM_PAC_MASK]) == (mask, mask)
     assert notes[aarch64.NT_ARM_PACA_KEYS] == struct.pack("<8Q", *[5] * 8)
+
+
+def test_signal_frames_tell_how_long_vectors_are(tmp_path: Path) -> None:
+    """The kernel gives SVE registers that nobody has used yet a note, too, and gdb wants it."""
+    context = b"\x01\x80PF" + struct.pack("<I", 528) + b"v" * 520 + b"\x01EVS" + struct.pack("<IH", 16, 64)
+
+    def change(images: dict[str, Any]) -> None:
+        for name in (f"core-{c.FIRST}.img", f"core-{c.THREAD}.img"):
+            old, new = images[name][0], aarch64_core()
+            new.thread_core.CopyFrom(old.thread_core)
+            if old.HasField("tc"):
+                new.tc.CopyFrom(old.tc)
+                new.ids.CopyFrom(old.ids)
+            new.ti_aarch64.ClearField("pac_keys")
+            images[name] = [new]
+        images["pages-1.img"] = images["pages-1.img"][: 2 * c.PAGE] + b"x" * 100 + context.ljust(c.PAGE - 100, b"y")
+
+    found = Core(cores(tmp_path, change, "-p", "100") / "core.100")
+    assert found.elf["e_machine"] == "EM_AARCH64"
+    sets = [data for _, kind, data in found.notes() if kind == aarch64.NT_ARM_SVE]
+    assert len(sets) == 2
+    assert struct.unpack_from("<IIHHHH", sets[0]) == (544, 544, 64, 64, 0, 0)
+    assert sets[0][16:528] == struct.pack("<64Q", *range(64))
 
 
 def test_other_architectures_and_wrong_shapes_are_refused() -> None:

@@ -43,6 +43,7 @@ MAY_NAME_CPUS = {
     "pycriu/probes/table.py": "says which architecture a feature exists on",
     "pycriu/images/hints.py": "messages of CRIU's format",
     "pycriu/images/schema.py": "enumerators of CRIU's format",
+    "pycriu/crit/losses.py": "messages of CRIU's format",
     "pycriu/images/messages.pyi": "the fields of CRIU's format",
 }
 MAY_CATCH_ALL = {
