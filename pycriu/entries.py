@@ -73,7 +73,10 @@ def write(
     new.write("pstree.img", [pstree_entry(process, threads.get(process.pid, [])) for process in root.walk()])
     saving.write(new)
     new.write("seccomp.img", [filters.image()])
-    new.write("inventory.img", [inventory_entry(ids)])
+    inventory = inventory_entry(ids)
+    if inet := saving.kinds.find("inet.kind"):
+        inet.tell(inventory)
+    new.write("inventory.img", [inventory])
 
 
 def _write_process(

@@ -13,6 +13,7 @@ import ctypes
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from pycriu.kernel import netlink, nftables
 from tests import debian
 
 DEADLINE = 20.0 * float(os.environ.get("PYCRIU_TEST_SLOWNESS", "1"))
@@ -109,6 +111,16 @@ def clean_up() -> None:
         time.sleep(0.001)
 
 
+def tables_of(pids: set[int]) -> set[str]:
+    """The tables of rules that hold connections of trees with these roots."""
+    if nftables.available() is not None:
+        return set()
+    with netlink.Netlink(12, "nf_tables") as link:
+        bodies = link.dump(10 << 8 | 1, struct.pack("=BBH", 1, 0, 0))
+    names = [netlink.attributes(body[4:])[1].rstrip(b"\0").decode() for body in bodies]
+    return {name for name in names if name.startswith(tuple(f"CRIU-{pid}-" for pid in pids))}
+
+
 class Outcome:
     """How one pycriu command ended: its exit status and its log."""
 
@@ -174,6 +186,7 @@ class Host:
         self.folder = folder
         self.images = folder / "images"
         self.images.mkdir()
+        self.pids: set[int] = set()  # of all that were started
 
     def start(self, *argv: str, **options: object) -> Subject:
         """Start a program and wait for its `ready`; skip where the machine lacks what it needs."""
@@ -183,6 +196,7 @@ class Host:
                 **{"start_new_session": True, **options},
             )  # type: ignore[call-overload]  # fmt: skip
         subject = Subject(process, self.folder)
+        self.pids.add(subject.pid)
         try:
             subject.wait_for("ready")
         except AssertionError:
@@ -295,10 +309,13 @@ def unpacked_programs() -> None:
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """A folder, and words to start, dump and restore; afterwards nobody is left."""
+    made = Host(tmp_path)
     try:
-        yield Host(tmp_path)
+        yield made
     finally:
         clean_up()
+        for table in tables_of(made.pids):
+            nftables.let_go(table)
         if (tmp_path / "undo").exists():  # of a victim, see tests/victims/README.md
             subprocess.run(["sh", "undo"], cwd=tmp_path, check=True)
 

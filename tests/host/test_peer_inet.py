@@ -96,6 +96,20 @@ def test_connection(host: Host, criu: tuple[str, ...], way: Way, host_name: str,
         subject.wait_for("ended")
 
 
+def test_connection_that_our_rules_hold(host: Host, criu: tuple[str, ...]) -> None:
+    """CRIU finds them by the inventory, and removes them."""
+    subject = host.python(ECHO.format(host="127.0.0.1", family=2))
+    port = int(next(line.split()[1] for line in subject.said() if line.startswith("port")))
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.settimeout(20)
+        subject.wait_for("accepted")
+        to_criu(host, criu, subject, "--tcp-established")
+        sock.sendall(b"after")
+        assert sock.recv(100) == b"AFTER"
+        sock.shutdown(socket.SHUT_WR)
+        subject.wait_for("ended")
+
+
 @WAYS
 def test_other_sockets(host: Host, criu: tuple[str, ...], way: Way) -> None:
     subject = host.python(OTHERS)

@@ -8,24 +8,28 @@ never be able to tell, no socket may stay in repair mode, and no rule may stay b
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
-import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pycriu import dump, pstree, restore
-from pycriu.fds.inet import connections
+from pycriu.fds.inet import connections, endpoints, locks
 from pycriu.fds.inet import kind as inet
+from pycriu.images import store
 from pycriu.images.store import NewCheckpoint
-from pycriu.kernel import netlink, nftables, ptrace, segment, tcp
+from pycriu.kernel import nftables, ptrace, segment, tcp
 from pycriu.log import Log
 from pycriu.options import DumpOptions, RestoreOptions
-from tests.host.conftest import Host, Subject, alive, below, reap, wait_until
+from tests.host.conftest import Host, Subject, alive, below, reap, tables_of, wait_until
+from tests.images import framed
 
 SERVER = """
 import socket
@@ -54,8 +58,6 @@ def talk(host: Host) -> Iterator[Talk]:
         yield one
     finally:
         one.sock.close()
-        for table in one.tables():
-            nftables.let_go(table)
 
 
 class Talk:
@@ -92,14 +94,41 @@ class Talk:
 
     def tables(self) -> set[str]:
         """The tables of rules that hold connections of the subject."""
-        with netlink.Netlink(12, "nf_tables") as link:
-            bodies = link.dump(10 << 8 | 1, struct.pack("=BBH", 1, 0, 0))
-        names = [netlink.attributes(body[4:])[1].rstrip(b"\0").decode() for body in bodies]
-        return {name for name in names if name.startswith(f"pycriu-{self.subject.pid}-")}
+        return tables_of({self.subject.pid})
 
     def options(self) -> list[str]:
         """What the server has said of its socket."""
         return [line for line in self.subject.said() if line.startswith("options")]
+
+
+@pytest.mark.parametrize("method", [locks.NFTABLES, locks.IPTABLES])
+def test_what_criu_has_left_to_hold_a_connection_goes(talk: Talk, method: int) -> None:
+    """A checkpoint without rules of ours, made to look like one of CRIU's, with rules like those that it makes."""
+    run_id = "01234567-89ab-cdef-0123-456789abcdef"
+    tools = [path for name in ("iptables", "iptables-legacy") if (path := shutil.which(name))]
+    if method == locks.IPTABLES and not tools:
+        pytest.skip("no iptables on this machine: apt-get install iptables")
+    host, ends = talk.host, talk.sock.getsockname()
+    dumped = host.dump(talk.subject, "--tcp-established", "--network-lock", "skip")
+    assert dumped.ok, dumped
+    with store.ImagesDir(str(host.images)) as images:
+        inventory: Any = images.inventory()
+    assert inventory.network_lock_method == locks.SKIP
+    inventory.network_lock_method, inventory.dump_criu_run_id = method, run_id
+    (host.images / "inventory.img").write_bytes(framed("inventory.img", [inventory]))
+    connection = endpoints.connection(talk.sock.getpeername(), ends)
+    rules = locks.rules(connection) if method == locks.IPTABLES else []
+    table = f"CRIU-{run_id}"[:26]
+    try:
+        nftables.hold(table, [connection]) if method == locks.NFTABLES else None
+        for rule in rules:
+            subprocess.run([tools[0], "-w", "-A", *rule], check=True)
+        restored = host.restore("--tcp-established")
+        assert restored.ok, restored
+        talk.goes_on()
+        assert not [rule for rule in rules if not subprocess.run([tools[0], "-w", "-C", *rule], check=False).returncode]
+    finally:
+        nftables.let_go(table)
 
 
 def killed_before(number: int, work: Callable[[], object]) -> int:

@@ -30,6 +30,7 @@ def start(host: Host, name: str) -> Subject:
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     subject = Subject(process, host.folder)
+    host.pids.add(subject.pid)
     (host.folder / "out").symlink_to("log")
     wait_until(lambda: "READY" in subject.said() or not alive(subject.pid), f"READY: {subject.said()}")
     skipped = [line for line in subject.said() if line.startswith("SKIP ")]

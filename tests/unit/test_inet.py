@@ -11,7 +11,7 @@ import pytest
 
 from pycriu.errors import ImageError, PycriuError
 from pycriu.fds import sockets
-from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
+from pycriu.fds.inet import connections, datagrams, endpoints, locks, settings, states
 from pycriu.fds.inet import kind as inet
 from pycriu.images import messages as m
 from pycriu.images import own
@@ -141,6 +141,7 @@ def entry(**changes: Any) -> Any:
 def images(stream: tuple[Any, bytes] | None = None, number: int = 0, **notes: bytes) -> InMemory:
     """One tcp-stream image, and what is noted of a socket."""
     found: dict[str, Any] = {"tcp-stream-2.img": [stream]} if stream else {}
+    found["inventory.img"] = [m.inventory_entry(img_version=2, network_lock_method=locks.SKIP)]
     return InMemory(found | {"pycriu-sockets-inet.img": own.socket_entries({number: notes})})
 
 
@@ -196,7 +197,7 @@ def test_connection_needs_an_option() -> None:
 
 
 HOSTILE_NOTES: tuple[tuple[int, dict[str, bytes]], ...] = (
-    (0, {"table": b"filter\n"}), (0, {"table": b"pycriu-1-..\n"}), (2, {"nonsense": b"\0"}), (2, {"ip_ttl": bytes(5)}),
+    (0, {"table": b"filter\n"}), (0, {"table": b"CRIU-1-..\n"}), (2, {"nonsense": b"\0"}), (2, {"ip_ttl": bytes(5)}),
     (2, {"groups": b"\0"}), (2, {"udp_cork": b"\1\0\0\0"}),
 )  # fmt: skip
 
@@ -209,8 +210,48 @@ def test_hostile_notes(note: tuple[int, dict[str, bytes]]) -> None:
 
 
 def test_table_of_ours() -> None:
-    name = connections.fresh_table(77)
-    assert connections.table_of(name.encode()) == name
+    run_id = locks.fresh_id(4_194_303)
+    for number in (0, 1):
+        name = locks.table(run_id, number)
+        assert locks.table_of(name.encode()) == name
+    assert len(f"inet {locks.table(run_id, 0)}") < 32, "CRIU before 4.2 has no room for more"
+
+
+def foreign(**inventory: Any) -> locks.Foreign:
+    """CRIU's locks by the words of its inventory."""
+    made = {"inventory.img": [m.inventory_entry(img_version=2, **inventory)], "pstree.img": [PROCESS]}
+    return locks.Foreign(InMemory(made), Log(1, 2))  # type: ignore[arg-type]
+
+
+PROCESS = m.pstree_entry(pid=812, ppid=0, pgid=812, sid=812, threads=[812])
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def test_tables_of_criu() -> None:
+    assert foreign(network_lock_method=locks.NFTABLES).tables == ["CRIU-812"]
+    made = foreign(network_lock_method=locks.NFTABLES, dump_criu_run_id=UUID)
+    assert made.tables == [f"CRIU-{UUID}", "CRIU-01234567-89ab-cdef-01"]
+    assert foreign(network_lock_method=locks.SKIP, dump_criu_run_id=UUID).tables == []
+    assert foreign().method == locks.IPTABLES
+    for hostile in ("x;y", "1" * 37, "filter x"):
+        with pytest.raises(ImageError):
+            foreign(network_lock_method=locks.NFTABLES, dump_criu_run_id=hostile)
+
+
+def test_rules_of_criu() -> None:
+    ends = endpoints.connection(("10.0.0.1", 80), ("10.0.0.2", 4000))
+    assert [" ".join(rule) for rule in locks.rules(ends)] == [
+        "INPUT --protocol tcp -m mark ! --mark 0xc114 --source 10.0.0.2 --sport 4000 "
+        "--destination 10.0.0.1 --dport 80 -j DROP",
+        "OUTPUT --protocol tcp -m mark ! --mark 0xc114 --source 10.0.0.1 --sport 80 "
+        "--destination 10.0.0.2 --dport 4000 -j DROP",
+    ]
+
+
+def test_connections_that_were_to_be_closed_at_the_dump() -> None:
+    made = images()
+    made.images["inventory.img"] = [m.inventory_entry(img_version=2, tcp_close=True)]
+    assert read(entry(state=1), made)._streams == {}
 
 
 def test_options_from_fields_of_criu() -> None:

@@ -31,13 +31,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.fds.inet.locks import Foreign
     from pycriu.fds.openfile import OpenFile
 
 _KILL, _READ = b"k", b"r"  # what the guard is told
 ESRCH = 3
 _PATIENCE = 5.0  # seconds for a packet to ourselves
 _AGAIN = 0.2  # seconds until it is sent again
-_RANDOM = 8  # bytes in the name of a table
 
 
 class Held:
@@ -236,10 +236,11 @@ def _end(fds: list[int]) -> None:
 
 
 class Rebuilt:
-    """Connections that are being built again. `tables` hold their packets until `released`."""
+    """Connections that are being built again. `tables`, or what CRIU has made, hold their packets until `released`."""
 
     def __init__(self) -> None:
         self.tables: list[str] = []
+        self.foreign: Foreign | None = None
         self._sockets: list[tuple[_socket.socket, int]] = []  # our own descriptors, SO_REUSEADDR as it was
         self._connecting: list[tuple[_socket.socket, Any]] = []
         self._released = False
@@ -301,6 +302,8 @@ class Rebuilt:
         """The tasks live: remove the rules, and let each peer know that we are here. More than once."""
         for table in self.tables:
             nftables.let_go(table)
+        if self.foreign is not None:
+            self.foreign.let_go()
         for sock, reuse in self._sockets:
             tcp.repair(sock, tcp.OFF)  # out of which it is; this sends a probe
             sock.setsockopt(tcp.SOL_SOCKET, tcp.SO_REUSEADDR, reuse)
@@ -410,18 +413,3 @@ def stream_of(state: int, entry: Any, payload: bytes) -> tcp.Stream:
         state, entry.opt_mask, entry.snd_wscale, entry.rcv_wscale, entry.mss_clamp, entry.timestamp, received,
         entry.inq_seq, sent, entry.outq_seq, entry.unsq_len, entry.unsq_len > 0, window,
     )  # fmt: skip
-
-
-def fresh_table(pid: int) -> str:
-    """A name for the rules that hold the connections of the tree with the root `pid`."""
-    return f"pycriu-{pid}-{os.urandom(_RANDOM).hex()}"
-
-
-def table_of(line: bytes) -> str:
-    """The name of a table of ours; ImageError for any other, which is not ours to remove."""
-    words = line.split(b"-")
-    if len(words) != 3 or words[0] != b"pycriu" or not words[1].isdigit() or len(line) > 64:
-        raise ImageError(f"{line[:64]!r} is no table of rules that pycriu makes")
-    if len(words[2]) != 2 * _RANDOM or not words[2].isalnum():
-        raise ImageError(f"{line[:64]!r} is no table of rules that pycriu makes")
-    return line.decode()

@@ -15,7 +15,7 @@ import termios
 
 from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import queues, sockets
-from pycriu.fds.inet import connections, datagrams, endpoints, settings, states
+from pycriu.fds.inet import connections, datagrams, endpoints, locks, settings, states
 from pycriu.fds.inet.connections import Held, Hold, Rebuilt
 from pycriu.fds.inet.states import POLLERR, POLLIN, POLLPRI, POLLRDHUP
 from pycriu.fds.kind import Kind
@@ -74,6 +74,7 @@ class Inet(Kind):
         self._notes: dict[int, dict[str, bytes]] = {}
         self._holds: list[Hold] = []
         self._lock_checked = False
+        self._run_id = ""
         self._rebuilt = Rebuilt()
         self._pending: list[tuple[Any, _socket.socket]] = []
 
@@ -168,7 +169,8 @@ class Inet(Kind):
         ends = [self._ends(one) for one in held]
         table = None
         if self.options.network_lock != "skip":
-            table = connections.fresh_table(self.options.pid)
+            self._run_id = self._run_id or locks.fresh_id(self.options.pid)
+            table = locks.table(self._run_id, len(self._holds))
             known = self._notes.setdefault(_TABLE_NUMBER, {})
             known[_TABLE] = known.get(_TABLE, b"") + table.encode() + b"\n"
         hold = Hold(held, table, ends)
@@ -262,13 +264,22 @@ class Inet(Kind):
             hold.thaw()
         self._holds = []
 
+    def tell(self, inventory: Any) -> None:
+        """Into the inventory: whether connections are to be closed, and what holds them until a restore."""
+        inventory.network_lock_method = locks.NFTABLES if self._run_id else locks.SKIP
+        if self._run_id:
+            inventory.dump_criu_run_id = self._run_id
+        if self.options.tcp_close:
+            inventory.tcp_close = True
+
     # --------------------------------------------------------------------------------------------------------- restore
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Our notes, and the queues of the connections; UserError where the options do not allow any."""
         self._notes = own.socket_notes(images, _SOCKETS, _KNOWN)
         named = self._notes.get(_TABLE_NUMBER, {}).get(_TABLE, b"")
-        self._rebuilt.tables = [connections.table_of(line) for line in named.split(b"\n")[:-1]]
+        self._rebuilt.tables = [locks.table_of(line) for line in named.split(b"\n")[:-1]]
+        closes = self.options.tcp_close or images.inventory().tcp_close
         for entry in entries:
             isk = entry.isk
             name = f"the socket {isk.id}"
@@ -278,7 +289,7 @@ class Inet(Kind):
             sockets.check_notes({key: mine[key] for key in mine.keys() & sockets.NOTES}, name)
             settings.check(_options(isk, mine), about, name)
             datagrams.parse(mine.get(_DATAGRAMS, b""), name)
-            if not _is_connection(isk) or self.options.tcp_close:
+            if not _is_connection(isk) or closes:
                 continue
             if not self.options.tcp_established:
                 raise UserError(
@@ -289,6 +300,16 @@ class Inet(Kind):
             if len(pairs) != 1:
                 raise ImageError(f"tcp-stream-{isk.ino:x}.img: {len(pairs)} entries where one is expected")
             self._streams[isk.ino] = connections.stream_of(isk.state, *pairs[0])
+            self._look_for_foreign_locks(images, isk)
+
+    def _look_for_foreign_locks(self, images: ImagesDir, isk: Any) -> None:
+        """Whether CRIU has left something that holds this connection."""
+        if self._rebuilt.tables:
+            return
+        if self._rebuilt.foreign is None:
+            self._rebuilt.foreign = locks.Foreign(images, self.log)
+        ends = (endpoints.address(isk, isk.src_addr, isk.src_port), endpoints.address(isk, isk.dst_addr, isk.dst_port))
+        self._rebuilt.foreign.connections.append(endpoints.connection(*ends))
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Make the socket. It listens only when all are bound, and stays in repair mode until the end."""
