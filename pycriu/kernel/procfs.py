@@ -8,6 +8,7 @@ import os
 from pycriu.errors import TraceeGone
 
 EIO = 5
+_PF_EXITING = 4  # Stat.flags, include/linux/sched.h
 
 
 def read(pid: int | str, name: str) -> bytes:
@@ -223,6 +224,11 @@ def link(pid: int, name: str) -> str:
         return os.readlink(f"/proc/{pid}/{name}")
     except (FileNotFoundError, ProcessLookupError):
         raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
+    except PermissionError:
+        # A task that is ending has no memory any more by which the kernel judges who may look (ptrace(2)).
+        if not stat(pid).flags & _PF_EXITING:
+            raise
+        raise TraceeGone(f"task {pid} is ending (/proc/{pid}/{name})") from None
 
 
 def exists(pid: int) -> bool:

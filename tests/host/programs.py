@@ -23,6 +23,7 @@ from pycriu.images import store
 from tests import debian
 from tests.host.conftest import DEADLINE, Host, alive, reap, state, wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 # program → Debian package; those of tests.debian are fetched by `make host`, these are too large for that
 NEEDED = debian.PROGRAMS | {
     "java": "default-jdk-headless",
@@ -154,7 +155,7 @@ class Shell:
     """bash on a terminal whose other end is this test."""
 
     def __init__(self, folder: Path, size: tuple[int, int] = (24, 80), term: str = "xterm") -> None:
-        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": term, "PYTHONPATH": os.getcwd()}
+        environment = {"PATH": os.environ["PATH"], "PS1": PROMPT, "TERM": term, "PYTHONPATH": str(ROOT)}
         environment |= {"LESS": "", "LESSHISTFILE": "-", "HOME": str(folder), "LC_ALL": "C.UTF-8"}
         environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         self.bash = pexpect.spawn(

@@ -42,13 +42,13 @@ WITH_OPTION = (
 
 
 @pytest.fixture
-def service(host: Host) -> Any:
+def service(host: Host, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A UNIX datagram socket and a TCP server that are not of the tree."""
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
         socket.create_server(("127.0.0.1", 0)) as server,
     ):
-        os.chdir(host.folder)
+        monkeypatch.chdir(host.folder)
         datagrams.bind("service")
         (host.folder / "port").write_text(str(server.getsockname()[1]))
         yield server

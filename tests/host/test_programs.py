@@ -17,14 +17,14 @@ from tests.host.programs import frozen, need
 
 # The program of Go is tried in test_threads.py, with those of other languages.
 SCENARIOS = [name for name, programs in packed.SCENARIOS.items() if not set(programs) & set(packed.BUILT)]
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_program(host: Host, name: str, record_property: Callable[[str, object], None]) -> None:
     for program in packed.SCENARIOS[name]:
         need(program)
-    folders = [os.getcwd(), str(TESTS / "programs"), str(TESTS / "victims")]
+    folders = [str(TESTS.parent), str(TESTS / "programs"), str(TESTS / "victims")]
     done = subprocess.run(
         [sys.executable, "-B", str(TESTS / "programs" / f"{name}.py")], cwd=host.folder, text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(folders), "PYCRIU": f"{sys.executable} -m pycriu"},
