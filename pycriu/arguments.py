@@ -52,6 +52,8 @@ ACTIONS = {action.name: action for action in (
     Action(PRE_DUMP, "save the memory of a tree that runs on, so that its dump has less to do",
            "Pre-dumping finished successfully", "Pre-dumping FAILED."),
     Action(RESTORE, "bring it back", "Restore finished successfully. Tasks resumed.", "Restoring FAILED."),
+    Action("dedup", "free the pages of earlier images that -D has newer", "Deduplication finished",
+           "Deduplication FAILED.", capability=False),
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
     Action(
@@ -63,7 +65,6 @@ ALL = tuple(ACTIONS)
 
 # Actions of CRIU that are not here, and why.
 OTHER_ACTIONS = {
-    "dedup": "",
     "page-server": "",
     "lazy-pages": "pycriu puts all pages back before the tasks run",
     "cpuinfo": "",
@@ -109,7 +110,7 @@ def _needless(long: str, reason: str, kind: str = FLAG, *, negatable: bool = Fal
 GROUPS = (
     ("What is saved, and where", (
         Option("tree", "t", VALUE, "PID", "root of the tree to dump", SAVING),
-        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", BOTH),
+        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", (*BOTH, "dedup")),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
         Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
@@ -124,7 +125,8 @@ GROUPS = (
                SAVING),
         _refused("track-mem", "", negatable=True),
         Option("pre-dump-mode", "", VALUE, "HOW", "splice or read: both read tasks that run", (PRE_DUMP,)),
-        _refused("auto-dedup", "", negatable=True),
+        Option("auto-dedup", "", FLAG, "", "free pages that are newer here, or were restored",
+               BOTH, True),
         _refused("stream", "pycriu does not speak to criu-image-streamer", negatable=True),
         _refused("lazy-pages", "pycriu puts all pages back before the tasks run"),
     )),

@@ -42,7 +42,6 @@ class DumpOptions:
     hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     track_mem: bool = False  # note from now on what changes, for the next dump
-    auto_dedup: bool = False  # then free what the earlier images have in vain
 
 
 @record

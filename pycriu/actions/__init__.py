@@ -145,6 +145,21 @@ class Request:
             )
 
 
+def free_images(request: Request, *, restored: bool) -> None:
+    """--auto-dedup: what the images have in vain, now that the work is done. That this fails, fails nothing."""
+    if not request.flag("auto-dedup"):
+        return
+    from pycriu import dedup
+    from pycriu.errors import PycriuError
+
+    try:
+        freed = dedup.consume(request.images) if restored else dedup.dedup(request.images)
+    except PycriuError as error:
+        request.log.warn("--auto-dedup: %s", error)
+    else:
+        request.log.info("Freed %d KiB of images", freed.size >> 10)
+
+
 def light_protobuf() -> None:
     """Before anything imports the messages of the images, in a process that lives for one dump or restore."""
     from pycriu.images import schema

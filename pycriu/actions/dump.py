@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pycriu.actions import Request, light_protobuf, say
+from pycriu.actions import Request, free_images, light_protobuf, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def perform(request: Request) -> DumpResult:
     from pycriu.dump import dump
 
     with request.deadline():
-        return dump(options, request.log)
+        result = dump(options, request.log)
+    free_images(request, restored=False)
+    return result
 
 
 def _dry_run(request: Request) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pycriu import arguments
-from pycriu.actions import Request, light_protobuf
+from pycriu.actions import Request, free_images, light_protobuf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,4 +25,6 @@ def perform(request: Request) -> PreDumpResult:
     from pycriu.predump import pre_dump
 
     with request.deadline():
-        return pre_dump(options, request.log)
+        result = pre_dump(options, request.log)
+    free_images(request, restored=False)
+    return result

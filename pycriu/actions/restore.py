@@ -6,7 +6,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 
-from pycriu.actions import Request, light_protobuf, say
+from pycriu.actions import Request, free_images, light_protobuf, say
 from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
 
@@ -40,7 +40,9 @@ def perform(request: Request) -> RestoreResult:
     light_protobuf()
     from pycriu.restore import restore
 
-    return restore(asked, request.log)
+    result = restore(asked, request.log)
+    free_images(request, restored=True)
+    return result
 
 
 def options(request: Request) -> RestoreOptions:

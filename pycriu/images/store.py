@@ -210,6 +210,30 @@ class ImagesDir(Images):
             return open(fd, "rb", buffering=0)
         raise ImageError(f"{self._label(name)}: {os.strerror(errno.ENOENT)}", hint="the checkpoint is not complete")
 
+    def claim(self, name: str) -> int:
+        """A descriptor of an image to be changed. From now on, nobody else can open this directory."""
+        commit.lock(self._directory, self.path, exclusive=True)
+        self.raw(name).close()  # says what is wrong
+        try:
+            return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        except OSError as error:
+            raise refusal(error, self._label(name)) from None
+
+    def add(self, name: str, messages: Iterable[Message]) -> None:
+        """One more image for these, on disk when this returns."""
+        commit.lock(self._directory, self.path, exclusive=True)
+        data = b"".join(framing.build(kind_of(name), messages, name))
+        temporary = f".{name}.tmp"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o600, dir_fd=self._directory), "wb", buffering=0) as file:
+                _write_all(file, data)
+                os.fsync(file.fileno())
+            os.rename(temporary, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            os.fsync(self._directory)
+        except OSError as error:
+            raise refusal(error, self._label(name)) from None
+
     def _settle(self) -> None:
         """Finish what a dump was killed in, or where that may not be written, read from where the images are."""
         if commit.unfinished(self._directory):

@@ -26,6 +26,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "exit_group": (231, 94),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
+    "fallocate": (285, 47),
     "fchdir": (81, 50),
     "fcntl": (72, 25),
     "flock": (73, 32),

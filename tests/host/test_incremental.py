@@ -291,3 +291,25 @@ def test_a_parent_that_goes_away(host: Host) -> None:
     assert not outcome.ok
     assert "is gone" in outcome.errors()
     assert not alive(subject.pid)
+
+
+def test_earlier_images_give_up_what_is_newer(host: Host) -> None:
+    """At a dump, and by the action; the latest can be restored, and then gives up everything."""
+    subject = start(host, 3)
+    assert build(host, subject, 0).ok
+    before = size(images(host, 0))
+    nasty(subject, 1)
+    assert build(host, subject, 1).ok
+    nasty(subject, 2)
+    assert (dumped := build(host, subject, 2, "dump", "--auto-dedup")).ok, dumped
+    assert "Freed" in dumped.log
+    assert size(images(host, 0)) < before
+    assert (again := host.run("dedup", "-D", str(images(host, 2)))).ok, again
+    assert "Freed 0 KiB in 2 earlier sets" in again.log
+    assert (restored := host.restore("--auto-dedup", images=images(host, 2))).ok, restored
+    assert [size(images(host, number)) for number in range(3)] == [0, 0, 0]
+    nasty(subject, 3)
+    assert subject.go()[-1] == "judged 0 0 0 True"
+    outcome = host.restore(images=images(host, 2))
+    assert not outcome.ok
+    assert "given up" in outcome.errors()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import lineage, pagecompare, pageimages
+from pycriu import dedup, lineage, pagecompare, pageimages
 from pycriu.errors import ImageError, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -54,6 +54,7 @@ def read_back(path: Path) -> Page:
         with images.raw(f"pages-{head.pages_id}.img") as file:  # type: ignore[attr-defined]
             size = os.fstat(file.fileno()).st_size
             sources = [(os.dup(file.fileno()), pageimages.placed(entries, size))]
+            pageimages.refuse_holes(images, file.fileno(), sources[0][1])
         sources += lineage.sources(images, NAME, pageimages.in_parent(entries))
         for fd, runs in sources:
             for start, pages, offset in runs:
@@ -206,3 +207,87 @@ def test_old_ways_to_say_where_pages_are() -> None:
     for flags in (0, 2, 5):
         with pytest.raises(ImageError, match="another machine"):
             pageimages.placed([m.pagemap_entry(vaddr=0, compat_nr_pages=1, flags=flags)], PAGE_SIZE)
+
+
+def chain_of_three(tmp_path: Path) -> tuple[list[Path], list[Page]]:
+    """Three sets, and the memory that each is of."""
+    first = {number: page(number) for number in range(40)}
+    second = first | {number: page(100 + number) for number in range(10, 20)}
+    third = second | {number: page(200 + number) for number in (0, 1, 12, 13, 14, 39)}
+    third = {number: content for number, content in third.items() if number != 30}
+    paths = [write_set(tmp_path / "0", first, [])]
+    own = {number: second[number] for number in range(10, 20)}
+    paths.append(write_set(tmp_path / "1", own, sorted(first.keys() - own.keys()), "../0"))
+    own = {number: third[number] for number in (0, 1, 12, 13, 14, 39)}
+    paths.append(write_set(tmp_path / "2", own, sorted(third.keys() - own.keys()), "../1"))
+    return paths, [first, second, third]
+
+
+def blocks(path: Path) -> int:
+    return (path / "pages-1.img").stat().st_blocks * 512 // PAGE_SIZE
+
+
+def test_pages_that_are_newer_are_given_up(tmp_path: Path) -> None:
+    paths, memory = chain_of_three(tmp_path)
+    assert [read_back(path) for path in paths] == memory
+    freed = dedup.dedup(str(paths[2]))
+    assert (freed.sets, freed.size) == (2, (13 + 3) * PAGE_SIZE)
+    assert [blocks(path) for path in paths] == [40 - 13, 10 - 3, 6]
+    assert [(path / pageimages.PUNCHED).exists() for path in paths] == [True, True, False]
+    assert read_back(paths[2]) == memory[2]
+    for path in paths[:2]:
+        with pytest.raises(ImageError, match="given up to a later dump"):
+            read_back(path)
+    assert dedup.dedup(str(paths[2])).size == 0
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_killed_in_the_middle_of_giving_up(tmp_path: Path, after: int) -> None:
+    """At whatever call it ends: the latest set is what it was, every other is whole or says that it is not."""
+    paths, memory = chain_of_three(tmp_path)
+    pid = os.fork()
+    if not pid:
+        left = iter(range(after))
+
+        def call(name: str, *args: int, what: str = "") -> int:
+            if next(left, None) is None:
+                os._exit(1)
+            return original(name, *args, what=what)
+
+        original = dedup.libc.call
+        dedup.libc.call = call
+        dedup.dedup(str(paths[2]))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert read_back(paths[2]) == memory[2]
+    for path, content in zip(paths[:2], memory, strict=False):
+        try:
+            assert read_back(path) == content
+        except ImageError as error:
+            assert "given up" in str(error)
+    dedup.dedup(str(paths[2]))
+    assert [blocks(path) for path in paths] == [40 - 13, 10 - 3, 6]
+    assert read_back(paths[2]) == memory[2]
+
+
+def test_a_branch_that_lost_its_pages_is_refused(tmp_path: Path) -> None:
+    paths, _ = chain_of_three(tmp_path)
+    branch = write_set(tmp_path / "branch", {5: page(5)}, [0, 11], "../0")
+    dedup.dedup(str(paths[2]))
+    with pytest.raises(ImageError, match="given up"):
+        read_back(branch)
+
+
+def test_images_in_use_give_up_nothing(tmp_path: Path) -> None:
+    paths, memory = chain_of_three(tmp_path)
+    with store.ImagesDir(str(paths[0])), pytest.raises(PycriuError, match="at work in this directory"):
+        dedup.dedup(str(paths[2]))
+    assert read_back(paths[0]) == memory[0]
+
+
+def test_images_that_were_restored_are_freed(tmp_path: Path) -> None:
+    paths, _ = chain_of_three(tmp_path)
+    dedup.consume(str(paths[2]))
+    assert [blocks(path) for path in paths] == [0, 0, 0]
+    with pytest.raises(ImageError, match="given up"):
+        read_back(paths[2])

@@ -25,7 +25,7 @@ FLOORS = (
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare"},
     {"fds"},
     {"resources"},
-    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental"},
+    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "dedup"},
     {"crit"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun"},
