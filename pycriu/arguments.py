@@ -245,19 +245,6 @@ def parse(words: Iterable[str]) -> tuple[Values, list[str]]:
     return values, plain
 
 
-def config_words(text: str) -> list[str]:
-    """A configuration file as words of a command line: an option per line, `#` comments, values in double quotes."""
-    words: list[str] = []
-    for line in text.splitlines():
-        name, _, value = line.strip().partition(" ")
-        if not name or name.startswith("#"):
-            continue
-        value = value.strip()
-        value = value[1:].partition('"')[0] if value.startswith('"') else value.partition("#")[0].rstrip()
-        words.append(f"--{name}={value}" if value else f"--{name}")
-    return words
-
-
 def without_meaning(action: str, values: Mapping[str, object]) -> list[str]:
     """The options given that this action has no use for."""
     return [f"--{name}" for name in values if action not in LONG[name].actions]

@@ -110,8 +110,10 @@ def test_configuration_files_come_first(tmp_path: Path) -> None:
     assert logs("--config", "more", CRIU_CONFIG_FILE="env") == {"from-more"}
     assert logs("-o", "from-argv", "--config", "more") == {"from-argv"}
     assert logs("--no-default-config") == set()
-    (tmp_path / "bad").write_text("nonsense\n")
-    assert "unknown option --nonsense" in pycriu("dump", "--config", "bad", cwd=tmp_path).stderr
+    (tmp_path / "bad").write_text("# fine\nverbosity 3\nnonsense\n")
+    done = pycriu("dump", "--config", "bad", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pycriu: configuration file bad, line 3: unknown option --nonsense" in done.stderr
 
 
 def test_without_capabilities(tmp_path: Path) -> None:

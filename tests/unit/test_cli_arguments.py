@@ -124,11 +124,6 @@ def test_help_of_an_action_names_its_options_and_no_other(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_configuration_files() -> None:
-    words = arguments.config_words('# comment\n\nshell-job\n  tree 12  # why\nimages-dir "a b"\nlog-file "x # y" z\n')
-    assert words == ["--shell-job", "--tree=12", "--images-dir=a b", "--log-file=x # y"]
-
-
 def test_options_without_meaning() -> None:
     assert arguments.without_meaning("restore", {"tree": "1", "images-dir": "x"}) == ["--tree"]
     assert arguments.without_meaning("check", {"shell-job": True, "feature": "kcmp"}) == ["--shell-job"]
