@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Configuration files: what their lines mean, which of them has the last word, and what is said of one that is wrong."""
+"""Configuration files: what their lines mean, which file has the last word, and what is said of one that is wrong."""
 
 from __future__ import annotations
 
