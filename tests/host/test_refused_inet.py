@@ -18,6 +18,22 @@ one = socket.create_connection(listener.getsockname())
 other, _ = listener.accept()
 """
 
+MD5 = """
+import socket
+x = socket.socket()
+key = struct.pack("=HH4s120xBBHI80s", 2, 0, bytes([10, 0, 0, 1]), 0, 0, 3, 0, b"key")
+try: x.setsockopt(6, 14, key)
+except OSError as error: lacks("keys of TCP_MD5SIG", error)
+"""
+AO = """
+import socket
+x = socket.socket()
+key = struct.pack("=HH4s120x64siIH", 2, 0, bytes([10, 0, 0, 1]), b"hmac(sha1)", 0, 0, 0)
+key += struct.pack("=BBBBBB80s", 32, 1, 1, 0, 0, 3, b"key")
+try: x.setsockopt(6, 38, key)
+except OSError as error: lacks("keys of TCP-AO", error)
+"""
+
 # name: what the subject does, words of the message, options
 REFUSED = {
     "connection without an option": (PAIR, ("TCP connection (ESTABLISHED)", "--tcp-established", "--tcp-close"), ()),
@@ -54,13 +70,11 @@ REFUSED = {
         "except OSError as e: lacks('SCTP', e)",
         ("SCTP",), (),
     ),
-    "MD5 keys": (
-        "import socket\nx = socket.socket()\n"
-        "key = struct.pack('=HH4s120xBBHI80s', 2, 0, bytes([10, 0, 0, 1]), 0, 0, 3, 0, b'key')\n"
-        "try: x.setsockopt(6, 14, key)\nexcept OSError as e: lacks('MD5 keys', e)\n"
-        "x.bind(('127.0.0.1', 0))\nx.listen(1)",
-        ("MD5",), (),
-    ),
+    "MD5 keys of a listener": (MD5 + "x.bind(('127.0.0.1', 0))\nx.listen(1)", ("MD5",), ()),
+    "MD5 keys of a fresh socket": (MD5, ("MD5",), ()),
+    "MD5 keys of a bound socket": (MD5 + "x.bind(('127.0.0.1', 0))", ("MD5",), ()),
+    "TCP-AO keys of a fresh socket": (AO, ("TCP-AO",), ()),
+    "TCP-AO keys of a listener": (AO + "x.bind(('127.0.0.1', 0))\nx.listen(1)", ("TCP-AO",), ()),
 }  # fmt: skip
 
 

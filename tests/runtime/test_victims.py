@@ -124,3 +124,29 @@ def test_victim(start: Callable[[str], Victim], name: str) -> None:
     victim.dump("second")
     victim.restore("second")
     victim.judge()
+
+
+AO_KEY = """
+import socket, struct, time
+x = socket.socket()
+key = struct.pack("=HH4s120x64siIH", 2, 0, bytes([10, 0, 0, 1]), b"hmac(sha1)", 0, 0, 0)
+x.setsockopt(6, 38, key + struct.pack("=BBBBBB80s", 32, 1, 1, 0, 0, 3, b"key"))
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+def test_keys_that_sign_segments_are_refused(target: guest.Guest) -> None:
+    """TCP-AO, which the kernels of few hosts have."""
+    shell, folder = target.shell, "/tmp/signed"
+    shell.run(f"mkdir {folder}; cd {folder}; cat >signed.py <<'END'\n{AO_KEY}END")
+    shell.run(f"cd {folder} && (setsid sh -c 'echo $$ >pid; exec python3 signed.py' </dev/null >log 2>&1 &)")
+    shell.run(f"cd {folder}; n=0; until grep -q READY log || [ $n -ge 300 ]; do sleep 0.2; n=$((n+1)); done; cat log")
+    try:
+        refused = shell.run(f"cd {folder}; mkdir images; pycriu dump -D images -t $(cat pid)", timeout=90, check=False)
+        assert refused.status == 1, refused.out
+        assert "TCP-AO" in refused.out, refused.out
+        assert "descriptor 3 of process" in refused.out, refused.out
+        shell.run(f"kill -0 $(cat {folder}/pid)")
+    finally:
+        shell.run(f"kill -9 $(cat {folder}/pid); rm -rf {folder}", check=False)

@@ -2,7 +2,7 @@
 """TCP connections over IPv4 and IPv6, with a peer outside that notices every byte, and within the tree.
 
 Kept: TCP connections: sequence numbers, unread, unacknowledged and unsent data, windows, agreed options, timestamps
-Missing: urgent data, TLS and MD5 keys, MPTCP: refused; the size of the congestion window starts anew
+Missing: urgent data, keys (TLS, MD5, TCP-AO), MPTCP: refused; the size of the congestion window starts anew
 Options: --tcp-established
 """
 

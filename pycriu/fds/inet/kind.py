@@ -3,8 +3,8 @@
 
 A TCP connection is kept with --tcp-established (`connections`, kernel.tcp), or closed with --tcp-close. Connections
 that nobody has accepted are lost, with --skip-in-flight; so are packets that nobody has read from a raw socket.
-Refused: what has an error or urgent data waiting, upper protocols (TLS), MD5 keys, MPTCP, other protocols.
-Not noticed: TCP-AO keys, which sock_diag does not show.
+Refused: what has an error or urgent data waiting, upper protocols (TLS), keys by which segments are signed (MD5,
+TCP-AO), MPTCP, other protocols.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ class Inet(Kind):
                 f"{file.name} has the upper protocol {ulp.strip(bytes(1)).decode('ascii', 'replace')} (TCP_ULP), "
                 "whose keys cannot be read"
             )
+        if how := states.keys(sock, info.state, file.name):
+            raise _signed(file, how)
         if info.state == tcp.LISTEN:
             self._inspect_listener(file, info)
         elif info.state == tcp.SYN_RECV:
@@ -191,8 +193,8 @@ class Inet(Kind):
         info = tcp.info(sock) if about.protocol == TCP and about.type == STREAM else None
         remote = states.peer(sock, connecting=info is not None and info.state == tcp.SYN_SENT, diag=diag)
         state = info.state if info else tcp.ESTABLISHED if remote else tcp.CLOSE
-        if diag is not None and states.MD5 in diag.attributes:
-            raise Unsupported(f"{file.name} has MD5 keys (TCP_MD5SIG), which cannot be saved")
+        if how := states.keys_of(diag):
+            raise _signed(file, how)
         connected = info is not None and (state not in (tcp.CLOSE, tcp.LISTEN) or bool(states.poll(sock) & POLLRDHUP))
         options = settings.look(sock, about, connected=connected)
         backlog = info.backlog if info and state == tcp.LISTEN else 0
@@ -427,6 +429,13 @@ class Inet(Kind):
             sock.close()
         self._pending = []
         self._rebuilt.close()
+
+
+def _signed(file: OpenFile, how: str) -> Unsupported:
+    return Unsupported(
+        f"{file.name} has keys by which its segments are signed, {how}, which cannot be saved",
+        "let the program open the connection without them, or close it before the dump",
+    )
 
 
 def _make(about: sockets.About) -> _socket.socket:

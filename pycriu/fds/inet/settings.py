@@ -325,7 +325,7 @@ def _membership(fd: int, family: int, level: int, index: int, group: bytes) -> b
     size = _HEAD.size + _MOST_SOURCES * _ADDRESS
     request = _HEAD.pack(index, _sockaddr(family, group), _INCLUDE, _MOST_SOURCES)
     try:
-        answer = _get_in_place(fd, level, MCAST_MSFILTER, request.ljust(size, b"\0"))
+        answer = get_in_place(fd, level, MCAST_MSFILTER, request.ljust(size, b"\0"))
     except KernelError as error:
         if error.errno in (EADDRNOTAVAIL, ENODEV, *sockets.NO_SUCH_OPTION):
             return b""
@@ -341,7 +341,8 @@ def _membership(fd: int, family: int, level: int, index: int, group: bytes) -> b
     return _ONE.pack(_interface_name(index), group, mode | family << 8, count) + sources
 
 
-def _get_in_place(fd: int, level: int, option: int, value: bytes) -> bytes:
+def get_in_place(fd: int, level: int, option: int, value: bytes) -> bytes:
+    """getsockopt(2) of an option that reads its buffer, too."""
     data, length = ctypes.create_string_buffer(value, len(value)), ctypes.c_uint32(len(value))
     libc.call("getsockopt", fd, level, option, ctypes.addressof(data), ctypes.addressof(length), what=f"{option}")
     return data.raw

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import select
 
-from pycriu.errors import Unsupported
+from pycriu.errors import KernelError, Unsupported
 from pycriu.fds import sockets
+from pycriu.fds.inet import settings
 from pycriu.fds.openfile import OpenFile
 from pycriu.kernel import sockdiag, tcp
 
@@ -22,6 +24,10 @@ TCP, UDP, UDPLITE = 6, 17, 136
 POLLIN, POLLPRI, POLLERR, POLLRDHUP = 1, 2, 8, 0x2000
 INFO, SHUTDOWN, MD5 = 2, 8, 18  # INET_DIAG_*; the last comes by itself with the first
 _ENOTCONN = 107
+TCP_AO_INFO, _AO_INFO_SIZE = 40, 48  # struct tcp_ao_info_opt
+_SO_MEMINFO, IPV6 = 55, 41
+_IPV6_HEADERS = (54, 55, 57, 59)  # IPV6_HOPOPTS, IPV6_RTHDRDSTOPTS, IPV6_RTHDR, IPV6_DSTOPTS
+_MD5 = "MD5 (TCP_MD5SIG)"
 
 
 def poll(sock: _socket.socket) -> int:
@@ -49,6 +55,35 @@ def diag(files: list[OpenFile]) -> dict[int, sockdiag.Inet]:
             continue
         found.update({one.inode: one for one in listed if one.inode})
     return found
+
+
+def keys(sock: _socket.socket, state: int, name: str) -> str | None:
+    """How the segments of a TCP socket, called `name`, are signed, by keys that it has; None: they are not.
+
+    sock_diag tells of MD5 keys of those that listen or are connected. Of others, it is the memory that they take.
+    """
+    fd = sock.fileno()
+    try:
+        settings.get_in_place(fd, TCP, TCP_AO_INFO, bytes(_AO_INFO_SIZE))
+    except KernelError as error:
+        if error.errno not in (*sockets.NO_SUCH_OPTION, errno.ENOENT):
+            raise
+    else:
+        return "TCP-AO (TCP_AO_ADD_KEY)"
+    if state != tcp.CLOSE or not _option_memory(sock):
+        return None
+    others = [sockets.filter_of(fd, name), *(sockets.try_get(fd, option, 2048, IPV6) for option in _IPV6_HEADERS)]
+    return None if any(others) else _MD5
+
+
+def keys_of(diag: sockdiag.Inet | None) -> str | None:
+    """The same, as far as sock_diag tells."""
+    return _MD5 if diag is not None and MD5 in diag.attributes else None
+
+
+def _option_memory(sock: _socket.socket) -> int:
+    """Bytes of memory that options take: keys, filters, headers of IPv6."""
+    return int.from_bytes(sock.getsockopt(sockets.SOL_SOCKET, _SO_MEMINFO, 36)[24:28], "little")
 
 
 def shutdown(sock: _socket.socket, diag: sockdiag.Inet | None, info: tcp.Info | None) -> int:
