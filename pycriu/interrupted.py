@@ -49,10 +49,11 @@ class Unlimited:
 
     def __init__(self, arch: Arch) -> None:
         self._limits = {number: _ENDED[name] for number, name in numbers(arch, _ENDED).items()}
+        self._poll = numbers(arch, ("poll",))
 
-    def have(self, number: int) -> bool:
-        """Whether a call is one of them."""
-        return number in self._limits
+    def may_be_limited(self, number: int) -> bool:
+        """Whether a call may be one of those that `limited` is about."""
+        return number in self._limits or number in self._poll
 
     def waits_for_ever(self, number: int, arguments: list[int]) -> bool:
         """Whether a call is one of them, and has no limit."""
@@ -118,6 +119,17 @@ def ended_by_us(task: Tracee, before: list[int]) -> Registers | None:
         int(status["SigPnd"], 16) | int(status["ShdPnd"], 16), int(status["SigBlk"], 16), int(status["SigCgt"], 16),
     )  # fmt: skip
     return None if pending & caught & ~blocked else gpr  # a handler is about to run, and the call to end for it
+
+
+def with_rest(task: Tracee, gpr: Registers, goes_on: Registers) -> Registers:
+    """`goes_on`, which is what a new task in place of this one starts with, where it makes a poll(2) again.
+
+    It waits for `task.rest` milliseconds, where that is known; `gpr` are the registers of the thread as it stands.
+    """
+    arch = task.arch
+    if task.rest is not None and goes_on[arch.pc] != gpr[arch.pc] and goes_on[arch.nr] == arch.syscall_number("poll"):
+        goes_on[arch.args[2]] = task.rest
+    return goes_on
 
 
 def resumes(task: Tracee, before: list[int]) -> bool:

@@ -178,7 +178,7 @@ class Freeze:
         self.tasks[tid] = Tracee(tid, self.arch, self.tasks.get(process.pid))
         seized.append(tid)
         self._called[tid] = called = interrupted.called(tid)
-        if called and self._unlimited.have(called[0]):
+        if called and self._unlimited.may_be_limited(called[0]):
             self._note(tid, called)
         return True
 

@@ -79,7 +79,8 @@ class Thread:
         """Its way home; and the registers with which it goes on there, or in another life."""
         task = self.task
         gpr = task.registers()
-        self.goes_on = task.arch.after_interruption(gpr, interrupted.original(task, gpr))
+        goes_on = task.arch.after_interruption(gpr, interrupted.original(task, gpr))
+        self.goes_on = interrupted.with_rest(task, gpr, goes_on)
         return home.find(
             task.arch, self.goes_on, self.signals.mask, self.register_sets, self.status, mappings, gadgets,
             content, task.read, seccomp.judge(task, self.seccomp),

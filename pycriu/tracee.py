@@ -70,6 +70,7 @@ class Tracee:
         self.arch = arch
         self._leader = leader
         self.resumes = False  # see interrupted.resume
+        self.rest: int | None = None  # see interrupted.with_rest
         self._mem = -1
         self._gate = 0
 

@@ -56,21 +56,23 @@ def test_dumps_that_leave_it_do_not_lengthen_a_sleep(host: Host, call: str) -> N
     assert SECONDS <= float(said[2]) < SECONDS + 0.5, said
 
 
-@pytest.mark.parametrize("call", ["epoll_wait", "epoll_pwait2"])
+@pytest.mark.parametrize("call", ["epoll_wait", "epoll_pwait2", "poll"])
 def test_a_wait_for_events_goes_on_with_the_rest_of_its_limit(host: Host, call: str) -> None:
-    """Twice dumped, once left and once away: it is not told of that, and counts the time that it was there."""
+    """Dumped, once left and once away: it is not told of that, and counts the time that it was there."""
     subject = host.python(PROGRAM.replace("CALL", CALLS[call]))
     time.sleep(1)
-    left = host.dump(subject, "-R")
-    assert left.ok, left
+    if call != "poll":  # which the kernel restarts in a way of its own, once it has been left
+        left = host.dump(subject, "-R")
+        assert left.ok, left
+    begin = time.monotonic()
     assert host.dump(subject).ok
     reap(subject.pid)
     time.sleep(1)
     assert host.restore().ok
+    away = time.monotonic() - begin
     said = subject.go()[-1].split()
     assert said[:2] == ["after", "0"], said
-    away = 1
-    assert SECONDS + away - 0.01 <= float(said[2]) < SECONDS + away + 1, said
+    assert SECONDS + 1 - 0.01 <= float(said[2]) < SECONDS + away + 0.5, said
 
 
 def test_a_restore_after_another_boot_says_what_becomes_of_the_clock(host: Host) -> None:

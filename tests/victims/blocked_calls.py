@@ -5,7 +5,7 @@ been.
 The calls are made through ctypes: Python's own wrappers would repeat a call that came back with EINTR, and hide it.
 
 Kept: interrupted system calls
-Missing: a relative timeout begins anew where the kernel alone knows the rest
+Missing: a relative sleep begins anew at a restore
 """
 
 import ctypes

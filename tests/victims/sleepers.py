@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Calls with a timeout: sleeps, poll, select, epoll_wait, futex, relative and absolute; none ends early or with EINTR.
 
-Missing: relative sleeps, poll, futex begin anew at a restore; EINTR: sigtimedwait, semtimedop, sockets with a timeout
+Missing: relative sleeps and futexes begin anew at a restore; EINTR: sigtimedwait, semtimedop, sockets with a timeout
 """
 
 import ctypes
