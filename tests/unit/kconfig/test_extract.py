@@ -87,13 +87,21 @@ def test_an_efi_zboot_image_is_unpacked() -> None:
     assert configuration(data, "vmlinuz.efi") == TEXT
 
 
-@pytest.mark.parametrize("kernel", [ELF, bzimage(gzip.compress(ELF)), bytes(56) + b"ARM\x64" + bytes(64)])
+@pytest.mark.parametrize(
+    "kernel",
+    [ELF, bzimage(gzip.compress(ELF, mtime=0)), bytes(56) + b"ARM\x64" + bytes(64)],
+    ids=["vmlinux", "bzImage", "Image"],
+)
 def test_a_kernel_without_ikconfig_cannot_be_evaluated(kernel: bytes) -> None:
     with pytest.raises(EvaluationError, match="holds no configuration"):
         configuration(kernel, "bzImage")
 
 
-@pytest.mark.parametrize("data", [b"", b"root:x:0:0\n", bytes(5000), gzip.compress(b"hello\0")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"root:x:0:0\n", bytes(5000), gzip.compress(b"hello\0", mtime=0)],
+    ids=["empty", "text", "zeros", "gzip"],
+)
 def test_anything_else_is_bad_input(data: bytes) -> None:
     with pytest.raises(InputError, match="no configuration and no kernel"):
         configuration(data, "file")
