@@ -7,7 +7,7 @@ import os
 
 from pycriu import pageimages, spawn
 from pycriu.arch.description import Arch
-from pycriu.errors import ImageError, UserError
+from pycriu.errors import About, ImageError, UserError
 from pycriu.fds.table import Kinds
 from pycriu.images import own, store
 from pycriu.kernel import procfs
@@ -139,17 +139,22 @@ class Checkpoint:
         """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
         spawn.refuse_taken([tid for member in self.root.walk() for tid in (member.pid, *member.other_threads)])
         cores = [task.core for task in self.tasks.values()]
-        limits.check(cores)
-        procfiles.check(cores)
-        seccomp.check([thread.seccomp for task in self.tasks.values() for thread in task.threads])
-        own = own_vdso()
+        with About():
+            limits.check(cores)
+        with About():
+            procfiles.check(cores)
+        with About():
+            seccomp.check([thread.seccomp for task in self.tasks.values() for thread in task.threads])
+        own, remarks = own_vdso(), []
         for task in self.tasks.values():
-            if not memory.same_vdso(task.plan, own, task.pages.fileno()):
-                raise UserError(
-                    f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",
-                    "restore it on the kernel on which it was dumped",
-                )
-        remarks = [remark for task in self.tasks.values() for remark in scheduling.check(task.facts)]
+            with About():
+                if not memory.same_vdso(task.plan, own, task.pages.fileno()):
+                    raise UserError(
+                        f"process {task.pid} was dumped under another kernel: its vDSO is not this kernel's",
+                        "restore it on the kernel on which it was dumped",
+                    )
+            with About():
+                remarks += scheduling.check(task.facts)
         return remarks + younger_boot(self._uptime_at_dump, procfs.uptime())
 
     def close(self) -> None:

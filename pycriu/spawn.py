@@ -15,7 +15,7 @@ import struct
 from pycriu import family
 from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch
-from pycriu.errors import ImageError, KernelError, PidTaken, PycriuError, TraceeGone
+from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError, TraceeGone
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.sharing import clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
@@ -186,8 +186,9 @@ def plan(root: Member, *, shell_job: bool) -> family.Plan:
 def refuse_taken(pids: list[int]) -> None:
     """PidTaken for the first PID that somebody else has, with who that is and what to do."""
     for pid in pids:
-        if procfs.exists(pid):
-            raise taken(pid)
+        with About():
+            if procfs.exists(pid):
+                raise taken(pid)
 
 
 def taken(pid: int) -> PycriuError:

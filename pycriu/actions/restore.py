@@ -13,6 +13,7 @@ from pycriu.options import RestoreOptions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.actions import Outcome
+    from pycriu.arguments import Values
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
@@ -21,6 +22,8 @@ _SIGPIPE, _SIGXFSZ = 13, 25
 
 def run(request: Request) -> Outcome:
     """Bring the tree back; attached, stay until its root ends."""
+    if request.flag("dry-run"):
+        return _dry_run(request)
     command = _command(request)
     result = perform(request)
     if request.flag("display-stats"):
@@ -60,6 +63,19 @@ def options(request: Request) -> RestoreOptions:
         hook=request.hook(),
         **request.file_options(),
     )
+
+
+def _dry_run(request: Request) -> int:
+    light_protobuf()
+    from pycriu.dryrun import restore
+
+    def build(values: Values) -> RestoreOptions:
+        return options(Request(values, request.words, request.images, request.work, request.log))
+
+    request.finished = "Dry run finished"
+    report = restore.restore(request.values, build, request.log)
+    say([report.as_json()] if request.flag("json") else report.lines())
+    return 0 if report.passes else 1
 
 
 def _command(request: Request) -> list[str]:

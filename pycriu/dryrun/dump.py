@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The story of a dump up to where pages would be copied, with every refusal kept instead of raised.
 
-What an option would allow may be refused for another reason, which shows only with the option. So there are rounds:
-each adds the options that the obstacles of the one before name, until nothing new is named. By then it has been tried
-that the options which are told are enough. Each round stops the tree for as long as a dump would, without the copying.
+There are `rounds`. Each stops the tree for as long as a dump would, without the copying.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from pycriu import arch, pstree, sharing
 from pycriu.dryrun import report
+from pycriu.dryrun.rounds import Rounds
 from pycriu.dump import preload, take_files
 from pycriu.errors import About, Gathering, PycriuError
 from pycriu.fds.openfile import OpenFile
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     Found = dict[str, tuple[PycriuError, object]]
 
-_ROUNDS = 6
-
 
 class Round:
     """What one look at the tree has found."""
@@ -46,7 +44,9 @@ class Round:
         preload(self._cpu)
         with Gathering() as gathering, About():
             self._look(options)
-        self.found = gathering.found
+        for message, (error, subject) in gathering.found.items():
+            about = self._descriptor(subject) if isinstance(subject, OpenFile) else subject
+            self.found[message] = error, about
 
     def _look(self, options: DumpOptions) -> None:
         gadgets, kinds = Gadgets(self._cpu), self._kinds
@@ -76,15 +76,14 @@ class Round:
             with About(snapshot.pid):
                 memory.check_idle(snapshot.task, snapshot.rings)
 
-    def kind_of(self, file: OpenFile) -> str:
-        """The name of a kind of file, or what it is that no kind handles."""
+    def _descriptor(self, file: OpenFile) -> report.Descriptor:
         for module, _, _, looks in KINDS:
             kind = self._kinds.find(module)
             if looks(file) and (kind is None or kind.matches(file)):
-                return module.partition(".")[0]
+                return report.Descriptor(file.pid, file.fd, module.partition(".")[0])
         from pycriu.fds import refused
 
-        return refused.describe(file)[0]
+        return report.Descriptor(file.pid, file.fd, refused.describe(file)[0])
 
 
 def _snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snapshot]:
@@ -107,60 +106,26 @@ def _snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snap
 def dump(values: Values, build: Callable[[Values], DumpOptions], log: Log) -> report.Report:
     """What a dump with the options `values` would say; `build` makes the options of a dump of such values."""
     limits.raise_own_descriptor_limit()
-    first = last = Round(build(values), log)
-    seen, known, tried = dict(first.found), _keys(first.found), dict(values)
-    frozen = first.frozen
-    for _ in range(_ROUNDS):
-        more = _named(last.found, tried)
-        if not more:
-            break
-        tried |= more
-        last = Round(build(tried), log)
-        frozen = max(frozen, last.frozen)
-        seen |= {message: one for message, one in last.found.items() if _key(*one) not in known}
-        known |= _keys(last.found)
-    return _report(values, seen, first, last, frozen)
+    done: list[Round] = []
 
+    def look(tried: Values) -> Found:
+        done.append(Round(build(tried), log))
+        return done[-1].found
 
-def _report(values: Values, seen: Found, first: Round, last: Round, frozen: float) -> report.Report:
-    left = _keys(last.found)
-    obstacles: list[report.Obstacle] = []
-    options: dict[str, str | bool] = {}
-    for error, subject in seen.values():
-        named = None if _key(error, subject) in left else report.named_in(error, "dump")
-        if named and report.larger(options, *named):
-            options[named[0]] = named[1]
-        option = report.spelled(*named) if named else None
-        kind = first.kind_of(subject) if isinstance(subject, OpenFile) else None
-        obstacles.append(report.about(error, subject, option, kind))
+    rounds = Rounds("dump", values, look)
+    first, frozen = done[0], max(one.frozen for one in done)
     facts = {
         "processes": first.tasks, "threads": first.threads, "kibibytes": first.size >> 10,
         "microseconds_stopped": round(frozen * 1e6),
     }  # fmt: skip
     size = f"{report.count(first.tasks, 'process', 'processes')}, {report.count(first.threads, 'thread')}"
     summary = f"{size}, {facts['kibibytes']} KiB; stopped for {frozen * 1e3:.1f} ms" if first.tasks else ""
-    return report.Report("dump", obstacles, [report.spelled(*one) for one in options.items()], facts, summary)
+    return report.Report("dump", rounds.obstacles(_obstacle), rounds.options(), facts, summary)
 
 
-def _named(found: Found, tried: Values) -> Values:
-    """Options that obstacles name and that have not been tried."""
-    more: Values = {}
-    for error, _ in found.values():
-        named = report.named_in(error, "dump")
-        if named and report.larger(tried | more, *named):
-            more[named[0]] = named[1]
-    return more
-
-
-def _keys(found: Found) -> set[object]:
-    return {_key(*one) for one in found.values()}
-
-
-def _key(error: PycriuError, subject: object) -> object:
-    """The same for what is the same obstacle in another round, though numbers in its sentence have changed."""
-    if isinstance(subject, OpenFile):
-        return subject.pid, subject.fd, error.message.translate(_NO_DIGITS)
-    return error.message
-
-
-_NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
+def _obstacle(error: PycriuError, subject: object, option: str | None) -> report.Obstacle:
+    told = report.Obstacle(error.message, error.hint, option=option)
+    if isinstance(subject, report.Descriptor) and subject.process is not None:
+        name = report.command(subject.process)
+        return replace(told, process=subject.process, command=name, descriptor=subject.number, kind=subject.kind)
+    return replace(told, process=subject, command=report.command(subject)) if isinstance(subject, int) else told

@@ -7,19 +7,18 @@ The JSON is a promise: fields are added, none is taken away or changes its meani
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
 
-from pycriu import arguments
-from pycriu.errors import PycriuError, UserError
-from pycriu.fds.openfile import OpenFile
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 SCHEMA = 1
-_OPTION = re.compile(r"--([a-z][a-z-]+)(?:[ =](\d+[KMG]?|skip)\b)?")
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What an obstacle is about: a descriptor that leads to it, if one does, and what kind of file it is."""
+
+    process: int | None
+    number: int | None
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -92,43 +91,8 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def named_in(error: PycriuError, action: str) -> tuple[str, str | bool] | None:
-    """The first option of the action that the hint of an error names, with its value."""
-    for found in _OPTION.finditer(error.hint or ""):
-        option = arguments.LONG.get(found[1])
-        if option is None or action not in option.actions:
-            continue
-        if option.kind == arguments.FLAG:
-            return option.long, True
-        if found[2] or option.kind == arguments.OPTIONAL:
-            return option.long, found[2] or ""
-    return None
-
-
-def spelled(name: str, value: str | bool) -> str:
-    """An option as it is written on the command line."""
-    return f"--{name}" if value is True or value == "" else f"--{name}={value}"
-
-
-def larger(values: Mapping[str, object], name: str, value: str | bool) -> bool:
-    """Whether a value asks for more than what `values` have."""
-    if name not in values:
-        return True
-    try:
-        return arguments.size({name: value}, name, 0) > arguments.size(values, name, 0)
-    except UserError:
-        return False
-
-
-def about(error: PycriuError, subject: object, option: str | None = None, kind: str | None = None) -> Obstacle:
-    """An obstacle from what `errors.Gathering` has."""
-    if isinstance(subject, OpenFile):
-        return Obstacle(error.message, error.hint, subject.pid, _command(subject.pid), subject.fd, kind, option)
-    pid = subject if isinstance(subject, int) else None
-    return Obstacle(error.message, error.hint, pid, _command(pid) if pid else None, None, None, option)
-
-
-def _command(pid: int) -> str | None:
+def command(pid: int) -> str | None:
+    """The name of a process that lives."""
     try:
         with open(f"/proc/{pid}/comm", errors="replace") as file:
             return file.read().strip()

@@ -156,7 +156,8 @@ class Fanotify(Kind):
             if mark.id not in known:
                 raise ImageError(f"{_IMAGE}: no fanotify group has the id {mark.id}")
         for mark in [mark for entry in entries for mark in entry.ffy.mark] + self._filesystems:
-            os.close(_reopen(mark))
+            with About():
+                os.close(_reopen(mark))
 
     def open(self, entry: Any, opening: Opening) -> int:
         """A new group without marks."""

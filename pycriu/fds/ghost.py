@@ -297,6 +297,17 @@ class Remaps:
         """Whether a file is opened otherwise than by its path."""
         return number in self._remapped
 
+    def rehearse(self, reg: Any) -> None:
+        """UserError where a deleted file could not be made again, or the name that holds it has gone."""
+        folder = os.path.dirname(reg.name) or "/"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            what = "may not be written to" if os.path.isdir(folder) else "is not there"
+            raise UserError(f"the folder of the deleted file {reg.name} {what}", "a file is made there for a moment")
+        for (kind, number), users in self._wanted.items():
+            link = self._links[number].name if kind == LINKED else None
+            if link and reg in users and not os.path.lexists(link):
+                raise UserError(f"{link}, which holds the deleted file {reg.name}, has gone", "put it back")
+
     def is_link(self, number: int) -> bool:
         """Whether this is the entry of a hard link that holds a file for others."""
         return number in self._links

@@ -106,7 +106,8 @@ class Inotify(Kind):
             if len(set(numbers)) != len(numbers) or not all(0 < number <= MAX_WD for number in numbers):
                 raise ImageError(f"inotify {entry.id} has a watch twice, or one with a number that is out of bounds")
             for watch in entry.ify.wd:
-                os.close(_reopen(watch))
+                with About():
+                    os.close(_reopen(watch))
 
     def open(self, entry: Any, opening: Opening) -> int:
         """A new one without watches."""

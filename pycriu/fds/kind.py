@@ -77,6 +77,9 @@ class Kind:
         `entries` are the file_entry of this kind.
         """
 
+    def rehearse(self, entry: Any) -> None:
+        """Dry run: UserError for what `open` would say, as far as it can be told without opening or making anything."""
+
     def late(self, entry: Any) -> bool:
         """Whether this file can be opened only when all tasks exist."""
         return self.LATE

@@ -13,13 +13,14 @@ import fcntl
 import os
 import struct
 
-from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.images import messages as m
 from pycriu.record import record
 from pycriu.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pycriu.fds.openfile import OpenFile
@@ -125,6 +126,22 @@ class Locks:
             for entry in entries if fd is not None else ():
                 _check(fd, entry)
 
+    def rehearse(self, path_of: Callable[[int, int], str | None]) -> None:
+        """Dry run: the same, told from the list of all locks; `path_of` a descriptor of a process."""
+        with open("/proc/locks") as file:
+            there = [line.split()[1:] for line in file if "->" not in line]
+        for (pid, number), entries in self._wanted.items():
+            path = path_of(pid, number)
+            if path is None or not os.path.exists(path):
+                continue
+            status = os.stat(path)
+            at = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+            for entry in entries:
+                with About():
+                    for words in there:
+                        if words[4] == at and _clashes(entry, words):
+                            raise _locked(path, int(words[3]), entry)
+
     def rows(self, pid: int, fd: int, remote: Remote) -> list[Row]:
         """The calls by which a task takes the locks that it held through descriptor `fd`."""
         rows = []
@@ -164,9 +181,23 @@ def _check(fd: int | None, entry: Any) -> None:
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise ImageError(f"{IMAGE}: a lock of descriptor {entry.fd}: {error.strerror}") from None
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        by = f"process {holder}" if holder > 0 else "somebody else"
-        raise UserError(
-            f"{path} is locked by {by}; descriptor {entry.fd} of process {entry.pid} held a lock on it",
-            "restore when that lock is given up",
-        ) from None
+        raise _locked(os.readlink(f"/proc/self/fd/{fd}"), holder, entry) from None
+
+
+def _locked(path: str, holder: int, entry: Any) -> UserError:
+    by = f"process {holder}" if holder > 0 else "somebody else"
+    return UserError(
+        f"{path} is locked by {by}; descriptor {entry.fd} of process {entry.pid} held a lock on it",
+        "restore when that lock is given up",
+    )
+
+
+def _clashes(entry: Any, words: list[str]) -> bool:
+    """Whether a line of /proc/locks (kind, -, type, PID, file, start, end) is in the way of a lock."""
+    kind, _, type_, _, _, start, end = words[:7]
+    both_flock = entry.flag == FLOCK and kind == "FLOCK"
+    both_ranges = entry.flag in (POSIX, OFD) and kind in ("POSIX", "OFDLCK")
+    last = _MAX if end == "EOF" else int(end)
+    overlap = entry.start <= last and (not entry.len or entry.start + entry.len > int(start))
+    writes = type_ == "WRITE" or entry.type == fcntl.F_WRLCK
+    return (both_flock or (both_ranges and overlap)) and writes

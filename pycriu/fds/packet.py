@@ -138,6 +138,11 @@ class Packet(Kind):
                 raise ImageError(f"{name}: a note is not four bytes long")
             _check(one, name)
 
+    def rehearse(self, entry: Any) -> None:
+        """Its interface is there."""
+        if entry.psk.ifindex:
+            _on_interface(entry.psk.ifindex, lambda: _demand_interface(entry.psk.ifindex))
+
     def open(self, entry: Any, opening: Opening) -> int:
         """Make one socket."""
         one = entry.psk
@@ -212,6 +217,13 @@ def _bind(fd: int, one: Any) -> None:
         address = ctypes.create_string_buffer(packed, len(packed))
         where = ctypes.addressof(address)
         _on_interface(one.ifindex, lambda: libc.call("bind", fd, where, len(packed), what="packet socket"))
+
+
+def _demand_interface(index: int) -> None:
+    try:
+        _socket.if_indextoname(index)
+    except OSError as error:
+        raise KernelError("if_indextoname", error.errno or ENODEV) from None
 
 
 def _on_interface(index: int, action: Callable[[], object]) -> None:

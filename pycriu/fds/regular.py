@@ -37,6 +37,8 @@ _NEVER = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_ASYNC | (os.O_TMPFILE & ~os.
 # What is below these in /proc/PID belongs to descriptors and mappings, which come back later than files are opened.
 _INNER = ("fd", "fdinfo", "map_files")
 
+_ACCESS = {os.O_RDONLY: (os.R_OK,), os.O_WRONLY: (os.W_OK,), os.O_RDWR: (os.R_OK, os.W_OK), os.O_ACCMODE: ()}
+
 
 class Regular(Kind):
     """Everything that is opened again by its path."""
@@ -224,11 +226,24 @@ class Regular(Kind):
         """A FIFO's are for its own entry."""
         return None if stat.S_ISFIFO(entry.reg.mode) else entry.reg
 
+    def rehearse(self, entry: Any) -> None:
+        """Whether its path leads to what it led to; for a deleted one, to a folder in which it can be made."""
+        reg = entry.reg
+        _check_path(reg)
+        if self._remaps.has(reg.id):
+            self._remaps.rehearse(reg)
+        elif not self.late(entry):
+            status = self._status(reg)
+            for mode in _ACCESS[reg.flags & os.O_ACCMODE] if not reg.flags & os.O_PATH else ():
+                if not os.access(reg.name, mode):
+                    how = "written to" if mode == os.W_OK else "read"
+                    raise UserError(f"{reg.name} may not be {how} any more", "put it back as it was")
+            validation.check_content(status, reg, self._notes.of(reg.id), self.options.file_validation)
+
     def open(self, entry: Any, opening: Opening) -> int:
         """Open it again."""
         reg = entry.reg
-        if not reg.name.startswith("/") or "\0" in reg.name:
-            raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
+        _check_path(reg)
         if self._remaps.has(reg.id):
             return _positioned(self._remaps.open(reg.id), reg)
         if self._remaps.is_link(reg.id):
@@ -238,13 +253,18 @@ class Regular(Kind):
             self._readers.position(reg.id, fd, reg.flags)
         return fd if self.late(entry) else _positioned(fd, reg)
 
-    def _open_checked(self, reg: Any) -> int:
-        flags = reg.flags & ~_NEVER
-        try:  # before it is opened: opening a FIFO or a device has effects
-            status = os.stat(reg.name, follow_symlinks=not flags & os.O_NOFOLLOW)
+    def _status(self, reg: Any) -> os.stat_result:
+        """Looked at before it is opened: opening a FIFO or a device has effects."""
+        try:
+            status = os.stat(reg.name, follow_symlinks=not reg.flags & os.O_NOFOLLOW)
         except OSError as error:
             raise _refusal(reg.name, error) from None
         validation.check_kind(reg.name, status, reg, skip_rwx=self.options.skip_file_rwx_check)
+        return status
+
+    def _open_checked(self, reg: Any) -> int:
+        flags = reg.flags & ~_NEVER
+        status = self._status(reg)
         # A FIFO is opened for good by those who have both its ends in view.
         fd = _open(reg.name, flags | os.O_PATH if stat.S_ISFIFO(status.st_mode) else flags)
         try:
@@ -327,6 +347,11 @@ def entry(file_id: int, path: str, flags: int, position: int, status: os.stat_re
 
 
 # ---------------------------------------------------------------------------------------------------------- restore
+
+
+def _check_path(reg: Any) -> None:
+    if not reg.name.startswith("/") or "\0" in reg.name:
+        raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
 
 
 def _open(path: str, flags: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import stat
 
-from pycriu.errors import ImageError, Unsupported
+from pycriu.errors import About, ImageError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.locks import Locks
 from pycriu.fds.openfile import OpenFile
@@ -142,5 +142,6 @@ class Kinds:
         for entry in entries:
             self.by_type(entry)
         for kind in self.all:
-            kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])
+            with About():
+                kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])
         self.locks.read(images)

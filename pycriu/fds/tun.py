@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 
-from pycriu.errors import ImageError, KernelError, Unsupported, UserError
+from pycriu.errors import About, ImageError, KernelError, Unsupported, UserError
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
@@ -158,7 +158,8 @@ class Tun(Kind):
             if own[entry.id].HasField("device"):
                 self._first.setdefault(name, entry.id)
             if name in taken and not self._queues[entry.id][1] & IFF_PERSIST:
-                raise UserError(f"there is a network device {name} already", f"remove it: ip link delete {name}")
+                with About():
+                    raise UserError(f"there is a network device {name} already", f"remove it: ip link delete {name}")
         for name, _ in self._queues.values():
             if name not in self._first:
                 raise ImageError(f"{_IMAGE}: nothing is said of the network device {name}")

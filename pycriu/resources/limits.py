@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pycriu.errors import UserError
+from pycriu.errors import About, UserError
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.tracee import Remote, Row
@@ -72,12 +72,13 @@ def check(cores: list[Any]) -> None:
     mine = look(os.getpid())
     for core in cores:
         for number, (limit, (_, hard)) in enumerate(zip(core.tc.rlimits.rlimits, mine, strict=False)):
-            if limit.max > hard:
-                wanted = f"RLIMIT_{_NAMES[number]} {_show(limit.max)}"
-                raise UserError(
-                    f"{core.tc.comm} had {wanted}; the hard limit here is {_show(hard)}",
-                    "raising it needs CAP_SYS_RESOURCE; start the restore from a shell that has the higher limit",
-                )
+            with About():
+                if limit.max > hard:
+                    wanted = f"RLIMIT_{_NAMES[number]} {_show(limit.max)}"
+                    raise UserError(
+                        f"{core.tc.comm} had {wanted}; the hard limit here is {_show(hard)}",
+                        "raising it needs CAP_SYS_RESOURCE; start the restore from a shell that has the higher limit",
+                    )
 
 
 def _show(value: int) -> str:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import _socket
+import os
 import struct
 
-from pycriu.errors import UserError
+from pycriu.errors import Unsupported, UserError
 from pycriu.fds.inet import settings
+from pycriu.kernel import sockdiag
 from pycriu.kernel.nftables import Connection
 
 TYPE_CHECKING = False
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 AF_INET, AF_INET6 = 2, 10
+EACCES, EADDRINUSE, EADDRNOTAVAIL = 13, 98, 99
 
 
 def nowhere(family: int) -> tuple[Any, ...]:
@@ -63,12 +66,50 @@ def bind(sock: _socket.socket, local: Any) -> None:
     try:
         sock.bind(local)
     except OSError as error:
-        hint = {
-            98: "somebody else has this port: ss -anp tells who",
-            99: "this machine has no such address: ip address add gives it one",
-            13: "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE",
-        }.get(error.errno or 0)
-        raise UserError(f"a socket cannot be bound to {text(local)} again: {error.strerror}", hint) from None
+        raise _refusal(local, error.errno or 0) from None
+
+
+_HINTS = {
+    EADDRINUSE: "somebody else has this port: ss -anp tells who",
+    EADDRNOTAVAIL: "this machine has no such address: ip address add gives it one",
+    EACCES: "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE",
+}
+
+
+def _refusal(local: Any, code: int) -> UserError:
+    return UserError(f"a socket cannot be bound to {text(local)} again: {os.strerror(code)}", _HINTS.get(code))
+
+
+def refuse_taken(isk: Any, *, free: bool) -> None:
+    """UserError where `bind` would be refused: told from lists, without binding. `free`: any address may be had."""
+    if isk.type == _socket.SOCK_RAW or not (any(isk.src_addr) or isk.src_port):
+        return
+    local = address(isk, isk.src_addr, isk.src_port)
+    if any(isk.src_addr) and not free and not is_here(packed(local[0])):
+        raise _refusal(local, EADDRNOTAVAIL)
+    if isk.src_port and not isk.opts.so_reuseport and any(_is_in_the_way(isk, row) for row in _listed(isk)):
+        raise _refusal(local, EADDRINUSE)
+
+
+def _listed(isk: Any) -> list[sockdiag.Inet]:
+    try:
+        return [row for family in (AF_INET, AF_INET6) for row in sockdiag.inet(family, isk.proto)]
+    except Unsupported:
+        return []  # a kernel that does not list them
+
+
+def _is_in_the_way(isk: Any, row: sockdiag.Inet) -> bool:
+    """Whether a socket that is there keeps one of the image from its port."""
+    ours, theirs = packed(address(isk, isk.src_addr, isk.src_port)[0]), row.source
+    overlap = ours == theirs or not any(ours) or not any(theirs)
+    if row.source_port != isk.src_port or not overlap:
+        return False
+    if isk.type != _socket.SOCK_STREAM:
+        return not isk.opts.reuseaddr
+    if isk.state == sockdiag.LISTEN or not isk.dst_port:
+        return bool(row.state == sockdiag.LISTEN)
+    remote = packed(address(isk, isk.dst_addr, isk.dst_port)[0])
+    return bool((ours, remote, isk.dst_port) == (theirs, row.destination, row.destination_port))
 
 
 def is_here(address: bytes) -> bool:

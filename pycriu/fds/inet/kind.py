@@ -313,6 +313,14 @@ class Inet(Kind):
         ends = (endpoints.address(isk, isk.src_addr, isk.src_port), endpoints.address(isk, isk.dst_addr, isk.dst_port))
         self._rebuilt.foreign.connections.append(endpoints.connection(*ends))
 
+    def rehearse(self, entry: Any) -> None:
+        """Its address is of this machine, and nobody has its port."""
+        isk = entry.isk
+        options = _options(isk, self._notes.get(isk.ino, {}))
+        if not _is_connection(isk) or not self.options.tcp_close:
+            free = any(any(options.get(name, b"")) for name in settings.ANY_ADDRESS)
+            endpoints.refuse_taken(isk, free=free)
+
     def open(self, entry: Any, opening: Opening) -> int:
         """Make the socket. It listens only when all are bound, and stays in repair mode until the end."""
         isk = entry.isk

@@ -218,6 +218,10 @@ def from_entry(entry: Any) -> dict[str, bytes]:
     return notes
 
 
+ANY_ADDRESS = ("ip_freebind", "ip_transparent", "ipv6_freebind", "ipv6_transparent")
+"""Options with which a socket is bound to addresses that this machine does not have."""
+
+
 def _from_ip(entry: Any) -> dict[str, int]:
     opts, four = entry.ip_opts, entry.family == AF_INET
     names = {

@@ -263,8 +263,9 @@ class Tty(Kind):
             else:
                 self._users.append(entry)
         for index in self._groups:
-            if os.path.exists(f"{_PTS}/{index}"):
-                raise terminal.taken(index)
+            with About():
+                if os.path.exists(f"{_PTS}/{index}"):
+                    raise terminal.taken(index)
         if self._users:
             self._user = self._find_user_terminal()
 
@@ -283,6 +284,15 @@ class Tty(Kind):
         raise UserError(
             f"{name}, and this command has none to take its place", "run it on a terminal, e.g. in script(1)"
         )
+
+    def rehearse(self, entry: Any) -> None:
+        """What has no master must be where it was; the rest has been looked at."""
+        if entry in self._singles and self._info(entry).type != CTTY:
+            device = self._info(entry).rdev
+            link = f"/sys/dev/char/{os.major(device)}:{os.minor(device)}"
+            if os.path.isdir("/sys/dev/char") and not os.path.exists(link):
+                numbers = f"{os.major(device)}:{os.minor(device)}"
+                raise UserError(f"the terminal {numbers} of the tree is not there", "put the device back")
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Our descriptor. The first of a pair makes all of that pair."""

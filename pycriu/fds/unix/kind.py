@@ -279,6 +279,11 @@ class Unix(Kind):
         self._maker = making.Maker(images, [entry.usk for entry in entries], self.log)
         self.lent = self._maker.outside
 
+    def rehearse(self, entry: Any) -> None:
+        """Nobody has its name; who is to be there outside is there."""
+        if self._maker is not None:
+            self._maker.rehearse(entry.id)
+
     def open(self, entry: Any, opening: Opening) -> int:
         """One socket; all are made when the first is asked for."""
         assert self._maker is not None

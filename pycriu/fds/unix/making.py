@@ -73,6 +73,14 @@ class Maker:
         for one in self._all.values():
             one.messages = checked.with_note(one)
 
+    def rehearse(self, number: int) -> None:
+        """Dry run: UserError where an abstract name is taken, or a socket outside is not there."""
+        one = self._all[number]
+        if number in self.outside:
+            naming.demand(one.name)
+        elif not self._is_accepted(one):
+            naming.refuse_abstract(one.name)
+
     def _is_accepted(self, one: One) -> bool:
         """Whether it has its name from a listening socket, whose file it is."""
         same = [other for other in self._mine_of_type(one.type) if other.name.name == one.name.name]

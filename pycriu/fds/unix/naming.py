@@ -11,7 +11,7 @@ import _socket
 import os
 import stat
 
-from pycriu.errors import ImageError, KernelError, UserError
+from pycriu.errors import About, ImageError, KernelError, UserError
 from pycriu.kernel import sockdiag
 
 TYPE_CHECKING = False
@@ -70,17 +70,41 @@ def refuse_taken(names: list[Name]) -> None:
         return
     live = {row.file for row in sockdiag.unix().values() if row.file}
     for path in paths:
-        if not os.path.isdir(os.path.dirname(path)):
-            raise UserError(f"the directory of the UNIX socket {path} is not there", "make it, as it was at the dump")
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISSOCK(status.st_mode):
-            raise UserError(f"{path} should be a UNIX socket, but another file is there", "move it away")
-        device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
-        if (status.st_ino & 0xFFFFFFFF, device) in live:
-            raise UserError(f"{path} is the UNIX socket of another process by now", "end that process first")
+        with About():
+            _refuse_taken(path, live)
+
+
+def refuse_abstract(name: Name) -> None:
+    """UserError where an abstract name is somebody's; making the socket says the same."""
+    if name.name and not name.is_path and any(row.name == name.name for row in sockdiag.unix().values()):
+        raise _taken(name.words)
+
+
+def demand(name: Name) -> None:
+    """UserError where nobody has a name; connecting to it says the same."""
+    if not any(row.name == name.name for row in sockdiag.unix().values()):
+        raise UserError(
+            f"the UNIX socket {name.words} outside the tree, to which one was connected, is not there",
+            "start the service that has it before the restore",
+        )
+
+
+def _refuse_taken(path: str, live: set[tuple[int, int]]) -> None:
+    if not os.path.isdir(os.path.dirname(path)):
+        raise UserError(f"the directory of the UNIX socket {path} is not there", "make it, as it was at the dump")
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise UserError(f"{path} should be a UNIX socket, but another file is there", "move it away")
+    device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+    if (status.st_ino & 0xFFFFFFFF, device) in live:
+        raise UserError(f"{path} is the UNIX socket of another process by now", "end that process first")
+
+
+def _taken(words: str) -> UserError:
+    return UserError(f"the name {words} is in use by another UNIX socket", "end its owner first")
 
 
 def bind(fd: int, name: Name) -> int:
@@ -117,7 +141,7 @@ def _bind(fd: int, name: bytes, words: str) -> None:
         one.bind(name)
     except OSError as error:
         if error.errno == EADDRINUSE:
-            raise UserError(f"the name {words} is in use by another UNIX socket", "end its owner first") from None
+            raise _taken(words) from None
         raise KernelError("bind", error.errno or 0, words) from None
     finally:
         one.detach()

@@ -19,7 +19,7 @@ import errno
 import os
 import struct
 
-from pycriu.errors import ImageError, KernelError, UserError
+from pycriu.errors import About, ImageError, KernelError, UserError
 from pycriu.images import messages as m
 from pycriu.kernel import libc
 from pycriu.kernel.pagemap import PAGE_SIZE
@@ -107,6 +107,15 @@ def _entry(shmid: int, segment: Segment, page_size: int) -> Any:
 # ---------------------------------------------------------------------------------------------------------- restore
 
 
+def _refuse_other(shmid: int, entry: Any, there: Segment) -> None:
+    desc = entry.desc
+    if (there.key, there.size, there.uid, there.gid) != (desc.key, entry.size, desc.uid, desc.gid):
+        raise UserError(
+            f"System V segment {shmid} is another by now: key {there.key:#x}, {there.size} bytes, of {there.uid}",
+            f"the tree had key {desc.key:#x}, {entry.size} bytes, of {desc.uid}; see ipcs -m, remove it with ipcrm",
+        )
+
+
 class Segments:
     """The segments of an image. A scope: if it ends with an error, those that were made are removed.
 
@@ -143,6 +152,16 @@ class Segments:
             self._let_go()
             raise
         return self
+
+    def rehearse(self) -> None:
+        """Dry run: UserError for a segment that is another's by now."""
+        for shmid, entry in self._entries.items():
+            with About():
+                try:
+                    _refuse_other(shmid, entry, Segment(shmid))
+                except KernelError as error:
+                    if error.errno not in _GONE:
+                        raise
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
@@ -193,12 +212,7 @@ class Segments:
                 libc.call("shmctl", shmid, IPC_RMID, 0, what=f"System V segment {shmid}")
             self._fill(shmid, entry)
             return
-        desc = entry.desc
-        if (there.key, there.size, there.uid, there.gid) != (desc.key, entry.size, desc.uid, desc.gid):
-            raise UserError(
-                f"System V segment {shmid} is another by now: key {there.key:#x}, {there.size} bytes, of {there.uid}",
-                f"the tree had key {desc.key:#x}, {entry.size} bytes, of {desc.uid}; see ipcs -m, remove it with ipcrm",
-            )
+        _refuse_other(shmid, entry, there)
         if not there.users:
             self._fill(shmid, entry)
 
