@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from layer.target import guest
 
-SLEEP = 60  # seconds: some dumps of an emulated machine
+SLEEP = 30  # seconds: some dumps of an emulated machine
 PROGRAM = f"""
 import ctypes, time
 spec = (ctypes.c_long * 2)({SLEEP}, 0)
