@@ -319,12 +319,10 @@ class Remaps:
         return self._opened.pop(number)
 
     def _make(self) -> dict[int, int]:
-        plans = []
+        plans = self._link_plans()
         for (kind, number), regs in self._wanted.items():
             users = tuple((reg.id, reg.flags) for reg in regs)
-            if kind == LINKED:
-                plans.append(deleted.Plan(regs[0].name, stat.S_IFREG, users, hard_link=self._links[number].name))
-            else:
+            if kind != LINKED:
                 entry = self._ghosts[number][1]
                 plans.append(
                     deleted.Plan(regs[0].name, entry.mode, users, symbolic_link=entry.symlnk_target, ghost=number)
@@ -337,6 +335,19 @@ class Remaps:
             for fd in made.ghosts.values():
                 os.close(fd)
         return made.users
+
+    def _link_plans(self) -> list[deleted.Plan]:
+        """One for each name that a file had: CRIU makes a hard link for each open file, be it the same as another's."""
+        found: dict[tuple[str, object], tuple[str, list[Any]]] = {}
+        for (kind, number), regs in self._wanted.items():
+            if kind == LINKED:
+                path = self._links[number].name
+                same = found.setdefault((regs[0].name, _identity(path)), (path, []))
+                same[1].extend(regs)
+        return [
+            deleted.Plan(name, stat.S_IFREG, tuple((reg.id, reg.flags) for reg in regs), hard_link=path)
+            for (name, _), (path, regs) in found.items()
+        ]
 
     def has_links(self) -> bool:
         """Whether there are hard links that are to go away when the tasks run."""
@@ -361,6 +372,15 @@ def check_path(reg: Any) -> None:
     parts = reg.name.split("/")
     if not reg.name.startswith("/") or "\0" in reg.name or any(part in ("", ".", "..") for part in parts[1:]):
         raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute, or not plain")
+
+
+def _identity(path: str) -> object:
+    """What tells a file from others; its path where it is not there, which will be said when it is opened."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _checked_link(number: int, regs: dict[int, Any], reg: Any) -> Any:

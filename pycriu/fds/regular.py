@@ -8,10 +8,11 @@ was (`validation`). Files of /proc/PID are opened when that task exists again.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-from pycriu.errors import About, ImageError, Unsupported, UserError
+from pycriu.errors import About, ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import ghost, validation
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, Place, no_owner
@@ -376,5 +377,10 @@ def _positioned(fd: int, reg: Any) -> int:
 
 
 def _seek(fd: int, reg: Any) -> None:
-    if reg.pos and not reg.flags & os.O_PATH:
+    if not reg.pos or reg.flags & os.O_PATH:
+        return
+    try:
         libc.call("lseek", fd, reg.pos - (reg.pos >> 63 << 64), os.SEEK_SET, what=reg.name)
+    except KernelError as error:  # CRIU saves what /proc says of /dev/kmsg; it cannot be set, not by CRIU either
+        if error.errno != errno.ESPIPE or not stat.S_ISCHR(os.fstat(fd).st_mode):
+            raise

@@ -30,6 +30,7 @@ EPERM, EACCES = 1, 13
 SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE, SCHED_DEADLINE = 0, 1, 2, 3, 5, 6
 REAL_TIME = (SCHED_FIFO, SCHED_RR)
 FLAG_RESET_ON_FORK, FLAG_CLAMP_MIN, FLAG_CLAMP_MAX = 1, 0x20, 0x40
+_RESET_ON_FORK = 0x40000000  # with a policy, where there is no place for flags
 _FLAGS_KEPT = 0x7  # reset on fork, reclaim, overrun signal
 # struct sched_attr, include/uapi/linux/sched/types.h: size, policy, flags, nice, priority, runtime, deadline, period in
 # nanoseconds, util_min, util_max
@@ -251,9 +252,11 @@ def _apply(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:
 
 def _set_policy(tid: int, thread: Any, facts: dict[str, Numbers]) -> None:
     now = get_attr(tid)
-    policy, nice = thread.sched_policy, thread.sched_nice
+    policy, nice = thread.sched_policy & ~_RESET_ON_FORK, thread.sched_nice
     priority = thread.sched_prio if policy in REAL_TIME else 0
     flags = facts.get("sched_flags", (0,))[0]
+    if thread.sched_policy & _RESET_ON_FORK:  # CRIU saves what sched_getscheduler(2) says
+        flags |= FLAG_RESET_ON_FORK
     runtime, deadline, period = facts.get("deadline", (*facts.get("slice", (0,)), 0, 0))
     low, high = facts.get("clamps", (0, 0))
     if "clamps" in facts:

@@ -136,7 +136,11 @@ def judge(task: Tracee, seccomp: Seccomp) -> Callable[[str, tuple[int, ...], int
 
 
 class Filters:
-    """The seccomp image in the making: every filter once for each chain of filters that it ends."""
+    """The seccomp image in the making: every filter once for each chain of filters that it begins.
+
+    CRIU installs filters in the order of the image: the one that a task names, then its `prev`, and so on. So a task
+    names its oldest, and `prev` leads to the next younger one.
+    """
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
@@ -151,14 +155,14 @@ class Filters:
             thread.seccomp_filter = self._of(seccomp.chain)
 
     def _of(self, chain: Chain) -> int:
-        for length in range(1, len(chain) + 1):
-            part = chain[:length]
+        for start in range(len(chain) - 1, -1, -1):
+            part = chain[start:]
             if part in self._known:
                 continue
-            code, flags = part[-1]
+            code, flags = part[0]
             entry = m.seccomp_filter(filter=code, flags=flags)
-            if length > 1:
-                entry.prev = self._known[part[:-1]]
+            if len(part) > 1:
+                entry.prev = self._known[part[1:]]
             self._known[part] = len(self.entries)
             self.entries.append(entry)
         return self._known[chain]
@@ -190,7 +194,7 @@ def read(thread: Any, entries: Any, label: str) -> Seccomp:
             raise ImageError(f"{label}: its seccomp filters have more instructions than a task may have")
         chain.append((bytes(entry.filter), entry.flags & FLAG_LOG))
         if not entry.HasField("prev"):
-            return Seccomp(FILTER, tuple(reversed(chain)))
+            return Seccomp(FILTER, tuple(chain))
         index, before = entry.prev, index
 
 

@@ -112,7 +112,8 @@ def test_image_shares_what_is_shared() -> None:
     threads = [thread() for _ in chains]
     for one, chain in zip(threads, chains, strict=True):
         filters.put(one, seccomp.Seccomp(seccomp.FILTER, chain))
-    assert len(filters.entries) == 5
+    assert len(filters.entries) == 6
+    assert filters.entries[threads[0].seccomp_filter].filter == a, "CRIU installs first what the task names"
     image = filters.image()
     assert image.IsInitialized()
     for one, chain in zip(threads, chains, strict=True):

@@ -26,8 +26,9 @@ def check(plans: list[Plan]) -> None:
         for vma in plan.vmas:
             if not vma.flags & MAP_HUGETLB or not vma.status & ANON_PRIVATE:
                 continue
-            size = 1 << (vma.flags >> MAP_HUGE_SHIFT & _SHIFTS)
-            if size == 1 or vma.start % size or vma.end % size:
+            shift = vma.flags >> MAP_HUGE_SHIFT & _SHIFTS
+            size = 1 << shift if shift else default_size()  # CRIU does not say which
+            if vma.start % size or vma.end % size:
                 raise ImageError(f"the mapping {vma.start:x}-{vma.end:x} of huge pages is not aligned to them")
             filled = vma.start in plan.filled
             if filled or not vma.flags & MAP_NORESERVE:
@@ -39,6 +40,12 @@ def check(plans: list[Plan]) -> None:
                 f"{pages} huge pages of {size >> 10} KiB are needed, {free} are free",
                 f"raise {_POOLS}/hugepages-{size >> 10}kB/nr_hugepages",
             )
+
+
+def default_size() -> int:
+    """Bytes of the huge pages that are meant where no size is said."""
+    with open("/proc/meminfo", "rb") as file:
+        return next((int(line.split()[1]) << 10 for line in file if line.startswith(b"Hugepagesize:")), 1 << 21)
 
 
 def available(size: int) -> int:

@@ -46,9 +46,9 @@ def fill(remote: Remote, plan_: Plan, pages_fd: int, runs: Placed, page_size: in
     """Let the task read `runs` of its pages from the descriptor `pages_fd` of its own; returns how many."""
     kernels = [(vma.start, vma.end) for vma in plan_.vmas if vma.status & KERNEL_MADE]
     pieces = [
-        (address, pages * page_size, offset)
+        piece
         for address, pages, offset in runs
-        if not any(start <= address < end for start, end in kernels)
+        for piece in _outside(kernels, address, address + pages * page_size, offset)
     ]
     rows: list[Row] = []
     sizes: list[int] = []
@@ -60,6 +60,18 @@ def fill(remote: Remote, plan_: Plan, pages_fd: int, runs: Placed, page_size: in
         sizes.append(sum(length for _, length, _ in group))
     _read_in(remote, rows, sizes)
     return sum(length for _, length, _ in pieces) // page_size
+
+
+def _outside(kernels: list[tuple[int, int]], start: int, end: int, offset: int) -> list[tuple[int, int, int]]:
+    """A run less what the kernel fills, as address, length and offset: runs of CRIU's images go on through mappings."""
+    pieces = []
+    for low, high in sorted(kernels):
+        if start < high and low < end:
+            pieces.append((start, low - start, offset))
+            offset += high - start
+            start = high
+    pieces.append((start, end - start, offset))
+    return [piece for piece in pieces if piece[1] > 0]
 
 
 def _contiguous(pieces: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:

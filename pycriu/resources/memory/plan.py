@@ -7,6 +7,7 @@ import os
 
 from pycriu import pageimages
 from pycriu.errors import ImageError
+from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.resources.memory import advice
 from pycriu.resources.memory.mappings import (
     AIORING,
@@ -51,14 +52,14 @@ class Plan:
         return vma.start in self.filled and not vma.flags & MAP_SHARED
 
     def find(self, address: int, pages_fd: int) -> tuple[int, int, int]:
-        """The descriptor, offset and number of pages of the run that begins at `address`; none: no pages.
+        """The descriptor, the offset and the number of pages that are there from `address` on; none: no pages.
 
         `pages_fd` is the task's own pages image.
         """
         for fd, runs in ((pages_fd, self.runs), *self.inherited):
             for start, pages, offset in runs:
-                if start == address:
-                    return fd, offset, pages
+                if start <= address < start + pages * PAGE_SIZE:
+                    return fd, offset + address - start, pages - (address - start) // PAGE_SIZE
         return pages_fd, 0, 0
 
     @staticmethod
