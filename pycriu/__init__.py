@@ -1,4 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Checkpoint and restore of Linux process trees, from outside, in CRIU's image format."""
+"""Checkpoint and restore of Linux process trees, from outside, in CRIU's image format.
+
+From Python: `dump`, `pre_dump`, `restore` and `check` work in this process (see `pycriu.api`); `criu`, `images` and
+`rpc` are what CRIU's own bindings offer. Imported when they are asked for: the command needs none of them.
+"""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu import images as images
+    from pycriu import rpc as rpc
+    from pycriu.api import DumpResult as DumpResult
+    from pycriu.api import HookFailed as HookFailed
+    from pycriu.api import ImageError as ImageError
+    from pycriu.api import Missing as Missing
+    from pycriu.api import PreDumpResult as PreDumpResult
+    from pycriu.api import PycriuError as PycriuError
+    from pycriu.api import RestoreResult as RestoreResult
+    from pycriu.api import Unsupported as Unsupported
+    from pycriu.api import UserError as UserError
+    from pycriu.api import check as check
+    from pycriu.api import dump as dump
+    from pycriu.api import pre_dump as pre_dump
+    from pycriu.api import restore as restore
+    from pycriu.bindings import CR_DEFAULT_SERVICE_ADDRESS as CR_DEFAULT_SERVICE_ADDRESS
+    from pycriu.bindings import CRIUException as CRIUException
+    from pycriu.bindings import CRIUExceptionExternal as CRIUExceptionExternal
+    from pycriu.bindings import CRIUExceptionInternal as CRIUExceptionInternal
+    from pycriu.bindings import criu as criu
+
+_NAMES = {
+    "api": (
+        "DumpResult", "HookFailed", "ImageError", "Missing", "PreDumpResult", "PycriuError", "RestoreResult",
+        "Unsupported", "UserError", "check", "dump", "pre_dump", "restore",
+    ),
+    "bindings": (
+        "CR_DEFAULT_SERVICE_ADDRESS", "CRIUException", "CRIUExceptionExternal", "CRIUExceptionInternal", "criu",
+    ),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """What is asked for first. `dump`, `restore` and `check` are modules, too, whose names go to the functions."""
+    if name in ("images", "rpc"):
+        return __import__(f"pycriu.{name}", fromlist=["*"])
+    for module, names in _NAMES.items():
+        if name in names:
+            found = __import__(f"pycriu.{module}", fromlist=names)
+            globals().update((one, getattr(found, one)) for one in names)
+            return globals()[name]
+    raise AttributeError(f"module 'pycriu' has no attribute {name!r}")

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pycriu import check
 from pycriu.actions import Request, say
+from pycriu.check import check
 from pycriu.options import CheckOptions
 
 
@@ -17,6 +17,6 @@ def run(request: Request) -> int:
         experimental=request.flag("experimental") or request.flag("all"),
         json=request.flag("json"),
     )
-    report = check.check(options)
+    report = check(options)
     say(report.lines)
     return report.status

@@ -18,9 +18,10 @@ def run(request: Request) -> int:
         return _dry_run(request)
     result = perform(request)
     if request.flag("display-stats"):
-        from pycriu import dump, statistics
+        from pycriu import statistics
+        from pycriu.dump import stats_entry
 
-        say(statistics.lines(dump.stats_entry(result)))
+        say(statistics.lines(stats_entry(result)))
     return 0
 
 

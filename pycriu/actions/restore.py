@@ -27,9 +27,10 @@ def run(request: Request) -> Outcome:
     command = _command(request)
     result = perform(request)
     if request.flag("display-stats"):
-        from pycriu import restore, statistics
+        from pycriu import statistics
+        from pycriu.restore import stats_entry
 
-        say(statistics.lines(restore.stats_entry(result.took, result.pages)))
+        say(statistics.lines(stats_entry(result.took, result.pages)))
     if command:
         return lambda: become(command, request.log)
     if request.flag("restore-detached"):

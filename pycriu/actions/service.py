@@ -38,7 +38,8 @@ def run(request: Request) -> int:
 
 def _load() -> None:
     """What each worker would have to import."""
-    from pycriu import dump, restore  # noqa: F401
+    import pycriu.dump
+    import pycriu.restore  # noqa: F401
 
 
 def _to_background() -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 
-from pycriu import arch, check, spawn
+from pycriu import arch, spawn
+from pycriu.check import describe, probe, running_configuration
 from pycriu.checkpoint import Checkpoint
 from pycriu.dryrun import report
 from pycriu.dryrun.rounds import Rounds
@@ -116,9 +117,9 @@ class Round:
         if any(thread.seccomp.mode for task in checkpoint.tasks.values() for thread in task.threads):
             wanted.add("seccomp_suspend")
         chosen = tuple(feature for feature in FEATURES if feature.name in wanted)
-        machine, configuration = os.uname().machine, check.running_configuration()
-        for miss in check.probe(chosen):
-            _, *lines = check.describe(miss, machine, configuration)
+        machine, configuration = os.uname().machine, running_configuration()
+        for miss in probe(chosen):
+            _, *lines = describe(miss, machine, configuration)
             with About():
                 raise UserError(
                     f"this kernel lacks {miss.feature.name}, for {miss.feature.purpose}: {miss.said}",

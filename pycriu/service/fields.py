@@ -28,7 +28,7 @@ FOR_ANYBODY = (
     "images_dir_fd", "images_dir", "work_dir_fd", "pid", "log_file", "log_to_stderr", "log_level", "notify_scripts",
     "leave_running", "leave_stopped", "shell_job", "timeout", "file_locks", "ghost_limit", "skip_file_rwx_check",
     "ext_unix_sk", "unix_sk_ino", "tcp_established", "tcp_close", "tcp_skip_in_flight", "network_lock", "track_mem",
-    "pre_dump_mode", "display_stats", "cpu_cap", "manage_cgroups", "manage_cgroups_mode", "pidfd_store_sk",
+    "pre_dump_mode", "cpu_cap", "manage_cgroups", "manage_cgroups_mode", "pidfd_store_sk",
 )  # fmt: skip
 
 _SWITCHES = {
@@ -48,7 +48,6 @@ _SWITCHES = {
     "skip_file_rwx_check": "skip-file-rwx-check",
     "mntns_compat_mode": "mntns-compat-mode",
     "unprivileged": "unprivileged",
-    "display_stats": "display-stats",
     "lazy_pages": "lazy-pages",
     "tls": "tls",
     "tls_no_cn_verify": "tls-no-cn-verify",
@@ -185,6 +184,12 @@ def _status_fd(opts: m.criu_opts) -> list[str]:
     raise UserError("status_fd is not supported by pycriu", "notify_scripts tells of every stage")
 
 
+def _display_stats(opts: m.criu_opts) -> list[str]:
+    if opts.display_stats:
+        raise UserError("display_stats is for a terminal", "the figures are in stats-dump and stats-restore")
+    return []
+
+
 _OTHERS: dict[str, Callable[[Any], list[str]]] = {
     "ps": _page_server,
     "cpu_cap": _cpu_cap,
@@ -196,6 +201,7 @@ _OTHERS: dict[str, Callable[[Any], list[str]]] = {
     "join_ns": _join_ns,
     "orphan_pts_master": _orphan_pts_master,
     "status_fd": _status_fd,
+    "display_stats": _display_stats,
     "veths": lambda opts: [f"--veth-pair={one.if_in}={one.if_out}" for one in opts.veths],
     "ext_mnt": lambda opts: [f"--ext-mount-map={one.key}:{one.val}" for one in opts.ext_mnt],
     "auto_ext_mnt": lambda opts: ["--ext-mount-map=auto"] if opts.auto_ext_mnt else [],

@@ -59,11 +59,11 @@ def restore(worker: Worker, request: m.criu_req) -> m.criu_resp:
 
 def check(worker: Worker, request: m.criu_req) -> m.criu_resp:
     """CHECK: that of `pycriu check`."""
-    from pycriu import check as checking
+    from pycriu.check import check as probe
     from pycriu.options import CheckOptions
 
     def work(asked: Request) -> None:
-        report = checking.check(CheckOptions())
+        report = probe(CheckOptions())
         for line in report.lines:
             asked.log.info("%s", line)
         if report.status:

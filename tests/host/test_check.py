@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pycriu import check
+import pycriu.check as check
 from pycriu.probes.table import FEATURES, REQUIRED
 from tests import debian
 from tests.host.conftest import children, wait_until

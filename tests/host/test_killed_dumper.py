@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import dump
+from pycriu.dump import dump
 from pycriu.kernel import ptrace
 from pycriu.log import Log
 from pycriu.options import DumpOptions
@@ -123,7 +123,7 @@ def dump_and_die(pid: int, images: Path, *, before: int) -> int:
         kill_before(before)
         options = DumpOptions(pid=pid, images_dir=str(images), work_dir=str(images), leave_running=True)
         with open(os.devnull, "w") as nowhere:
-            dump.dump(options, Log(1, nowhere.fileno()))
+            dump(options, Log(1, nowhere.fileno()))
         status = 0
     finally:
         os._exit(status)

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from pycriu import dump, pstree, restore
+from pycriu import pstree
+from pycriu.dump import dump
 from pycriu.fds.inet import connections, endpoints, locks
 from pycriu.fds.inet import kind as inet
 from pycriu.images import store
@@ -28,6 +29,7 @@ from pycriu.images.store import NewCheckpoint
 from pycriu.kernel import nftables, ptrace, segment, tcp
 from pycriu.log import Log
 from pycriu.options import DumpOptions, RestoreOptions
+from pycriu.restore import restore
 from tests.host.conftest import Host, Subject, alive, below, reap, tables_of, wait_until
 from tests.images import framed
 
@@ -171,7 +173,7 @@ def dump_work(pid: int, images: Path, **options: bool) -> Callable[[], object]:
     def work() -> None:
         with open(os.devnull, "w") as nowhere:
             given = DumpOptions(pid=pid, images_dir=str(images), work_dir=str(images), tcp_established=True, **options)
-            dump.dump(given, Log(1, nowhere.fileno()))
+            dump(given, Log(1, nowhere.fileno()))
 
     return work
 
@@ -180,7 +182,7 @@ def restore_work(images: Path) -> Callable[[], object]:
     def work() -> None:
         with open(os.devnull, "w") as nowhere:
             given = RestoreOptions(images_dir=str(images), work_dir=str(images), detached=True, tcp_established=True)
-            restore.restore(given, Log(1, nowhere.fileno()))
+            restore(given, Log(1, nowhere.fileno()))
 
     return work
 

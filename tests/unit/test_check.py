@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import pycriu.check as check
 from layer.kconfig import fragments
-from pycriu import check
 from pycriu.errors import KernelError, UserError
 from pycriu.options import CheckOptions
 from pycriu.probes.subject import Absent, Subject, in_child
@@ -171,7 +171,7 @@ def test_what_is_missing_decides_the_exit_status() -> None:
 def test_a_process_without_capabilities_is_told_so() -> None:
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); "
-        "from pycriu import check; from pycriu.options import CheckOptions; "
+        "import pycriu.check as check; from pycriu.options import CheckOptions; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); report = check.check(CheckOptions()); "
         "print(*report.lines, sep='\\n'); sys.exit(report.status)"
     )

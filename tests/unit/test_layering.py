@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     {"errors", "haste", "record", "options"},
     {"kernel"},
-    {"arch", "images", "log", "arguments", "usage", "configuration", "statistics", "rpc"},
+    {"arch", "images", "log", "arguments", "usage", "configuration", "statistics", "rpc", "rpc_pb2"},
     {"home", "scripts"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
@@ -29,7 +29,7 @@ FLOORS = (
     {"crit"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun"},
-    {"actions", "service"},
+    {"actions", "service", "api", "bindings"},
     {"cli"},
     {"__main__"},
 )

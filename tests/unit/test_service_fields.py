@@ -44,6 +44,7 @@ def full() -> m.criu_opts:
     opts.empty_ns = 0x40000000
     opts.orphan_pts_master = False
     opts.ClearField("status_fd")
+    opts.display_stats = False
     return opts
 
 
@@ -90,7 +91,13 @@ def test_what_belongs_to_the_client_is_not_for_a_service() -> None:
 
 
 @pytest.mark.parametrize(
-    "opts", [m.criu_opts(empty_ns=0x20000000), m.criu_opts(orphan_pts_master=True), m.criu_opts(status_fd=3)]
+    "opts",
+    [
+        m.criu_opts(empty_ns=0x20000000),
+        m.criu_opts(orphan_pts_master=True),
+        m.criu_opts(status_fd=3),
+        m.criu_opts(display_stats=True),
+    ],
 )
 def test_what_no_option_has_is_refused_by_its_name(opts: m.criu_opts) -> None:
     name = opts.ListFields()[0][0].name

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pycriu from Python, in this process: `pycriu.dump`, `pycriu.pre_dump`, `pycriu.restore`, `pycriu.check`.
+
+    import pycriu
+
+    result = pycriu.dump(4711, "checkpoint", leave_running=True)
+    print(result.pages, "pages; stood still for", result.frozen, "us")
+
+    restored = pycriu.restore("checkpoint")
+    status = restored.wait()  # its root is a child of this process
+
+What cannot be done raises a PycriuError: `message` names the object, `hint` says what to do. A dump that fails leaves
+the tree as it was; of a restore that fails nothing is left. Root is needed, as for the command; this process must not
+be in the tree.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pycriu.check import probe
+from pycriu.dump import DumpResult
+from pycriu.dump import dump as run_dump
+from pycriu.errors import HookFailed, ImageError, PycriuError, Unsupported, UserError
+from pycriu.log import WARN, Log
+from pycriu.options import DumpOptions, RestoreOptions
+from pycriu.predump import PreDumpResult
+from pycriu.predump import pre_dump as run_pre_dump
+from pycriu.probes.table import FEATURES, REQUIRED
+from pycriu.restore import RestoreResult
+from pycriu.restore import restore as run_restore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pycriu.options import Hook
+
+    StrPath = str | os.PathLike[str]
+
+__all__ = [
+    "DumpResult",
+    "HookFailed",
+    "ImageError",
+    "Missing",
+    "PreDumpResult",
+    "PycriuError",
+    "RestoreResult",
+    "Unsupported",
+    "UserError",
+    "check",
+    "dump",
+    "pre_dump",
+    "restore",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A feature that this kernel, or this process, does not have."""
+
+    name: str  # as `pycriu check --feature` takes it
+    purpose: str
+    required: bool  # by every dump and restore; else by some
+    said: str  # by the kernel
+
+
+def dump(
+    pid: int,
+    images_dir: StrPath,
+    *,
+    work_dir: StrPath | None = None,
+    log_file: StrPath | None = None,
+    log_level: int = WARN,
+    leave_running: bool = False,
+    leave_stopped: bool = False,
+    shell_job: bool = False,
+    timeout: int = 10,
+    file_locks: bool = False,
+    link_remap: bool = False,
+    ghost_limit: int = 1 << 20,
+    file_validation: str = "mtime",
+    force_irmap: bool = False,
+    irmap_scan_path: tuple[str, ...] = (),
+    evasive_devices: bool = False,
+    ext_unix_sk: str | None = None,
+    tcp_established: bool = False,
+    tcp_close: bool = False,
+    skip_in_flight: bool = False,
+    network_lock: str = "nftables",
+    prev_images_dir: str | None = None,
+    track_mem: bool = False,
+    hook: Hook | None = None,
+) -> DumpResult:
+    """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
+
+    The keywords are the options of `pycriu dump`. `work_dir` gets the statistics (default: with the images), `log_file`
+    the log (default: warnings to standard error). `hook` is called with the name of each stage and the PID; what it
+    raises (HookFailed) ends the dump.
+
+        pycriu.dump(4711, "checkpoint")                      # saved, and ended
+        pycriu.dump(4711, "checkpoint", leave_running=True)  # saved, and goes on
+
+    Raises UserError for what the request has wrong, Unsupported for what cannot be saved: all of it at once.
+    """
+    images, work = _directories(images_dir, work_dir)
+    options = DumpOptions(
+        pid=pid, images_dir=images, work_dir=work, leave_running=leave_running, leave_stopped=leave_stopped,
+        shell_job=shell_job, timeout=timeout, file_locks=file_locks, link_remap=link_remap, ghost_limit=ghost_limit,
+        file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
+        evasive_devices=evasive_devices, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established, tcp_close=tcp_close,
+        skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir, track_mem=track_mem,
+        hook=hook,
+    )  # fmt: skip
+    with _surroundings(log_file, log_level) as log:
+        return run_dump(options, log)
+
+
+def pre_dump(
+    pid: int,
+    images_dir: StrPath,
+    *,
+    work_dir: StrPath | None = None,
+    log_file: StrPath | None = None,
+    log_level: int = WARN,
+    shell_job: bool = False,
+    timeout: int = 10,
+    prev_images_dir: str | None = None,
+    track_mem: bool = False,
+    hook: Hook | None = None,
+) -> PreDumpResult:
+    """Save the memory of a tree that runs on, so that the dump which follows has less to do.
+
+    pycriu.pre_dump(4711, "first")
+    pycriu.dump(4711, "second", prev_images_dir="../first")
+    """
+    images, work = _directories(images_dir, work_dir)
+    options = DumpOptions(
+        pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
+        prev_images_dir=prev_images_dir, track_mem=track_mem, hook=hook,
+    )  # fmt: skip
+    with _surroundings(log_file, log_level) as log:
+        return run_pre_dump(options, log)
+
+
+def restore(
+    images_dir: StrPath,
+    *,
+    work_dir: StrPath | None = None,
+    log_file: StrPath | None = None,
+    log_level: int = WARN,
+    leave_stopped: bool = False,
+    shell_job: bool = False,
+    file_locks: bool = False,
+    link_remap: bool = False,
+    file_validation: str = "mtime",
+    skip_file_rwx_check: bool = False,
+    ext_unix_sk: str | None = None,
+    tcp_established: bool = False,
+    tcp_close: bool = False,
+    skip_in_flight: bool = False,
+    pidfile: StrPath | None = None,
+    sibling: bool = False,
+    hook: Hook | None = None,
+) -> RestoreResult:
+    """Bring back the tree of `images_dir`; returns when it runs.
+
+    The keywords are the options of `pycriu restore`. The root is a child of this process (with `sibling`, of its
+    parent): `wait()` of the result waits for its end and returns its wait status.
+
+        restored = pycriu.restore("checkpoint")
+        print("runs with PID", restored.root_pid)
+
+    Raises UserError for what the request or this machine has wrong, ImageError for images that cannot be used.
+    """
+    images, work = _directories(images_dir, work_dir)
+    options = RestoreOptions(
+        images_dir=images, work_dir=work, detached=True, leave_stopped=leave_stopped, shell_job=shell_job,
+        file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
+        skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
+        tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook,
+        pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
+    )  # fmt: skip
+    with _surroundings(log_file, log_level) as log:
+        return run_restore(options, log)
+
+
+def check(*, extra: bool = False) -> tuple[Missing, ...]:
+    """The features of the kernel that a dump or restore needs and that are not to be had here; none: looks good.
+
+    With `extra` also those that only some tasks need. Each is tried by doing it.
+
+        for missing in pycriu.check():
+            print(missing.name, "is missing, for", missing.purpose)
+    """
+    chosen = tuple(feature for feature in FEATURES if extra or feature.weight == REQUIRED)
+    return tuple(
+        Missing(miss.feature.name, miss.feature.purpose, miss.feature.weight == REQUIRED, miss.said)
+        for miss in probe(chosen)
+    )
+
+
+def _directories(images_dir: StrPath, work_dir: StrPath | None) -> tuple[str, str]:
+    images = os.path.abspath(images_dir)
+    work = images if work_dir is None else os.path.abspath(work_dir)
+    for path in (images, work):
+        if not os.path.isdir(path):
+            raise UserError(f"{path}: no such directory", "it must exist: os.makedirs")
+    return images, work
+
+
+@contextmanager
+def _surroundings(log_file: StrPath | None, log_level: int) -> Iterator[Log]:
+    """A log, and the limit of descriptors as it was: a dump takes as many as it may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd = None
+    if log_file is not None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open(log_file, flags, 0o600)
+    try:
+        with Log(log_level, echo=False) if fd is None else Log(log_level, fd, echo=False) as log:
+            yield log
+    finally:
+        if fd is not None:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pycriu from Python: scripts that were written for CRIU's bindings, unchanged, and the functions of this process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import clients
+from tests.host.conftest import DEADLINE, Host, alive, reap, wait_until
+from tests.host.test_rpc_bindings import HEAD, SUBJECT, service  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).parents[2]
+
+
+class Script:
+    """Runs Python scripts whose `pycriu` is ours."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def start(self, code: str, *words: str) -> subprocess.Popen[str]:
+        script = self.host.folder / "script.py"
+        script.write_text(code)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        with open(self.host.folder / "said", "w") as said:
+            return subprocess.Popen(
+                [sys.executable, str(script), *words],
+                cwd=self.host.folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return (self.host.folder / "said").read_text()
+
+    def run(self, code: str, *words: str) -> str:
+        status = self.start(code, *words).wait(DEADLINE)
+        assert status == 0, self.said()
+        return self.said()
+
+
+@pytest.fixture
+def script(host: Host) -> Script:
+    return Script(host)
+
+
+# ------------------------------------------------------------------------------- scripts written for CRIU's bindings
+
+THEIRS = HEAD.replace('assert "dist-packages" in pycriu.__file__\n', "")
+
+
+@pytest.fixture(params=["binary", "socket", "fd"])
+def words(host: Host, request: pytest.FixtureRequest) -> tuple[str, str]:
+    where = request.getfixturevalue("service") if request.param == "socket" else clients.criu(host.folder)
+    return request.param, str(where)
+
+
+def test_the_same_script_works(script: Script, words: tuple[str, str]) -> None:
+    subject = script.host.python(SUBJECT)
+    code = f"client().check(); ask = client(); ask.opts.pid = {subject.pid}; tell(ask.dump().restored)"
+    assert script.run(THEIRS + code, *words) == "[false]\n"
+    reap(subject.pid)
+    assert script.run(THEIRS + "tell(client().restore().pid)", *words) == f"[{subject.pid}]\n"
+    assert subject.go() == ["memory True"]
+
+
+def test_a_script_has_itself_dumped(script: Script, words: tuple[str, str]) -> None:
+    code = "ask = client(); before = os.getpid()\ntell(ask.dump().restored, os.getpid() == before)"
+    asking = script.start(THEIRS + code, *words)
+    asking.wait(DEADLINE)
+    assert (asking.returncode, script.said()) == (-9, "")
+    restored = script.host.restore()
+    assert restored.ok, restored
+    wait_until(script.said, "the restored script goes on")
+    assert script.said() == "[true, true]\n"
+    reap(asking.pid)
+
+
+def test_its_own_worker_and_more_than_upstream_tells(script: Script) -> None:
+    code = """
+import os, pycriu
+ask = pycriu.criu()
+print(ask.version().name.split()[0], ask.feature_check(pycriu.rpc.criu_features(lazy_pages=True)).lazy_pages)
+ask.opts.images_dir_fd = os.open("images", os.O_DIRECTORY)
+ask.opts.pid = 4194303
+try:
+    ask.dump()
+except pycriu.CRIUExceptionExternal as error:
+    print(error.errno, error)
+"""
+    first, second = script.run(code).splitlines()[:2]
+    assert first == "pycriu False"
+    assert second.startswith(
+        f"{errno.ESRCH} DUMP failed: Error(3): No process with such pid: no process has PID 4194303"
+    )
+
+
+# ----------------------------------------------------------------------------------------- functions of this process
+
+
+def test_dump_and_restore(script: Script) -> None:
+    subject = script.host.python(SUBJECT)
+    code = f"""
+import os, pycriu, resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+result = pycriu.dump({subject.pid}, "images", log_file="dump.log", log_level=4)
+print(result.tasks, result.pages > 256, result.frozen > 0, limit == resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    assert script.run(code) == "1 True True True\n"
+    assert not alive(subject.pid)
+    reap(subject.pid)
+    assert "Frozen for" in (script.host.folder / "dump.log").read_text()
+    code = """
+import os, pycriu
+stages = []
+restored = pycriu.restore("images", hook=lambda stage, pid: stages.append(stage), pidfile="pid")
+print(restored.root_pid, open("pid").read(), *stages)
+open("go", "w").close()
+print(os.waitstatus_to_exitcode(restored.wait()))
+"""
+    stages = "pre-restore post-restore pre-resume post-resume"
+    assert script.run(code) == f"{subject.pid} {subject.pid} {stages}\n0\n"
+    assert subject.said()[-1] == "memory True"
+
+
+def test_again_and_again_in_one_process(script: Script) -> None:
+    """A dump leaves nothing in the process that has asked for it: descriptors, children, limits."""
+    subject = script.host.python(SUBJECT)
+    code = f"""
+import os, pycriu
+def traces():
+    return sorted(os.listdir("/proc/self/fd")), open(f"/proc/self/task/{{os.getpid()}}/children").read()
+pycriu.pre_dump({subject.pid}, "images")
+before = traces()
+for number in range(3):
+    os.mkdir(str(number))
+    pycriu.dump({subject.pid}, str(number), leave_running=True, prev_images_dir="../images")
+print(traces() == before, os.path.exists("2/inventory.img"))
+"""
+    assert script.run(code) == "True True\n"
+    assert subject.go() == ["memory True"]
+
+
+def test_errors_name_the_object_and_leave_the_tree(script: Script) -> None:
+    subject = script.host.python(SUBJECT)
+    code = f"""
+import pycriu
+def refuse(stage, pid):
+    raise pycriu.HookFailed("not now", status=3)
+for call in (
+    lambda: pycriu.dump(4194303, "images"),
+    lambda: pycriu.dump({subject.pid}, "nowhere"),
+    lambda: pycriu.dump({subject.pid}, "images", hook=refuse),
+    lambda: pycriu.restore("images"),
+):
+    try:
+        call()
+    except pycriu.PycriuError as error:
+        print(type(error).__name__, error.message)
+"""
+    said = script.run(code).splitlines()
+    folder = script.host.folder
+    assert said == [
+        "NoProcess no process has PID 4194303",
+        f"UserError {folder}/nowhere: no such directory",
+        "HookFailed not now",
+        f"ImageError {folder}/images: no whole checkpoint here, inventory.img is missing",
+    ]
+    assert subject.go() == ["memory True"]
+
+
+def test_check(script: Script) -> None:
+    code = """
+import pycriu
+print(pycriu.check())
+for missing in pycriu.check(extra=True):
+    assert missing.name and missing.purpose and missing.said and not missing.required
+"""
+    assert script.run(code) == "()\n"
+
+
+def test_the_examples_of_the_readme(script: Script) -> None:
+    """Each block of Python in the README, after the other, as it stands there but for the PID."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    subject = script.host.python(SUBJECT)
+    (script.host.folder / "checkpoint").mkdir()
+    gone = 'import os, time\nwhile os.path.exists("/proc/4711"): time.sleep(0.01)\nopen("go", "w").close()\n'
+    code = "\n".join(blocks).replace("try:\n", gone + "try:\n", 1)  # what is dumped is our child, which we must reap
+    running = script.start(code.replace("4711", str(subject.pid)))
+    wait_until(lambda: not alive(subject.pid) or running.poll() is not None, "it is dumped")
+    reap(subject.pid)
+    assert running.wait(DEADLINE) == 0, script.said()
+    said = script.said().splitlines()
+    assert said[1:] == [f"runs again with PID {subject.pid}", str(subject.pid)]
+    assert "memory True" in subject.said()
