@@ -6,14 +6,15 @@ There are `rounds`. Each stops the tree for as long as a dump would, without the
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 
 from pycriu import arch, pstree, sharing
 from pycriu.dryrun import report
 from pycriu.dryrun.rounds import Rounds
-from pycriu.dump import preload, take_files
-from pycriu.errors import About, Gathering, PycriuError
+from pycriu.dump import opened_parent, preload, take_files
+from pycriu.errors import About, Gathering, PycriuError, UserError
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.table import KINDS, Kinds
 from pycriu.home import Gadgets
@@ -40,7 +41,7 @@ class Round:
         self.found: Found = {}
         self.tasks = self.threads = self.size = 0
         self.frozen = 0.0  # seconds
-        self._cpu, self._kinds = arch.native(), Kinds(options, log)
+        self._cpu, self._kinds, self._log = arch.native(), Kinds(options, log), log
         preload(self._cpu)
         with Gathering() as gathering, About():
             self._look(options)
@@ -52,14 +53,22 @@ class Round:
         gadgets, kinds = Gadgets(self._cpu), self._kinds
         root, self.size = survey(options, gadgets, kinds)
         self.tasks = len(root.walk())
-        with About():
-            store.refuse_without_room(options.images_dir, self.size)
+        self._look_at_directories(options)
         begin = time.monotonic()
         try:
             with pstree.Freeze(options.pid, self._cpu, options.timeout) as tree, kinds, memory.Objects() as objects:
                 self._look_at_stopped(tree, gadgets, kinds, objects, shell_job=options.shell_job)
         finally:
             self.frozen = time.monotonic() - begin
+
+    def _look_at_directories(self, options: DumpOptions) -> None:
+        """Where the images go, and those to build upon."""
+        with About():
+            if not os.access(options.images_dir, os.W_OK | os.X_OK):
+                raise UserError(f"{options.images_dir} may not be written to", "-D names another directory")
+        with About(), opened_parent(options, self._log):
+            if options.prev_images_dir is None:  # how many pages have changed since then, nobody knows yet
+                store.refuse_without_room(options.images_dir, self.size)
 
     def _look_at_stopped(
         self, tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds, objects: memory.Objects, *, shell_job: bool

@@ -205,6 +205,22 @@ def test_nobody_there(host: Host) -> None:
     assert [one["problem"] for one in json.loads(done.stdout)["obstacles"]] == ["no process has PID 4000000"]
 
 
+def test_where_the_images_go_and_what_they_build_upon(host: Host) -> None:
+    subject = host.python(
+        "import fcntl\nx = open('x', 'w')\nfcntl.flock(x, fcntl.LOCK_EX)\npause_for_dump()\nsay('ok')"
+    )
+    status, report = dry_run(host, subject, "--prev-images-dir", "../nowhere")
+    assert status == 1
+    assert [one["option"] for one in report["obstacles"]] == ["--file-locks", None]
+    assert "nowhere" in report["obstacles"][1]["problem"]
+    first = host.folder / "first"
+    first.mkdir()
+    dumped = host.run("dump", "-t", str(subject.pid), "-D", str(first), "-l", "-R")
+    assert dumped.ok, dumped
+    assert dry_run(host, subject, "-l", "--prev-images-dir", "../first")[0] == 0
+    assert subject.go() == ["ok"]
+
+
 def test_killed_at_any_moment_it_leaves_the_tree_as_it_was(host: Host, service: socket.socket, tmp_path: Path) -> None:
     """Connections held, threads, a computation: after each of thirty murders all goes on."""
     subject = host.python(
