@@ -292,6 +292,30 @@ def traces(pid: int, *, scratch_pages: bool = True) -> object:
     )
 
 
+# What the whole machine has but once; tests that use it run one after the other, whatever else runs beside them: a
+# restore wants the terminal of the same number, the segment or the huge pages that were free a moment ago.
+OF_THE_MACHINE = {
+    "terminals": ("test_tty", "test_programs_terminal", "test_programs.py", "test_refused.py", "[pty_"),
+    "memory": (
+        "sysv",
+        "hugepages",
+        "swap",
+        "test_peer_memory",
+        "test_refused_memory",
+        "test_memory_images",
+        "test_check",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For --dist loadgroup: who shares something of the machine shares a worker."""
+    for item in items:
+        for group, words in OF_THE_MACHINE.items():
+            if any(word in item.nodeid for word in words):
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def subreaper() -> None:
     """Root, and orphans come to us: PID 1 of a container may not reap."""
