@@ -59,7 +59,8 @@ class Limited:
         """`called` is what interrupted.called said."""
         number = called[0]
         limit = called[1 + self._place(number)] & 0xFFFF_FFFF
-        if number in self._timespec or 0 < limit < 1 << 31:
+        in_milliseconds = number in self._milliseconds or number in self._poll
+        if number in self._timespec or (in_milliseconds and 0 < limit < 1 << 31):
             self._waiting[tid] = Waiting(called, _switches(tid))
 
     def _place(self, number: int) -> int:
