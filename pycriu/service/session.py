@@ -46,6 +46,7 @@ class Session:
             asked, own = self._asked(swrk=swrk), self._own_file()
             images, work = self._directories(action, configured, own)
             lines = self._log(work, configured, own)
+            self._remark(lines, _merged(asked, own))
             self.request = Request(_merged(configured, asked, own), [], images, work, lines)
         except PycriuError as error:
             self._close()
@@ -152,9 +153,19 @@ class Session:
         lines.info("Version: %s (pycriu)", __version__)
         lines.info("Running on %s Linux %s %s %s", system.nodename, system.release, system.version, system.machine)
         lines.info("Asked by %s through RPC: %s", self.peer.name, self.action.name)
-        if opts.HasField("pidfd_store_sk"):
-            lines.info("pidfd_store_sk is left alone: pages are compared with the parent's, whoever has the PID")
         return lines
+
+    def _remark(self, lines: log.Log, values: Values) -> None:
+        """Tell of what was asked for and changes nothing."""
+        name = self.action.name
+        for option in arguments.without_meaning(name, values):
+            lines.warn("%s means nothing to %s", option, name)
+        for remark in arguments.without_effect(values):
+            lines.warn("%s", remark)
+        if self.opts.exec_cmd and name != arguments.RESTORE:
+            lines.warn("exec_cmd means nothing to %s", name)
+        if self.opts.HasField("pidfd_store_sk"):
+            lines.info("pidfd_store_sk is left alone: pages are compared with the parent's, whoever has the PID")
 
     def _log_file(self, work: str, name: str) -> int:
         """A new, empty file of the work directory, not something that lies there in wait for us to write to it."""

@@ -11,7 +11,7 @@ import errno
 import os
 
 from pycriu import arguments, log
-from pycriu.actions import Client, Request, Signals
+from pycriu.actions import ALARM, Client, Request, Signals
 from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import schema
@@ -152,7 +152,9 @@ class Worker:
                 lines.error("%s", session.action.failed)
                 raise
             except KeyboardInterrupt as signal:
-                said = f"interrupted by signal {signal.args[0]}; what was begun has been undone"
+                late = signal.args == (ALARM,)
+                what = "the time of --timeout is over" if late else f"interrupted by signal {signal.args[0]}"
+                said = f"{what}; what was begun has been undone"
                 lines.error("%s", said)
                 raise PycriuError(said) from None
             except Exception as bug:

@@ -395,3 +395,13 @@ def test_what_is_not_there_is_refused_by_its_name(worker: Client, kind: str) -> 
     name = kind.lower().replace("_chld", "").replace("_", "-").removesuffix("-dump").removesuffix("-check")
     code = f"answer = asked(type=rpc.{kind}, opts=ask.opts); tell(answer.success, {name!r} in answer.cr_errmsg)"
     assert worker.run(REQUEST + code) == "[false, true]\n"
+
+
+def test_what_changes_nothing_is_told_in_the_log(worker: Client) -> None:
+    subject = worker.host.python(SUBJECT)
+    options = "ask.opts.weak_sysctls = True; ask.opts.skip_file_rwx_check = True; ask.opts.exec_cmd.append('true')"
+    assert dumped(worker, subject, options) == "[false]\n"
+    log = worker.log("dump.log")
+    assert "--weak-sysctls has no effect" in log
+    assert "--skip-file-rwx-check means nothing to dump" in log
+    assert "exec_cmd means nothing to dump" in log

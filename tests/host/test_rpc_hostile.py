@@ -275,6 +275,21 @@ def test_a_client_that_never_answers_keeps_nobody_else(service: Service, images:
     assert subject.go() == ["memory True"]
 
 
+def test_a_client_that_never_answers_runs_out_of_time(service: Service, images: int) -> None:
+    """The tree stands still for as long as the client thinks, but not for longer than it has asked for."""
+    subject = service.host.python(SUBJECT)
+    with service.connect() as connection:
+        connection.send(request(rpc.DUMP, images, subject.pid, notify_scripts=True, timeout=1).SerializeToString())
+        ack = m.criu_req(type=rpc.NOTIFY, notify_success=True).SerializeToString()
+        assert m.criu_resp.FromString(connection.recv(1 << 16)).notify.script == "pre-dump"
+        connection.send(ack)
+        assert m.criu_resp.FromString(connection.recv(1 << 16)).notify.script == "post-dump"
+        answer = m.criu_resp.FromString(connection.recv(1 << 16))
+    assert (answer.type, answer.success) == (rpc.DUMP, False)
+    assert "the time of --timeout is over" in answer.cr_errmsg
+    assert subject.go() == ["memory True"]
+
+
 def test_another_request_is_no_answer(service: Service, images: int) -> None:
     subject = service.host.python(SUBJECT)
     with service.connect() as connection:
