@@ -19,6 +19,7 @@ COMMANDS = {
     "show": ("recode", "an image as JSON for reading (decode --pretty)"),
     "info": ("info", "what an image is: its magic, and how many entries it has"),
     "x": ("explore", "explore a checkpoint: ps, tree, fds, mems, rss, sockets, timers, signals"),
+    "check": ("check", "whether a checkpoint is whole and agrees with itself"),
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
     "convert": ("convert", "a checkpoint as another version of CRIU has it"),

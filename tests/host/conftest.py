@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from pycriu.crit.check import findings
+from pycriu.crit.source import open_source
 from pycriu.kernel import netlink, nftables
 from tests import debian
 
@@ -179,6 +181,12 @@ class Subject:
         )
 
 
+def assert_sound(images: Path) -> None:
+    """A checkpoint of which `crit check` finds nothing to say."""
+    with open_source(str(images)) as source:
+        assert [str(finding) for finding in findings(source)] == []
+
+
 class Host:
     """One test's folder, subjects and commands."""
 
@@ -234,6 +242,8 @@ class Host:
         outcome = self.run("dump", "-t", str(subject.pid), "-D", str(images or self.images), *words)
         if not alive(subject.pid):
             reap(subject.pid)
+        if outcome.ok:
+            assert_sound(images or self.images)
         return outcome
 
     def restore(self, *words: str, images: Path | None = None) -> Outcome:

@@ -21,7 +21,7 @@ import pytest
 
 from pycriu.images import store
 from tests import debian
-from tests.host.conftest import DEADLINE, Host, alive, reap, state, wait_until
+from tests.host.conftest import DEADLINE, Host, alive, assert_sound, reap, state, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # program → Debian package; those of tests.debian are fetched by `make host`, these are too large for that
@@ -93,6 +93,7 @@ class Cycle:
         self.images.mkdir()
         outcome = self.host.run("dump", "-t", str(pid), "-D", str(self.images), *options, timeout=3 * DEADLINE)
         assert outcome.ok, outcome
+        assert_sound(self.images)
         if not alive(pid):
             reap(pid)
         self._record("pause of pycriu, us", frozen(self.images))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import debian
-from tests.host.conftest import DEADLINE, Outcome, below, wait_until
+from tests.host.conftest import DEADLINE, Outcome, assert_sound, below, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -88,6 +88,8 @@ def run(criu: tuple[str, ...], host: Host, *words: str) -> Outcome:
         cwd=host.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     log = (host.images / "criu.log").read_text(errors="replace")
+    if not done.returncode and words[0] == "dump":
+        assert_sound(host.images)
     return Outcome(done.returncode, "\n".join(log.splitlines()[-20:]), time.monotonic() - begin)
 
 
