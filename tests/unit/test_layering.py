@@ -41,6 +41,7 @@ MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",
     "pycriu/kernel/libc.py": "picks that column",
     "pycriu/probes/table.py": "says which architecture a feature exists on",
+    "pycriu/crit/check/processes.py": "the fields of registers in CRIU's format",
     "pycriu/images/hints.py": "messages of CRIU's format",
     "pycriu/images/schema.py": "enumerators of CRIU's format",
     "pycriu/crit/losses.py": "messages of CRIU's format",

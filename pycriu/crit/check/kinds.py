@@ -107,7 +107,7 @@ def _unix(_model: Model, say: _Say, what: Any) -> None:
 
 def _eventpoll(_model: Model, say: _Say, what: Any) -> None:
     for number, watch in enumerate(what.tfd):
-        say(watch.id == what.id, f"tfd[{number}].id", f"{watch.id}, but the file is {what.id}")
+        say(watch.id in (0, what.id), f"tfd[{number}].id", f"{watch.id}, but the file is {what.id}")
         good = watch.tfd < _DESCRIPTOR_MAX or watch.tfd == _NO_TFD
         say(good, f"tfd[{number}].tfd", f"{watch.tfd} is no descriptor")
 
@@ -119,7 +119,7 @@ def _eventfd(_model: Model, say: _Say, what: Any) -> None:
 def _inotify(_model: Model, say: _Say, what: Any) -> None:
     seen: set[int] = set()
     for number, watch in enumerate(what.wd):
-        say(watch.id == what.id, f"wd[{number}].id", f"{watch.id}, but the file is {what.id}")
+        say(watch.id in (0, what.id), f"wd[{number}].id", f"{watch.id}, but the file is {what.id}")
         say(watch.wd not in seen, f"wd[{number}].wd", f"watch {watch.wd} is there twice")
         seen.add(watch.wd)
         _check_handle(say, f"wd[{number}].f_handle", watch.f_handle)
@@ -127,7 +127,7 @@ def _inotify(_model: Model, say: _Say, what: Any) -> None:
 
 def _fanotify(_model: Model, say: _Say, what: Any) -> None:
     for number, mark in enumerate(what.mark):
-        say(mark.id == what.id, f"mark[{number}].id", f"{mark.id}, but the file is {what.id}")
+        say(mark.id in (0, what.id), f"mark[{number}].id", f"{mark.id}, but the file is {what.id}")
         wanted = {1: "ie", 2: "me"}[mark.type]
         say(mark.HasField(wanted), f"mark[{number}].{wanted}", "is missing")
         if mark.type == 1:

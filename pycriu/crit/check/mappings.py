@@ -18,7 +18,7 @@ SYSVIPC, SOCKET, AIORING, MEMFD, GUARD, UNSUPPORTED = 1 << 10, 1 << 11, 1 << 13,
 _KNOWN = (1 << 18) - 1 & ~(1 << 4) | 0xF << 27
 _KINDS = FILE_PRIVATE | FILE_SHARED | ANON_SHARED | 1 << 9
 _PROT = 0x7 | 0x10 | 0x20  # read, write, execute; BTI and MTE of arm64
-_MAP_TYPES = 3
+_MAP_TYPE = 0xF  # MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE
 
 Runs = list[tuple[int, int, int]]  # start, end, flags
 
@@ -81,7 +81,7 @@ def _check_vma(model: Model, name: str, vma: Any, field: str) -> None:
         model.found(name, f"{vma.prot:#x} has rights that there are not", 0, f"{field}.prot")
     if vma.status & REGULAR and (vma.status & _KINDS).bit_count() > 1:
         model.found(name, f"{vma.status:#x} is of several kinds at once", 0, f"{field}.status")
-    if not vma.status & GUARD and not vma.flags & _MAP_TYPES:
+    if not vma.status & GUARD and not vma.flags & _MAP_TYPE:
         model.found(name, f"{vma.flags:#x} is neither shared nor private", 0, f"{field}.flags")
     if vma.status & (FILE_PRIVATE | FILE_SHARED):
         _check_mapped_file(model, name, vma, field)
