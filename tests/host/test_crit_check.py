@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from pathlib import Path
 
-from pycriu.crit import check
+import pytest
+
+from pycriu.crit import check, cli
 from pycriu.crit.source import open_source
+from tests import clients
 from tests.faults import faults, stem_of
 from tests.host.conftest import Host
+from tests.unit.test_crit_peer import ask, renamed
 
 # A family that has one of nearly everything.
 PROGRAM = """
@@ -131,3 +137,26 @@ def test_every_fault_that_is_planted_is_found(host: Host) -> None:
     planted, missed = plant_all(host.images, host.folder / "spoilt")
     assert missed == []
     assert planted > 900
+
+
+def test_every_image_comes_back_byte_for_byte_and_reads_as_by_criu(host: Host) -> None:
+    subject = host.python(PROGRAM)
+    assert host.dump(subject, "--leave-running", "-l").ok
+    text, back = host.folder / "text", host.folder / "back"
+    assert cli.main(["decode", "-i", str(host.images), "-o", str(text)]) == 0
+    assert cli.main(["encode", "-i", str(text), "-o", str(back)]) == 0
+    written = {path.name: path.read_bytes() for path in back.iterdir()}
+    images = {path.name: path.read_bytes() for path in host.images.iterdir() if not path.name.startswith("pages-")}
+    assert written == images
+    assert len(images) > 40
+    for what in ("ps", "tree", "fds", "mems", "rss", "sockets", "timers", "signals"):
+        assert cli.main(["x", str(host.images), what]) == 0
+    try:
+        upstream = clients.find()
+    except clients.NotHadError as reason:
+        pytest.skip(f"compared with nothing: {reason}")
+    theirs = [name for name in sorted(images) if not name.startswith("pycriu-")]
+    questions = [("decode", name, base64.b64encode(images[name]).decode()) for name in theirs]
+    for name, said in zip(theirs, ask(upstream, host.folder, questions), strict=True):
+        assert said is not None, name
+        assert renamed(json.loads(text.read_text())[name]) == renamed(json.loads(said)), name
