@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
 import stat
 import struct
+import time
 
 from pycriu.errors import UserError
 from pycriu.service.worker import SILENT, Worker
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "criu_service.socket"
 BACKLOG = 16
+_REST = 0.1  # seconds, when there are no descriptors left
 MOST = 16  # connections at a time of one user who is not root
 
 
@@ -76,6 +79,7 @@ class Listener:
             if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
             self._log.warn("a connection could not be accepted: %s", error.strerror)
+            time.sleep(_REST)
             return
         with connection:
             pid, user, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -107,6 +111,7 @@ class Listener:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             self._socket.close()
+            gc.disable()  # lives for one request: no pause of ours while a tree stands still
             status = Worker(connection, {}, swrk=False).serve()
         except BaseException as error:
             self._log.error("the worker has ended by %s: %s", type(error).__name__, error)

@@ -27,13 +27,18 @@ class NoChild(UserError):
     """A process is waited for that is not ours."""
 
 
-def dump(worker: Worker, request: m.criu_req) -> m.criu_resp:
-    """DUMP. Without a PID the peer itself is dumped; if it does not go on running, its restored copy is answered."""
+def dump(worker: Worker, request: m.criu_req) -> m.criu_resp | None:
+    """DUMP. Without a PID the peer itself is dumped; if it does not live on, its restored copy is answered, not it."""
     from pycriu.actions import dump as action
 
     opts = request.opts
-    worker.perform(opts, arguments.DUMP, lambda asked: action.perform(_of_tree(worker, opts, asked)))
-    return m.criu_resp(dump=m.criu_dump_resp(restored=False))
+
+    def work(asked: Request) -> bool:
+        action.perform(_of_tree(worker, opts, asked))
+        return opts.HasField("pid") or asked.flag("leave-running") or asked.flag("leave-stopped")
+
+    lives = worker.perform(opts, arguments.DUMP, work)
+    return m.criu_resp(dump=m.criu_dump_resp(restored=False)) if lives else None
 
 
 def restore(worker: Worker, request: m.criu_req) -> m.criu_resp:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SILENT = 255  # exit status of a worker that was asked for nothing, or not in the right words
 
-_HANDLERS: dict[str, Callable[[Worker, m.criu_req], m.criu_resp]] = {
+_HANDLERS: dict[str, Callable[[Worker, m.criu_req], m.criu_resp | None]] = {
     "DUMP": requests.dump,
     "RESTORE": requests.restore,
     "CHECK": requests.check,
@@ -118,7 +118,7 @@ class Worker:
         except PycriuError as error:
             self._refuse(name, error)
             return False
-        if name == "DUMP" and _has_ended(request.opts):
+        if response is None:
             return True
         response.type, response.success = self.types[name], True
         wire.send(self.connection, response)
@@ -173,11 +173,6 @@ class Worker:
         """The peer, as the actions know it."""
         hook = Notifier(self.connection, self.peer, lines) if opts.notify_scripts else None
         return Client(os.fstat(self.connection.fileno()).st_ino, self.peer.may_dump, hook)
-
-
-def _has_ended(opts: m.criu_opts) -> bool:
-    """Whether a dump was that of the peer itself, which is no more: its restored copy will be answered."""
-    return not (opts.HasField("pid") or opts.leave_running or opts.leave_stopped)
 
 
 def number_of(error: PycriuError) -> int:

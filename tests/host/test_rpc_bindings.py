@@ -195,6 +195,12 @@ def test_who_asks_for_its_own_dump_and_goes_on_is_answered(client: Client) -> No
     assert (client.host.images / "inventory.img").exists()
 
 
+def test_a_configuration_file_can_say_that_it_goes_on(worker: Client) -> None:
+    (worker.host.folder / "rpc.conf").write_text("leave-running\n")
+    code = "ask = client(); ask.opts.config_file = 'rpc.conf'\ntell(ask.dump().restored)"
+    assert worker.run(code) == "[false]\n"
+
+
 def test_who_asks_for_its_own_dump_is_answered_when_it_is_restored(client: Client) -> None:
     asking = client.start("ask = client(); before = os.getpid()\ntell(ask.dump().restored, os.getpid() == before)")
     asking.wait(DEADLINE)
