@@ -138,6 +138,8 @@ GROUPS = (
         Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
         Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", SAVING, True),
         Option("irmap-scan-path", "", LIST, "DIR", "look for watched files in DIR, too", SAVING),
+        Option("edit", "", LIST, "RULE", "change images while they are read: files:reg:/old/%=/new/%", (RESTORE,)),
+        Option("edit-script", "", VALUE, "FILE", "the same by a JSON patch on what crit decode shows", (RESTORE,)),
         _refused("external", "", LIST),
         _refused("inherit-fd", "", LIST),
         Option("evasive-devices", "", FLAG, "", "a device may have changed its path below /dev", SAVING, True),

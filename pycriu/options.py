@@ -63,6 +63,8 @@ class RestoreOptions:
     pidfile: str | None = None  # gets the PID of the root; must not exist
     leave_stopped: bool = False
     sibling: bool = False  # the root becomes a child of our parent
+    edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
+    edit_script: str | None = None  # a JSON patch that does
     hook: Hook | None = None  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 

@@ -34,6 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pycriu.edits import Edits
     from pycriu.log import Log
 
 
@@ -50,14 +51,18 @@ class RestoreResult:
 def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     """Bring back the tree of `options.images_dir`; on any error nothing of it exists."""
     begin = time.monotonic()
+    edits = asked_edits(options)
     hook = options.hook or no_hook
     hook("pre-restore", 0)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
+        images.edited = edits
         kinds = Kinds(options, log)
         checkpoint = Checkpoint(images, cpu, kinds)
         try:
+            for said in edits.check_used() if edits else ():
+                log.info("%s", said)
             for remark in checkpoint.check_here():
                 log.warn("%s", remark)
             with Haste():  # which tasks inherit, until `Builder.finish` gives them their own
@@ -70,6 +75,15 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
     return RestoreResult(root, took, pages, lambda: os.waitpid(root, 0)[1])
+
+
+def asked_edits(options: RestoreOptions) -> Edits | None:
+    """The changes to images that are asked for, checked as far as they can be without the images."""
+    if not options.edit and options.edit_script is None:
+        return None
+    from pycriu.edits import Edits
+
+    return Edits(options.edit, options.edit_script)
 
 
 def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:

@@ -63,6 +63,11 @@ class Request:
         value = self.values.get(name)
         return None if value is None else str(value)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The values of an option that may be given more than once."""
+        values = self.values.get(name)
+        return values if isinstance(values, tuple) else ()
+
     def hook(self) -> Hook | None:
         """Who is told of the stages of the work: the client of a service, then the action scripts; None: nobody."""
         told = self.client.hook if self.client else None

@@ -62,6 +62,8 @@ def options(request: Request) -> RestoreOptions:
         skip_file_rwx_check=request.flag("skip-file-rwx-check"),
         sibling=request.flag("restore-sibling"),
         hook=request.hook(),
+        edit=request.texts("edit"),
+        edit_script=request.text("edit-script"),
         **request.file_options(),
     )
 

@@ -77,6 +77,8 @@ class Images:
     """The images of one checkpoint, for reading, wherever they lie: a subclass says which there are and opens them."""
 
     path: str  # names the place in messages
+    # What becomes of the entries of an image that is read, by its name; None: nothing, as but for `restore --edit`.
+    edited: Callable[[str, list[tuple[Message, bytes]]], list[tuple[Message, bytes]]] | None = None
 
     def names(self) -> list[str]:
         """The names of all images here."""
@@ -129,7 +131,8 @@ class Images:
             file.seek(0)
             data = file.read(size)
         entries = framing.entries(kind, data, label)
-        return [(message, data[at : at + length]) for message, at, length in entries]
+        found = [(message, data[at : at + length]) for message, at, length in entries]
+        return found if self.edited is None else self.edited(name, found)
 
     def _label(self, name: str) -> str:
         return f"{self.path}/{name}"
@@ -188,6 +191,8 @@ class ImagesDir(Images):
         file = self.raw(name)
         try:
             message, at = framing.head(kind_of(name), file.read(framing.HEAD_ROOM), self._label(name))
+            if self.edited is not None:
+                ((message, _),) = self.edited(name, [(message, b"")])
         except BaseException:
             file.close()
             raise

@@ -26,7 +26,7 @@ FLOORS = (
     {"fds"},
     {"resources"},
     {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "dedup"},
-    {"crit"},
+    {"crit", "edits"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun"},
     {"actions", "service", "api", "bindings"},
