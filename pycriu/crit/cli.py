@@ -23,6 +23,7 @@ COMMANDS = {
     "core": ("core", "ELF core files of processes, for gdb"),
     "find": ("find", "text, a regular expression or bytes in memory"),
     "convert": ("convert", "a checkpoint as another version of CRIU has it"),
+    "edit": ("edit", "an image in an editor, as JSON"),
     "diff": ("diff", "what differs between two checkpoints"),
     "stats": ("stats", "figures: processes, memory, files, sockets, timers, what could be smaller"),
 }
