@@ -8,10 +8,13 @@ A `Stretch` says of a range of addresses (or of offsets in an object) who has it
 from __future__ import annotations
 
 import bisect
+import errno
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycriu.errors import ImageError
 from pycriu.images.catalogue import LAZY, PARENT, PRESENT
+from pycriu.pageimages import PUNCHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -165,6 +168,8 @@ class Pagemaps:
                 offset += size
             else:
                 found += _filled(below if in_parent(entry) else (), start, end, UNKNOWN)
+        if pages is not UNKNOWN and self._layers[depth].exists(PUNCHED):
+            found = [part for one in found for part in _without_holes(one, pages)]
         if offset > (has := self._layers[depth].size(pages_name) if offset else 0):
             raise ImageError(f"{name}: promises {offset} bytes of pages, {pages_name} has {has}")
         return [one for one in found if one.end > one.start]
@@ -175,6 +180,45 @@ class Pagemaps:
             images = self._layers[depth]
             self._files[key] = Source(f"{images.path}/{name}", images.raw(name))
         return self._files[key]
+
+
+def _without_holes(one: Stretch, pages: Source) -> Iterator[Stretch]:
+    """A stretch of a pages image that has given up pages to later ones: what is a hole now is not known any more."""
+    if one.source is not pages:
+        yield one
+        return
+    try:
+        fd = pages.file.fileno()
+    except (AttributeError, OSError):
+        raise ImageError(
+            f"{pages.name}: which pages were given up to a later dump cannot be told in an archive",
+            "unpack it with its holes (tar -xS)",
+        ) from None
+    end = one.offset + one.end - one.start
+    at = one.offset
+    for start, stop in [*data_ranges(fd, one.offset, end), (end, end)]:
+        if start > at:
+            yield Stretch(one.start + at - one.offset, one.start + start - one.offset, UNKNOWN, 0)
+        if stop > start:
+            yield one.cut(one.start + start - one.offset, one.start + stop - one.offset)
+        at = stop
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where a file is no hole, between two offsets."""
+    at = start
+    while at < end:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if at >= end:
+            return
+        hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
+        yield at, hole
+        at = hole
 
 
 def page_count(entry: Any) -> int:

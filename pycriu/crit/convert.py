@@ -12,14 +12,16 @@ From any to any. What the other version cannot hold is refused, all of it at onc
 from __future__ import annotations
 
 import os
+from io import FileIO
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pycriu.crit import layouts
-from pycriu.crit.content import PIECE
+from pycriu.crit.content import PIECE, data_ranges
 from pycriu.crit.losses import VITAL, losses
 from pycriu.crit.source import open_source
 from pycriu.errors import ImageError, UserError
 from pycriu.images import catalogue, commit, framing, store
+from pycriu.pageimages import PUNCHED
 
 if TYPE_CHECKING:
     import argparse
@@ -166,6 +168,17 @@ def _copy(source: Any, name: str, new: store.NewCheckpoint) -> None:
             file.seek(at)
         else:
             out = new.create_raw(name)
+            if not isinstance(file, FileIO) and PUNCHED in source.names():
+                raise UserError(f"{source.path}: the holes of {name} are lost in an archive", "unpack it (tar -xS)")
+            if isinstance(file, FileIO):  # a hole may mean something, and costs nothing
+                size = os.fstat(file.fileno()).st_size
+                for start, end in data_ranges(file.fileno(), 0, size):
+                    file.seek(start)
+                    out.seek(start)
+                    for at in range(start, end, PIECE):
+                        _write_all(out, file.read(min(PIECE, end - at)), name)
+                out.truncate(size)
+                return
         while piece := file.read(PIECE):
             _write_all(out, piece, name)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,15 @@ def test_pages_of_before_there_were_pagemaps(tmp_path: Path, capsys: pytest.Capt
 
     assert cli.main(["convert", str(c.write(tmp_path, change)), "-o", str(tmp_path / "a")]) == 1
     assert "is from before there were pagemaps" in capsys.readouterr().err
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    """Of a set that has given up pages, a hole says so, and a page of zeros does not."""
+    images = c.write(tmp_path, lambda images: images.update({"pages-1.img": b""}))
+    with open(images / "pages-1.img", "wb") as file:
+        file.write(bytes(c.PAGE))
+        file.truncate(3 * c.PAGE)
+    there = convert(images, "3", tmp_path / "there") / "pages-1.img"
+    with open(there, "rb") as file:
+        assert os.fstat(file.fileno()).st_size == 3 * c.PAGE
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == c.PAGE

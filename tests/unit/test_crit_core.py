@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,30 @@ def test_pages_of_a_parent(tmp_path: Path) -> None:
     assert first.read(c.FILE + c.PAGE, 1) == b"n"
     assert first.read(c.ANON + 2 * c.PAGE, 1) == b"C"
     assert first.read(c.ANON + c.PAGE, 1) is None, "neither has it"
+
+
+def test_pages_that_were_given_up_are_not_zeros(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A set that a later dump has been deduplicated against has holes where the later one has pages."""
+
+    def change(images: dict[str, Any]) -> None:
+        images["pycriu-punched.img"] = [m.pycriu_punched_entry(uptime=1)]
+        images["pages-1.img"] = b""
+
+    images = c.write(tmp_path, change)
+    with open(images / "pages-1.img", "wb") as file:
+        file.truncate(3 * c.PAGE)
+        file.seek(2 * c.PAGE)
+        file.write(b"C" * c.PAGE)
+    assert cli.main(["core", str(images), "-o", str(tmp_path)]) == 0
+    first = Core(tmp_path / "core.100")
+    assert first.read(c.ANON, 1) is None
+    assert first.read(c.ANON + c.PAGE, 1) == b"\0", "never touched"
+    assert first.read(c.ANON + 2 * c.PAGE, 1) == b"C"
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(images, "images")
+    capsys.readouterr()
+    assert cli.main(["core", str(tmp_path / "x.tar"), "-o", str(tmp_path)]) == 1
+    assert "which pages were given up" in capsys.readouterr().err
 
 
 def test_notes(tmp_path: Path) -> None:
