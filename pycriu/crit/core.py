@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pycriu.arch import elfcore
@@ -74,7 +75,10 @@ def write(path: str, process: Process, memory: Memory, images: Any) -> tuple[int
     own = memory.own_pages(process)
     pieces = [piece for vma in process.vmas for piece in _segments(process, vma, memory, own)]
     arch = elfcore.by_mtype(process.core.mtype)
-    notes = elf.joined(_notes(process, arch, images, memory, own))
+    try:
+        notes = elf.joined(_notes(process, arch, images, memory, own))
+    except struct.error as error:
+        raise ImageError(f"core-{process.pid}.img: an id, a signal or the like is out of bounds: {error}") from None
     plan = elf.layout(arch.elf_machine, notes, [segment for segment, _ in pieces], process.page_size)
     stored = [stretches for segment, stretches in pieces if segment.stored]
     unfinished = f"{path}.part"

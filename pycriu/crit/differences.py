@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pycriu.images.values import is_repeated
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -124,12 +126,6 @@ def key_of(message: Any) -> list[str]:
         value = plain_value(getattr(message, name), descriptor.fields_by_name[name])
         found.append(f"{name}={value:#x}" if name in ("start", "vaddr") else f"{name}={value}")
     return found
-
-
-def is_repeated(field: Any) -> bool:
-    """Whether a field is a list; protobuf is about to drop the older way of asking."""
-    asked = getattr(field, "is_repeated", None)
-    return bool(asked) if asked is not None else bool(field.label == field.LABEL_REPEATED)
 
 
 def plain(message: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pycriu.crit.differences import is_repeated
+from pycriu.images.values import is_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

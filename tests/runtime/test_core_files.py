@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from layer.target import bootfile, guest
+from layer.target.shell import Shell
 from pycriu.crit import cli
 from tests import gdb
 
 SOURCE = Path(__file__).resolve().parents[1] / "host" / "deep.c"
 FOLDER = "/tmp/deep"
+PIECE = 1 << 16
 ASKED = ("thread apply all bt", "p kept", "info auxv")
 
 
@@ -50,22 +53,38 @@ def test_every_thread_has_its_whole_backtrace(
     shell.run(f"pycriu dump -D {FOLDER}/images -t {pid}", timeout=90)
     shell.run(f"cd {FOLDER} && tar -cf - images | gzip >images.tar.gz")
     archive = tmp_path / "images.tar.gz"
-    archive.write_bytes(shell.get(f"{FOLDER}/images.tar.gz"))
+    archive.write_bytes(fetched(shell, f"{FOLDER}/images.tar.gz"))
     root = tmp_path / "root"
     for path in shell.out(f"grep -oE '/[^ ]+\\.so[^ ]*' {FOLDER}/maps | sort -u").split():
         (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-        (root / path[1:]).write_bytes(shell.get(path, timeout=120))
+        (root / path[1:]).write_bytes(fetched(shell, path))
     (root / FOLDER[1:]).mkdir(parents=True)
     shutil.copy(small, root / FOLDER[1:] / "deep")
     shell.run(f"rm -rf {FOLDER}")
     assert cli.main(["core", str(archive), "-o", str(tmp_path), "--root", str(root)]) == 0
-    assert "left out" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out" not in said, said
     try:
         said = gdb.ask(tmp_path / f"core.{pid}", program, *ASKED, sysroot=root)
     except gdb.NoGdbError as error:
         unless_possible(f"no gdb: {error}")
         raise
     expect_backtraces(said)
+
+
+def fetched(shell: Shell, path: str) -> bytes:
+    """A large file of the guest in pieces: a console that is hurried loses some of what it is told."""
+    size, data = int(shell.out(f"stat -L -c %s {path}")), b""
+    while len(data) < size:
+        wanted = min(PIECE, size - len(data))
+        for _ in range(5):
+            text = shell.out(f"tail -c +{len(data) + 1} {path} | head -c {wanted} | base64", timeout=60)
+            piece = base64.b64decode(text)
+            if len(piece) == wanted:
+                break
+        assert len(piece) == wanted, f"{path}: {len(piece)} of {wanted} bytes came, five times"
+        data += piece
+    return data
 
 
 def expect_backtraces(said: str) -> None:
