@@ -52,7 +52,7 @@ def by_mtype(mtype: int) -> Arch:
     """The architecture of a core_entry; Unsupported for one that pycriu does not know."""
     found = next((arch for arch, _ in _TABLE if arch.mtype == mtype), None)
     if found is None:
-        names = " and ".join(arch.name for arch, _ in _TABLE)
+        names = "it knows " + " and ".join(arch.name for arch, _ in _TABLE)
         raise Unsupported(f"the images are of a CPU architecture that pycriu does not know (mtype {mtype})", names)
     return found
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests import gdb
 from tests.host.conftest import Host
+from tests.host.test_peer import criu, run  # noqa: F401 - a fixture
 
 
 def core_of(host: Host, pid: int) -> Path:
@@ -113,3 +114,42 @@ pause_for_dump()
         assert any("EvalFrame" in name or name == "??" for name in one), said
     assert "Cannot access memory" not in said
     assert f"LWP {subject.pid}" in said
+
+
+def test_cores_of_what_criu_has_dumped(
+    host: Host,
+    compiled: Callable[..., str],
+    criu: tuple[str, ...],  # noqa: F811
+) -> None:
+    program = compiled("deep", "-g", "-O0")
+    subject = host.start(program)
+    dumped = run(criu, host, "dump", "-t", str(subject.pid))
+    assert dumped.ok, dumped
+    said = asked(core_of(host, subject.pid), program, "thread apply all bt", "p kept")
+    threads = frames(said)
+    assert len(threads) == 3, said
+    assert threads[1][threads[1].index("bottom") :] == ["bottom", *["deeper"] * 6, "main"], said
+    assert sum("<signal handler called>" in one for one in threads.values()) == 1, said
+    assert "$1 = 1.5" in said
+
+
+def test_memory_that_lies_in_several_sets_of_images(host: Host, compiled: Callable[..., str]) -> None:
+    """A pre-dump and what has changed since: the core file has all."""
+    program = compiled("deep", "-g", "-O0")
+    subject = host.start(program)
+    first, second = host.folder / "first", host.folder / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    before = host.run("pre-dump", "-t", str(subject.pid), "-D", str(first))
+    assert before.ok, before
+    dumped = host.dump(subject, "--prev-images-dir", "../first", images=second)
+    assert dumped.ok, dumped
+    assert (second / "pages-1.img").stat().st_size < (first / "pages-1.img").stat().st_size, "little has changed"
+    host.images.rmdir()
+    host.images.symlink_to(second)
+    said = asked(core_of(host, subject.pid), program, "thread apply all bt", "p kept", "p arrived")
+    threads = frames(said)
+    assert len(threads) == 3, said
+    assert threads[1][threads[1].index("bottom") :] == ["bottom", *["deeper"] * 6, "main"], said
+    assert "$1 = 1.5" in said
+    assert "Cannot access memory" not in said
