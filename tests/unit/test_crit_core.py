@@ -328,3 +328,15 @@ def test_zeros_are_told_from_content() -> None:
 def test_chosen() -> None:
     with pytest.raises(UserError):
         core.chosen([], None)
+
+
+def test_mapped_files_may_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of another machine do."""
+    images = c.write(tmp_path)
+    where = tmp_path / "root" / str(tmp_path / "mapped").lstrip("/")
+    where.parent.mkdir(parents=True)
+    (tmp_path / "mapped").rename(where)
+    assert cli.main(["core", str(images), "-o", str(tmp_path), "--root", str(tmp_path / "root")]) == 0
+    assert Core(tmp_path / "core.100").read(c.FILE, 3) == b"fff"
+    assert cli.main(["core", str(images), "-o", str(tmp_path)]) == 0
+    assert "No such file or directory; its pages are left out" in capsys.readouterr().out

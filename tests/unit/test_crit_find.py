@@ -159,3 +159,12 @@ def test_a_page_count_that_is_a_lie_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 def test_runs() -> None:
     assert find.protection(c.vma(0, 1, 1, prot=5)) == "r-xp"
+
+
+def test_text_in_utf_16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(images: dict[str, Any]) -> None:
+        images["pages-1.img"] = "grüße".encode("utf-16-le").ljust(3 * c.PAGE, b"\0")
+
+    images = str(c.write(tmp_path, change))
+    assert [line.split()[1] for line in lines(capsys, images, "grüße", "--utf16")] == [f"{c.FILE + c.PAGE:#x}"]
+    assert lines(capsys, images, "grüße") == []
