@@ -21,6 +21,7 @@ from pycriu.images import store
 from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
 from pycriu.resources import limits, memory
+from pycriu.restore import asked_edits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Round:
         self.remarks: list[str] = []
         self._options = options
         with Gathering() as gathering, About(), store.ImagesDir(options.images_dir) as images:
+            images.edited = self._edits = asked_edits(options)
             kinds = Kinds(options, log)
             checkpoint = Checkpoint(images, arch.native(), kinds)
             try:
@@ -67,6 +69,8 @@ class Round:
         options = self._options
         self.tasks = len(checkpoint.root.walk())
         self.threads = sum(len(task.threads) for task in checkpoint.tasks.values())
+        with About():
+            self.remarks += self._edits.check_used() if self._edits else []
         self.remarks += checkpoint.check_here()
         with About():
             if options.shell_job and not options.detached:

@@ -87,6 +87,24 @@ def test_a_tree_comes_back_as_another(host: Host) -> None:
     ]
 
 
+def test_a_rehearsal_sees_what_the_restore_would(host: Host) -> None:
+    subject = host.python(PROGRAM)
+    folder = subject.said()[0].split()[1]
+    assert host.dump(subject).ok
+    os.rename(folder, host.folder / "new")
+    words = ("-D", str(host.images), "--dry-run")
+    without = host.run("restore", *words)
+    assert not without.ok
+    assert f"{folder}/deep/data" in without.log
+    rules = [f"--edit=files:reg:{folder}{end}={host.folder}/new{end}" for end in ("", "/%")]
+    rehearsed = host.run("restore", *words, *rules)
+    assert rehearsed.ok, rehearsed
+    idle = host.run("restore", *words, *rules, "--edit=files:reg:/nowhere=/x")
+    assert not idle.ok
+    assert "nothing in the images matches" in idle.log
+    assert not alive(subject.pid)
+
+
 def test_what_matches_nothing_or_is_no_rule_restores_nothing(host: Host) -> None:
     subject = host.python(PROGRAM)
     assert host.dump(subject).ok
