@@ -124,7 +124,7 @@ def _used(data: bytes, zeros: bytes) -> Iterator[tuple[int, int]]:
     """The runs of pages that are not all zeros."""
     start = None
     for at in range(0, len(data), len(zeros)):
-        if data.startswith(zeros, at) or data[at : at + len(zeros)].count(0) == len(data) - at:
+        if data.startswith(zeros, at) if len(data) - at >= len(zeros) else not any(data[at:]):
             if start is not None:
                 yield start, at
             start = None
