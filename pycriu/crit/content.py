@@ -160,6 +160,11 @@ class Pagemaps:
         end = offset = 0
         for entry in entries:
             start, size = entry.vaddr, page_count(entry) * page_size
+            if _has_strange_fields(entry):
+                raise ImageError(
+                    f"{name}: the pages at {start:#x} are stored in a way that is not known here",
+                    "they may be compressed: a later CRIU than 4.2 has written them",
+                )
             if start < end or start % page_size or start + size > 1 << 64:
                 raise ImageError(f"{name}: the pages at {start:#x} are not aligned, or not behind those before them")
             end = start + size
@@ -219,6 +224,14 @@ def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         hole = min(os.lseek(fd, at, os.SEEK_HOLE), end)
         yield at, hole
         at = hole
+
+
+def _has_strange_fields(entry: Any) -> bool:
+    """Whether a message has fields that its schema does not."""
+    known = type(entry)()
+    known.CopyFrom(entry)
+    known.DiscardUnknownFields()
+    return bool(known.ByteSize() != entry.ByteSize())
 
 
 def page_count(entry: Any) -> int:

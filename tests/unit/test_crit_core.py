@@ -340,3 +340,11 @@ def test_mapped_files_may_lie_elsewhere(tmp_path: Path, capsys: pytest.CaptureFi
     assert Core(tmp_path / "core.100").read(c.FILE, 3) == b"fff"
     assert cli.main(["core", str(images), "-o", str(tmp_path)]) == 0
     assert "No such file or directory; its pages are left out" in capsys.readouterr().out
+
+
+def test_pages_stored_in_a_way_of_the_future(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(images: dict[str, Any]) -> None:
+        images[f"pagemap-{c.FIRST}.img"][2].MergeFromString(bytes([15 << 3, 1]))  # field 15: 1
+
+    assert cli.main(["core", str(c.write(tmp_path, change)), "-o", str(tmp_path)]) == 1
+    assert "the pages at 0x200000 are stored in a way that is not known here" in capsys.readouterr().err
