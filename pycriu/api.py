@@ -35,7 +35,7 @@ from pycriu.restore import restore as run_restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pycriu.options import Hook
 
@@ -164,6 +164,8 @@ def restore(
     skip_in_flight: bool = False,
     pidfile: StrPath | None = None,
     sibling: bool = False,
+    edit: Sequence[str] = (),
+    edit_script: StrPath | None = None,
     hook: Hook | None = None,
 ) -> RestoreResult:
     """Bring back the tree of `images_dir`; returns when it runs.
@@ -183,6 +185,7 @@ def restore(
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
         tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
+        edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_restore(options, log)
