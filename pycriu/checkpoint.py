@@ -12,7 +12,7 @@ from pycriu.fds.table import Kinds
 from pycriu.images import own, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources import files, limits, memory, posix_timers, procfiles, scheduling, seccomp, stops
+from pycriu.resources import clocks, files, limits, memory, posix_timers, procfiles, scheduling, seccomp, stops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Checkpoint:
     """The images of one tree. Refuses, before any task exists, what cannot be restored here."""
 
     def __init__(self, images: store.ImagesDir, cpu: Arch, kinds: Kinds) -> None:
-        self._uptime_at_dump = images.inventory().dump_uptime  # microseconds; 0 where the image does not say
+        uptime_at_dump = images.inventory().dump_uptime  # microseconds; 0 where the image does not say
         if not images.exists("pstree.img"):
             raise ImageError(
                 f"{images.path}: these images hold memory, but no processes",
@@ -113,6 +113,7 @@ class Checkpoint:
         kinds.read(images, self.files)
         self.segments = memory.Segments(images, [task.plan for task in self.tasks.values()])
         self.first_free_descriptor = files.base_number(tables)
+        self.clocks = clocks.Plan(self.tasks[self.root.pid].facts.get(self.root.pid, {}), uptime_at_dump)
 
     def _relate(self, images: store.ImagesDir) -> None:
         """Who makes whom, and who rebuilds what several share."""
@@ -155,7 +156,7 @@ class Checkpoint:
                     )
             with About():
                 remarks += scheduling.check(task.facts)
-        return remarks + younger_boot(self._uptime_at_dump, procfs.uptime())
+        return remarks + self.clocks.remarks
 
     def close(self) -> None:
         """Close the files of pages."""
@@ -183,16 +184,6 @@ def _check_core(pid: int, core: Any, cpu: Arch) -> None:
     _check_cpu(core, cpu)
     if core.tc.task_state not in (_ALIVE, _DEAD, _STOPPED):
         raise ImageError(f"process {pid} is in state {core.tc.task_state}", "restore these images with criu")
-
-
-def younger_boot(then: int, now: int) -> list[str]:
-    """A remark where this machine was booted after the dump; `then` and `now` are uptimes in microseconds."""
-    if then <= now:
-        return []
-    return [
-        f"this machine was booted after the dump: CLOCK_MONOTONIC goes back by {(then - now) // 10**6} s for tasks; "
-        "what waits until an absolute time of it waits so much longer, and differences of it may be negative"
-    ]
 
 
 def own_vdso() -> bytes:

@@ -20,7 +20,7 @@ import struct
 import time
 
 from pycriu import interrupted
-from pycriu.errors import PycriuError
+from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import procfs, timerlist
 
 TYPE_CHECKING = False
@@ -78,16 +78,24 @@ class Limited:
         mine = [(task, self._waiting.pop(task.tid)) for task in stopped if task.tid in self._waiting]
         after = timerlist.read() if mine else None
         for task, one in mine:
-            if one.before is None or after is None or _switches(task.tid) > one.switches + 1:
+            if one.before is None or after is None:
                 continue
-            end = expiry(one.before, after, self._limit(task, one.called), _slack(task.tid))
-            if end is None:
-                continue
-            left = (end - after.now) / _S
-            if one.called[0] in self._poll:
-                task.rest = _milliseconds(left)
-            else:
-                self._make_again(task, one.called, time.monotonic() + left)
+            try:
+                self._settle(task, one, one.before, after)
+            except TraceeGone:
+                continue  # it was killed by somebody else meanwhile
+
+    def _settle(self, task: Tracee, one: Waiting, before: timerlist.Timers, after: timerlist.Timers) -> None:
+        if _switches(task.tid) > one.switches + 1:
+            return
+        end = expiry(before, after, self._limit(task, one.called), _slack(task.tid))
+        if end is None:
+            return
+        left = (end - after.now) / _S
+        if one.called[0] in self._poll:
+            task.rest = _milliseconds(left)
+        else:
+            self._make_again(task, one.called, time.monotonic() + left)
 
     def _make_again(self, task: Tracee, called: list[int], end: float) -> None:
         gpr = interrupted.ended_by_us(task, called)

@@ -49,6 +49,11 @@ class Process:
         return self.stat.pid
 
     @property
+    def root(self) -> int:
+        """The PID of the root of the tree."""
+        return self.pid if self.parent is None else self.parent.root
+
+    @property
     def zombie(self) -> bool:
         """Whether it has exited and waits for its parent to read its status. One whose first thread alone has ended
         looks the same but for the number of threads."""
@@ -209,16 +214,20 @@ class Freeze:
                 ptrace.cont(tid)
                 _, status = os.waitpid(tid, ptrace.WALL)
             if os.WIFSTOPPED(status):
-                self._stopped.add(tid)
-                called = self._called.pop(tid, [])
-                interrupted.make_again(self.tasks[tid], self._unlimited, called)
-                self.tasks[tid].resumes = interrupted.resumes(self.tasks[tid], called)
+                self._stands(tid)
                 continue
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
             self.tasks.pop(tid).close()
             if tid == self.pid:
                 raise TraceeGone(f"process {tid} ended before it could be stopped")
         return True
+
+    def _stands(self, tid: int) -> None:
+        """A thread has stopped for us; the call that this has ended is to go on."""
+        self._stopped.add(tid)
+        called = self._called.pop(tid, [])
+        interrupted.make_again(self.tasks[tid], self._unlimited, called)
+        self.tasks[tid].resumes = interrupted.resumes(self.tasks[tid], called)
 
     def threads(self, process: Process) -> list[Tracee]:
         """The stopped threads of a process, the first one first."""
@@ -230,18 +239,35 @@ class Freeze:
         Who has not stopped yet cannot be let go and stays in `tasks`: it may wait for one that stands still until now.
         The kernel lets go of it when we end.
         """
-        for pid, task in list(self.tasks.items()):
-            if pid not in self._stopped and not _poll(pid):
+        signals = dict.fromkeys(self._stopped, 0)
+        for tid in self.tasks.keys() - self._stopped:
+            status = _poll(tid)
+            if not status:
                 continue
-            del self.tasks[pid]
+            signals[tid] = os.WSTOPSIG(status) if os.WIFSTOPPED(status) and not status >> 16 else 0
+            if os.WIFSTOPPED(status) and status >> 16 == ptrace.EVENT_STOP:
+                self._stands_late(tid)
+        self._make_again(list(self.tasks))
+        for tid in [tid for tid in self.tasks if tid in signals]:
+            self._let_go(self.tasks.pop(tid), signals[tid])
+        self._stopped = set()
+
+    def _stands_late(self, tid: int) -> None:
+        """The same for one that the round did not wait for any more."""
+        try:
+            self._stands(tid)
+        except TraceeGone:
+            return  # it was killed by somebody else meanwhile
+
+    def _let_go(self, task: Tracee, signal: int) -> None:
+        """Detach from one, which gets the signal that was about to be delivered."""
+        try:
             if self._limited is not None:
                 self._limited.go_on(task)
             task.close()
-            try:
-                ptrace.detach(pid)
-            except TraceeGone:
-                continue  # it has ended, or was killed by somebody else meanwhile
-        self._stopped = set()
+            ptrace.detach(task.tid, signal)
+        except TraceeGone:
+            return  # it has ended, or was killed by somebody else meanwhile
 
     def kill(self) -> None:
         """End every task of the tree, children before parents.

@@ -94,6 +94,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     terminals = tty.controlling(opened) if tty else {}
     with opened, checkpoint.segments as segments, spawn.Nursery(cpu, terminals) as nursery:
         nursery.sibling = options.sibling
+        if checkpoint.clocks.ahead is not None:
+            nursery.enter = checkpoint.clocks.enter
         builder = Builder(nursery, opened, segments, checkpoint.tasks)
         if options.shell_job and not options.detached:
             spawn.join_our_group(checkpoint.root)

@@ -11,6 +11,7 @@ from pycriu.home import Home
 from pycriu.kernel import procfs, ptrace
 from pycriu.resources import (
     attributes,
+    clocks,
     credentials,
     files,
     limits,
@@ -144,6 +145,8 @@ class Snapshot:
         self.posix_timers = posix_timers.look(pid)
         self.facts = {thread.tid: thread.facts for thread in self.threads}
         self.facts[pid] |= procfiles.look(pid)
+        if self.process.parent is None:
+            self.facts[pid] |= clocks.look(pid)
         if self.stat.exit_signal != SIGCHLD:
             self.facts[pid][EXIT_SIGNAL] = (self.stat.exit_signal,)
         table = None if self.has_own(sharing.FILES) else others[self.shares[sharing.FILES]].files

@@ -22,13 +22,12 @@ from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pycriu.sharing import Shares
 
-SIGCHLD, SIGTRAP = 17, 5
-EEXIST = 17
+SIGCHLD, SIGTRAP, EEXIST = 17, 5, 17
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 4, 36, 37
 # include/uapi/asm-generic/ioctls.h. kernel.terminal has them, too, and takes 2 ms to import.
 TIOCSCTTY, TIOCSPGRP = 0x540E, 0x5410
@@ -234,6 +233,7 @@ class Nursery:
     def __init__(self, arch: Arch, terminals: dict[int, tuple[int, int]] | None = None) -> None:
         self.arch = arch
         self._terminals = terminals or {}
+        self.enter: Callable[[], None] = lambda: None  # what the root does first: it enters a namespace
         self.sibling = False  # whether the root is to be a child of our parent
         self.tasks: dict[int, Tracee] = {}
         self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
@@ -320,10 +320,11 @@ class Nursery:
             raise _explain(error, pid) from None
         if child:
             return child
-        # The child: a fork of this interpreter that must do nothing but become the small file.
+        # A fork of this interpreter that must do nothing but become the small file.
         try:
             os.close(go)
             if os.read(ready, 1):  # nothing: we have ended before we could trace it
+                self.enter()
                 libc.personality(ADDR_NO_RANDOMIZE)
                 libc.execveat(image, b"pycriu")
         finally:

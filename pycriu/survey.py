@@ -15,7 +15,7 @@ from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
-from pycriu.resources import files, memory, posix_timers, seccomp
+from pycriu.resources import clocks, files, memory, posix_timers, seccomp
 from pycriu.sharing import PARTS, Shares, makers, refuse_own_parts, shares
 
 _LOOKS = 10
@@ -36,6 +36,7 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
         hint = "run it from outside the tree, e.g. with setsid -f"
         raise UserError(f"pycriu itself is below process {options.pid}", hint)
     check_sessions(root, shell_job=options.shell_job)
+    clocks.ours()
     live = [process for process in root.walk() if not process.zombie]
     _survey_relations(live)
     shared = memory.Shared()
@@ -97,7 +98,7 @@ def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
         raise pstree.leaderless(process)
     if _is_of_32_bits(pid):
         raise Unsupported(f"{name} is a program of 32 bits, which cannot be saved")
-    _refuse_other_namespaces(name, pid, NAMESPACES)
+    _refuse_other_namespaces(name, pid, NAMESPACES, process.root)
 
 
 def refuse_relations(live: list[pstree.Process], shared: dict[int, Shares]) -> None:
@@ -141,11 +142,11 @@ def refuse_thread(process: pstree.Process, tid: int, stat: procfs.Stat, status: 
     if tid == pid:
         return
     refuse_own_parts(pid, tid)
-    _refuse_other_namespaces(f"{what} ({stat.comm})", tid, OF_THREADS)
+    _refuse_other_namespaces(f"{what} ({stat.comm})", tid, OF_THREADS, process.root)
 
 
-def _refuse_other_namespaces(name: str, pid: int, spaces: tuple[str, ...]) -> None:
-    others = [space for space in spaces if _is_other_namespace(pid, space)]
+def _refuse_other_namespaces(name: str, pid: int, spaces: tuple[str, ...], root: int) -> None:
+    others = [space for space in spaces if _is_other_namespace(pid, space, root)]
     if others:
         kind, _, children = others[0].partition("_")
         whose = "has its next children" if children else "is"
@@ -156,11 +157,14 @@ def _refuse_other_namespaces(name: str, pid: int, spaces: tuple[str, ...]) -> No
 _ours: dict[str, str | None] = {}  # which namespaces we are in, asked once: each thread of a tree is held against them
 
 
-def _is_other_namespace(pid: int, space: str) -> bool:
+def _is_other_namespace(pid: int, space: str, root: int) -> bool:
+    """Whether a process or thread is in another one than we are; for clocks, than the root of its tree."""
     if space not in _ours:
         link = f"/proc/self/ns/{space}"
         _ours[space] = os.readlink(link) if os.path.lexists(link) else None
-    return _ours[space] is not None and procfs.link(pid, f"ns/{space}") != _ours[space]
+    if _ours[space] is None or (mine := procfs.link(pid, f"ns/{space}")) == _ours[space]:
+        return False
+    return not space.startswith("time") or mine != procfs.link(root, "ns/time")
 
 
 def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:

@@ -46,6 +46,8 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "kcmp": (312, 272),
     "lseek": (8, 62),
     "listen": (50, 201),
+    "setns": (308, 268),
+    "unshare": (272, 97),
     "madvise": (28, 233),
     "membarrier": (324, 283),
     "mlock": (149, 228),

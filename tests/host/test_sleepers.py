@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pycriu.images import messages as m
 from tests.host.conftest import alive, reap
 
 if TYPE_CHECKING:
@@ -73,19 +72,3 @@ def test_a_wait_for_events_goes_on_with_the_rest_of_its_limit(host: Host, call: 
     said = subject.go()[-1].split()
     assert said[:2] == ["after", "0"], said
     assert SECONDS + 1 - 0.01 <= float(said[2]) < SECONDS + away + 0.5, said
-
-
-def test_a_restore_after_another_boot_says_what_becomes_of_the_clock(host: Host) -> None:
-    subject = host.python("pause_for_dump()\nsay('ok')")
-    assert host.dump(subject).ok
-    reap(subject.pid)
-    image = host.images / "inventory.img"
-    magic, data = image.read_bytes()[:4], image.read_bytes()[8:]
-    inventory = m.inventory_entry.FromString(data)
-    inventory.dump_uptime += 10**6 * 3600
-    data = inventory.SerializeToString()
-    image.write_bytes(magic + len(data).to_bytes(4, "little") + data)
-    restored = host.restore()
-    assert restored.ok
-    assert "CLOCK_MONOTONIC goes back by 3" in restored.log
-    assert subject.go() == ["ok"]
