@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Clocks through the vDSO, which a restore has to move, and the rseq area, which it has to register again.
 
-Kept: vDSO, clocks, rseq
+Kept: vDSO, clocks (also after another boot, by a time namespace), rseq
 Missing: another kernel's vDSO
 """
 
