@@ -77,6 +77,7 @@ $(SUITES): build/test/%:
 host:
 	@$(DEV) -m tests.debian
 	@$(DEV) -m tests.clients
+	@$(DEV) -m tests.interop --fetch
 	@$(DEV) -m pytest --numprocesses auto --dist loadgroup tests/host
 
 runtime: $(addprefix runtime-,$(MACHINES))

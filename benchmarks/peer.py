@@ -29,16 +29,16 @@ class Peer:
 def find(named: str | None, cache: Path, *, download: bool = True) -> Peer:
     """The first of: the one named, the host's, the unpacked one, a fresh download; it must run."""
     if named:
-        return _tried((named,))
+        return tried((named,))
     on_path = shutil.which("criu")
     if on_path:
-        return _tried((on_path,))
+        return tried((on_path,))
     root = cache / "peer"
     if not _program(root).exists():
         if not download:
             raise NoPeerError("no criu on this host, and none that benchmarks/run has fetched")
         _download(root)
-    return _tried(unpacked(root))
+    return tried(unpacked(root))
 
 
 def _program(root: Path) -> Path:
@@ -55,7 +55,8 @@ def unpacked(root: Path) -> tuple[str, ...]:
     return (str(loaders[0]), "--library-path", ":".join([*libraries, str(loaders[0].parent)]), str(_program(root)))
 
 
-def _tried(command: tuple[str, ...]) -> Peer:
+def tried(command: tuple[str, ...]) -> Peer:
+    """What this command runs; NoPeerError where it does not."""
     try:
         done = subprocess.run([*command, "-V"], capture_output=True, text=True, check=False)
     except OSError as error:

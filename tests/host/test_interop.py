@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every victim, dumped by CRIU and restored by pycriu, and the other way round: what docs/interop.md says, holds.
+
+A trip that does not work is a limit of CRIU only where CRIU fails with images of its own, too, in the same run.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import interop
+from tests.interop import peer
+
+
+@pytest.fixture(scope="module")
+def criu() -> interop.Tool:
+    """The newest CRIU that the cache has and that works here."""
+    reasons = []
+    for suite in reversed(interop.SUITES):
+        try:
+            return interop.fetched(suite)
+        except peer.NoPeerError as reason:
+            reasons.append(str(reason))
+    pytest.skip(f"no CRIU: {'; '.join(reasons)}; python3 -m tests.interop --fetch")
+
+
+@pytest.mark.parametrize("from_criu", [True, False], ids=["criu-pycriu", "pycriu-criu"])
+@pytest.mark.parametrize("name", interop.VICTIMS)
+def test_victim_between_both(criu: interop.Tool, name: str, *, from_criu: bool) -> None:
+    found = interop.cell(name, criu, from_criu=from_criu)
+    if found.verdict == interop.NONE:
+        pytest.skip(f"{name}: {found.why}")
+    if found.verdict == interop.NO:
+        said = interop.held(interop.PAGE.read_text()).get((name, criu.name, from_criu))
+        assert said != interop.YES, f"it worked once; now CRIU fails with its own images, too: {found.why}"
+        pytest.skip(f"{criu.name} fails with its own images: {found.why}")
+    assert found.verdict == interop.YES, found.why
