@@ -2,7 +2,7 @@
 """Where the images are that a command works on: a directory, a tar archive, a container's checkpoint archive.
 
 An archive is read in place, nothing is unpacked under a name. Plain ones are used as they are; compressed ones (gzip,
-bzip2, xz; zstd where Python has it) are expanded into a file without a name, for as long as the command runs.
+bzip2, xz, zstd, as far as this Python reads them) are expanded into a file without a name while the command runs.
 
 An archive is hostile input. Names lead nowhere outside of it, links are followed within it only, whatever is no
 regular file is no image, and what it expands to may not fill the disk.
@@ -11,24 +11,29 @@ regular file is no image, and what it expands to may not fill the disk.
 from __future__ import annotations
 
 import builtins
-import bz2
-import gzip
-import lzma
+import importlib
 import os
 import posixpath
+import sys
 import tarfile
 import tempfile
 from contextlib import AbstractContextManager
 from io import BufferedReader
 from typing import IO, Any, Self
 
-from pycriu.errors import ImageError, UserError
+from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.images import catalogue, commit, store
 
 _MAX_MEMBERS = 1 << 20
 _MAX_PARENTS = 1 << 10
 _PIECE = 1 << 20
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+# How a compressed file begins → what reads it, the first of these modules that this Python has. It has zstd since 3.14.
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", ("gzip.open",)),
+    b"BZh": ("bzip2", ("bz2.open",)),
+    b"\xfd7zXZ\0": ("xz", ("lzma.open",)),
+    b"\x28\xb5\x2f\xfd": ("zstd", ("compression.zstd.open", "backports.zstd.open", "pyzstd.open")),
+}
 _SPARE = 256 << 20  # bytes that expanding leaves free on the disk
 
 
@@ -183,7 +188,7 @@ def is_checkpoint(path: str) -> bool:
             head = file.read(512)
     except OSError:
         return False
-    return head.startswith(_COMPRESSED) or head[257:262] == b"ustar"
+    return head.startswith(tuple(_COMPRESSED)) or head[257:262] == b"ustar"
 
 
 def read_file(path: str) -> tuple[builtins.bytes, str]:
@@ -215,28 +220,40 @@ def _expanded(path: str, file: IO[bytes]) -> IO[bytes]:
     """A file that can be read at any place: the archive itself, or a copy that is not compressed."""
     head = file.read(6)
     file.seek(0)
-    reader: IO[bytes]
-    if head.startswith(b"\x1f\x8b"):
-        reader = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-    elif head.startswith(b"BZh"):
-        reader = bz2.BZ2File(file)
-    elif head.startswith(b"\xfd7zXZ\0"):
-        reader = lzma.LZMAFile(file)  # noqa: SIM115 - closed below
-    elif head.startswith(b"\x28\xb5\x2f\xfd"):
-        reader = _zstd(path, file)
-    else:
+    found = next((how for magic, how in _COMPRESSED.items() if head.startswith(magic)), None)
+    if found is None:
         return file
+    reader = _reader(path, file, *found)
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the archive keeps it
     try:
         with file, reader:
             _copy(path, reader, copy)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        copy.close()
-        raise UserError(f"{path}: cannot be expanded: {error}") from None
-    except BaseException:
+    except PycriuError:
         copy.close()
         raise
+    except _errors() as error:
+        copy.close()
+        raise UserError(f"{path}: cannot be expanded: {error}") from None
     return copy
+
+
+def _reader(path: str, file: IO[bytes], name: str, readers: tuple[str, ...]) -> IO[bytes]:
+    """What reads a compressed file; UserError where this Python cannot."""
+    for dotted in readers:
+        module, _, function = dotted.rpartition(".")
+        try:
+            reader: IO[bytes] = getattr(importlib.import_module(module), function)(file, mode="rb")
+        except ImportError:
+            continue
+        return reader
+    raise UserError(f"{path}: compressed with {name}, which this Python cannot read", "expand it beforehand")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What readers raise on damaged files."""
+    known = {"lzma": "LZMAError", "zlib": "error", "compression.zstd": "ZstdError", "backports.zstd": "ZstdError"}
+    own = (getattr(sys.modules[module], name) for module, name in known.items() if sys.modules.get(module))
+    return (OSError, EOFError, ValueError, *own)
 
 
 def _copy(path: str, reader: IO[bytes], copy: IO[bytes]) -> None:
@@ -249,18 +266,6 @@ def _copy(path: str, reader: IO[bytes], copy: IO[bytes]) -> None:
             )
         copy.write(piece)
     copy.seek(0)
-
-
-def _zstd(path: str, file: IO[bytes]) -> IO[bytes]:
-    """A reader of zstd, which Python has since 3.14; before, by the packages of the same format."""
-    for name in ("compression.zstd", "backports.zstd", "pyzstd"):
-        try:
-            module: Any = __import__(name, fromlist=["ZstdFile"])
-        except ImportError:
-            continue
-        reader: IO[bytes] = module.ZstdFile(file)
-        return reader
-    raise UserError(f"{path}: compressed with zstd, which this Python cannot read", "unzstd it, or use Python 3.14")
 
 
 def _open_tar(path: str, file: IO[bytes]) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:

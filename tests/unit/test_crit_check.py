@@ -234,3 +234,34 @@ def test_control_groups(folder: Path) -> None:
     text = "\n".join(found(folder))
     assert "set 99 is there twice" in text
     assert not sets or "cgroup.img has no set" in text
+
+
+def spoilt(data: bytes, dice: random.Random) -> bytes:
+    """A few bytes changed, lost or added."""
+    found = bytearray(data)
+    for _ in range(dice.choice([1, 1, 2, 5])):
+        at, some = dice.randrange(len(found) + 1), dice.randbytes(dice.randrange(1, 5))
+        what = dice.random()
+        found[at : at + (0 if what < 0.2 else len(some))] = b"" if what > 0.8 else some
+    return bytes(found)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_an_image_holds_is_an_answer_or_an_error(
+    good: Path, folder: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of `check`, of every view, and of decode and encode, which give the same bytes back if they give any."""
+    dice = random.Random(seed)
+    names = sorted(path.name for path in good.iterdir() if path.name.endswith(".img") and "pages" not in path.name)
+    for name in dice.sample(names, 8):
+        data = spoilt((good / name).read_bytes(), dice)
+        (folder / name).write_bytes(data)
+        assert cli.main(["check", str(folder)]) in (0, 1)
+        for what in ("ps", "tree", "fds", "mems", "rss", "sockets", "timers", "signals"):
+            assert cli.main(["x", str(folder), what]) in (0, 1)
+        text, back = folder.parent / "text", folder.parent / "back"
+        if cli.main(["decode", "-i", str(folder / name), "-o", str(text)]) == 0:
+            assert cli.main(["encode", "-i", str(text), "-o", str(back)]) == 0
+            assert back.read_bytes() == data
+        shutil.copy2(good / name, folder / name)
+    capsys.readouterr()

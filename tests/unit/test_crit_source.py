@@ -206,3 +206,31 @@ def test_the_module_runs_and_needs_nothing_of_the_engine(checkpoint: Path) -> No
     done = subprocess.run([sys.executable, "-m", "pycriu.crit"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "info" in done.stderr or "COMMAND" in done.stderr
+
+
+def test_a_compression_that_this_python_lacks_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(checkpoint, tmp_path / "x.tar", "w:xz", ".")  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(UserError, match="compressed with xz, which this Python cannot read"):
+        source.open_source(str(archive))
+    for module in ("compression.zstd", "backports.zstd", "pyzstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "x.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    with pytest.raises(UserError, match="compressed with zstd, which this Python cannot read"):
+        source.open_source(str(tmp_path / "x.tar.zst"))
+
+
+def test_every_command_does_with_the_modules_that_a_target_has() -> None:
+    """Of Python's library; see recipes/python3.yaml."""
+    code = (
+        "import sys, importlib\n"
+        "for name in 'bz2 lzma ssl _hashlib sqlite3 curses readline xml pydoc doctest unicodedata _uuid'.split():\n"
+        "    sys.modules[name] = None\n"
+        "from pycriu.crit import cli\n"
+        "for module, _ in cli.COMMANDS.values():\n"
+        "    importlib.import_module('pycriu.crit.' + module)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
