@@ -14,6 +14,7 @@ from tests import debian
 from tests.host.conftest import Host, Subject, wait_until
 from tests.host.test_peer import EXPECTED, STATE, criu, peer, reaped, run  # noqa: F401 - a fixture
 
+CRIT = [sys.executable, "-m", "pycriu.crit"]
 VERSIONS = ["1.0", "1.1", "3", "4"]
 OLD_SUITE = "bookworm"  # has CRIU 3.17
 
@@ -22,7 +23,7 @@ def converted(host: Host, version: str, *words: str) -> None:
     """The images in the place of the host's, in another version."""
     number = len(list(host.folder.glob("before-*")))
     there = host.folder / f"there-{number}"
-    command = [sys.executable, "-m", "pycriu.crit", "convert", str(host.images), "-o", str(there), "--to", version]
+    command = [*CRIT, "convert", str(host.images), "-o", str(there), "--to", version]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done
     host.images.rename(host.folder / f"before-{number}")
@@ -36,6 +37,8 @@ def test_there_and_back(host: Host, version: str) -> None:
     assert dumped.ok, dumped
     converted(host, version, "--lossy")
     converted(host, "4")
+    checked = subprocess.run([*CRIT, "check", str(host.images)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked
     restored = host.restore()
     assert restored.ok, restored
     assert subject.go() == EXPECTED
