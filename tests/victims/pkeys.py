@@ -44,6 +44,9 @@ class Worker(threading.Thread):
 
 
 def scenario() -> Iterator[victim.Damage]:
+    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+        if " ospke" not in cpuinfo.read():
+            victim.skip("processor or kernel have no protection keys (ospke in /proc/cpuinfo)")
     lonely = victim.child(holds_keys_without_pages)
     to_execute = libc.mmap(None, PAGE, EXECUTE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)  # takes a key, too
     first, *keys, last = allocate(5)
