@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pycriu.api import HookFailed as HookFailed
     from pycriu.api import ImageError as ImageError
     from pycriu.api import Missing as Missing
+    from pycriu.api import PageServer as PageServer
     from pycriu.api import PreDumpResult as PreDumpResult
     from pycriu.api import PycriuError as PycriuError
     from pycriu.api import RestoreResult as RestoreResult
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "api": (
-        "DumpResult", "HookFailed", "ImageError", "Missing", "PreDumpResult", "PycriuError", "RestoreResult",
-        "Unsupported", "UserError", "check", "dump", "pre_dump", "restore",
+        "DumpResult", "HookFailed", "ImageError", "Missing", "PageServer", "PreDumpResult", "PycriuError",
+        "RestoreResult", "Unsupported", "UserError", "check", "dump", "pre_dump", "restore",
     ),
     "bindings": (
         "CR_DEFAULT_SERVICE_ADDRESS", "CRIUException", "CRIUExceptionExternal", "CRIUExceptionInternal", "criu",

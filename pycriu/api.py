@@ -26,7 +26,7 @@ from pycriu.dump import DumpResult
 from pycriu.dump import dump as run_dump
 from pycriu.errors import HookFailed, ImageError, PycriuError, Unsupported, UserError
 from pycriu.log import WARN, Log
-from pycriu.options import DumpOptions, RestoreOptions
+from pycriu.options import DumpOptions, PageServer, RestoreOptions
 from pycriu.predump import PreDumpResult
 from pycriu.predump import pre_dump as run_pre_dump
 from pycriu.probes.table import FEATURES, REQUIRED
@@ -46,6 +46,7 @@ __all__ = [
     "HookFailed",
     "ImageError",
     "Missing",
+    "PageServer",
     "PreDumpResult",
     "PycriuError",
     "RestoreResult",
@@ -93,6 +94,7 @@ def dump(
     network_lock: str = "nftables",
     prev_images_dir: str | None = None,
     track_mem: bool = False,
+    page_server: PageServer | None = None,
     hook: Hook | None = None,
 ) -> DumpResult:
     """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
@@ -113,7 +115,7 @@ def dump(
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir, track_mem=track_mem,
-        hook=hook,
+        page_server=page_server, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -130,6 +132,7 @@ def pre_dump(
     timeout: int = 10,
     prev_images_dir: str | None = None,
     track_mem: bool = False,
+    page_server: PageServer | None = None,
     hook: Hook | None = None,
 ) -> PreDumpResult:
     """Save the memory of a tree that runs on, so that the dump which follows has less to do.
@@ -140,7 +143,7 @@ def pre_dump(
     images, work = _directories(images_dir, work_dir)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
-        prev_images_dir=prev_images_dir, track_mem=track_mem, hook=hook,
+        prev_images_dir=prev_images_dir, track_mem=track_mem, page_server=page_server, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_pre_dump(options, log)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
 PRE_DUMP = "pre-dump"
+PAGE_SERVER = "page-server"
 SAVING = (DUMP, PRE_DUMP)
+NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
-STAY = (RESTORE, "service")
+STAY = (RESTORE, "service", PAGE_SERVER)
 
 
 class Action:
@@ -52,6 +54,8 @@ ACTIONS = {action.name: action for action in (
     Action(PRE_DUMP, "save the memory of a tree that runs on, so that its dump has less to do",
            "Pre-dumping finished successfully", "Pre-dumping FAILED."),
     Action(RESTORE, "bring it back", "Restore finished successfully. Tasks resumed.", "Restoring FAILED."),
+    Action(PAGE_SERVER, "receive the pages of a dump elsewhere", "Page server finished", "Page server FAILED.",
+           capability=False),
     Action("dedup", "free the pages of earlier images that -D has newer", "Deduplication finished",
            "Deduplication FAILED.", capability=False),
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
@@ -65,7 +69,6 @@ ALL = tuple(ACTIONS)
 
 # Actions of CRIU that are not here, and why.
 OTHER_ACTIONS = {
-    "page-server": "",
     "lazy-pages": "pycriu puts all pages back before the tasks run",
     "cpuinfo": "",
     "exec": "CRIU has given it up, too",
@@ -110,7 +113,7 @@ def _needless(long: str, reason: str, kind: str = FLAG, *, negatable: bool = Fal
 GROUPS = (
     ("What is saved, and where", (
         Option("tree", "t", VALUE, "PID", "root of the tree to dump", SAVING),
-        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", (*BOTH, "dedup")),
+        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", (*BOTH, "dedup", PAGE_SERVER)),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
         Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
@@ -122,7 +125,7 @@ GROUPS = (
         Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
                (DUMP, RESTORE)),
         Option("prev-images-dir", "", VALUE, "DIR", "save only what has changed since the dump in DIR (relative to -D)",
-               SAVING),
+               NETWORK),
         _refused("track-mem", "", negatable=True),
         Option("pre-dump-mode", "", VALUE, "HOW", "splice or read: both read tasks that run", (PRE_DUMP,)),
         Option("auto-dedup", "", FLAG, "", "free pages that are newer here, or were restored",
@@ -154,16 +157,17 @@ GROUPS = (
         Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
     )),
     ("Pages over the network", (
-        _refused("page-server", "", negatable=True),
-        Option("address", "", VALUE, "PATH", "socket of the service (default: criu_service.socket)", ("service",)),
-        _refused("port", "", VALUE),
-        _refused("ps-socket", "", VALUE),
-        _refused("tls", "", negatable=True),
-        _refused("tls-cacert", "", VALUE),
-        _refused("tls-cacrl", "", VALUE),
-        _refused("tls-cert", "", VALUE),
-        _refused("tls-key", "", VALUE),
-        _refused("tls-no-cn-verify", ""),
+        Option("page-server", "", FLAG, "", "send pages to a page server", SAVING, True),
+        Option("address", "", VALUE, "ADDR", "of the page server, or socket of the service (criu_service.socket)",
+               (*NETWORK, "service")),
+        Option("port", "", VALUE, "PORT", "of the page server", NETWORK),
+        Option("ps-socket", "", VALUE, "FD", "a connection to the other side that is open already", NETWORK),
+        Option("tls", "", FLAG, "", "in secret: both sides show and verify certificates", NETWORK, True),
+        Option("tls-cacert", "", VALUE, "FILE", "who is trusted (default: /etc/pki/CA/cacert.pem)", NETWORK),
+        Option("tls-cacrl", "", VALUE, "FILE", "who is not any more (default: /etc/pki/CA/cacrl.pem)", NETWORK),
+        Option("tls-cert", "", VALUE, "FILE", "our certificate (default: /etc/pki/criu/cert.pem)", NETWORK),
+        Option("tls-key", "", VALUE, "FILE", "its key (default: /etc/pki/criu/private/key.pem)", NETWORK),
+        Option("tls-no-cn-verify", "", FLAG, "", "whatever name is in the other certificate", NETWORK),
     )),
     ("Namespaces, mounts and control groups", (
         _refused("root", "tasks come back under the root directory and the mounts that they had", VALUE, "r"),
@@ -189,7 +193,8 @@ GROUPS = (
         Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", BOTH),
         Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
         Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
-        Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it", ("service",)),
+        Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it",
+               ("service", PAGE_SERVER)),
         Option("close", "", LIST, "FD", "close this descriptor first", BOTH),
         _refused("unprivileged", "", negatable=True),
         _refused("cpu-cap", "", OPTIONAL),

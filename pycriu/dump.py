@@ -67,7 +67,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
-        begin_images(new, parent, size)
+        begin_images(new, parent, size, options)
         preload(cpu)
         begin = time.monotonic()
         with (
@@ -132,12 +132,24 @@ def opened_parent(options: DumpOptions, log: Log) -> Parent | NoParent:
     return incremental.Parent(options.prev_images_dir, options.images_dir, log)
 
 
-def begin_images(new: store.NewCheckpoint, parent: Parent | None, size: int) -> None:
-    """See that there is room for `size` bytes of pages; how many have changed since a parent, nobody knows yet."""
-    if parent is None:
-        new.reserve(size)
-    else:
+def begin_images(new: store.NewCheckpoint, parent: Parent | None, size: int, options: DumpOptions) -> None:
+    """See that there is room for `size` bytes of pages, here or elsewhere.
+
+    How many have changed since a parent, nobody knows yet.
+    """
+    if parent is not None:
         parent.attach(new)
+    if options.page_server is not None:
+        from pycriu.pageserver import client
+
+        later = options.leave_running  # its pages are here until it runs again
+        new.remote = client.Remote(options.page_server, options.pid, new.path if later else None)
+        new.before_commit(new.remote.finish)
+        if not later:
+            return
+    elif parent is not None:
+        return
+    new.reserve(size)
 
 
 def tell(snapshots: list[Snapshot], log: Log) -> None:
@@ -197,6 +209,9 @@ def copy_pages(
         for snapshot in snapshots:
             if not snapshot.has_own(sharing.VM):
                 snapshot.take_pages(by_pid[snapshot.shares[sharing.VM]])
+                continue
+            if new.remote is not None:
+                new.remote.take(snapshot, [one.pid for one in snapshots if one.shares[sharing.VM] == snapshot.pid])
                 continue
             snapshot.pages_id = numbers.pages()
             out = new.create_raw(f"pages-{snapshot.pages_id}.img").fileno()

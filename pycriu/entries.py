@@ -100,7 +100,8 @@ def _write_process(
     new.write(f"fs-{pid}.img", [files.fs_entry(snapshot.files, saving)])
     if snapshot.has_own(sharing.FILES):
         new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
-    new.write(f"pagemap-{pid}.img", pageimages.entries(snapshot.pages_id, snapshot.runs, snapshot.inherited))
+    if new.remote is None:
+        new.write(f"pagemap-{pid}.img", pageimages.entries(snapshot.pages_id, snapshot.runs, snapshot.inherited))
     new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(snapshot.mappings, snapshot.keys))
     new.write_any(f"pycriu-task-{pid}.img", own.task_entries(snapshot.facts))
 

@@ -52,11 +52,18 @@ def open_set(path: str, label: str, owner: int) -> ImagesDir:
     except UserError as error:
         raise ImageError(f"{label}: {error}", error.hint) from None
     try:
-        found.inventory()
+        if not _is_received(found):
+            found.inventory()
     except BaseException:
         found.close()
         raise
     return found
+
+
+def _is_received(images: ImagesDir) -> bool:
+    """Whether these are what a page server makes: pages, and no more. A dump that has failed leaves others, too."""
+    names = images.names()
+    return bool(names) and all(name.startswith(("pagemap-", "pages-", "pycriu-")) for name in names)
 
 
 class Lineage:

@@ -9,9 +9,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pycriu.pageserver.tls import Files
+
     # Called with the name of a stage, which CRIU's action scripts have, and the PID of the root (0: not known yet). It
     # raises HookFailed where the work must not go on: possible at pre-dump, post-dump, pre-restore and post-restore.
     Hook = Callable[[str, int], None]
+
+
+@record
+class PageServer:
+    """Where a dump sends its pages."""
+
+    address: str | None = None  # None: this machine
+    port: int = 0
+    socket: int | None = None  # a connection that is there already
+    tls: Files | None = None  # `pageserver.tls.Files`, where it is to be secret
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        if self.socket is not None:
+            return f"behind descriptor {self.socket}"
+        return f"at {self.address or 'this machine'} port {self.port}"
 
 
 @record
@@ -42,6 +61,7 @@ class DumpOptions:
     hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     track_mem: bool = False  # note from now on what changes, for the next dump
+    page_server: PageServer | None = None  # send pages there, instead of writing them
 
 
 @record

@@ -63,13 +63,18 @@ class Saved:
     in_parent: tuple[Run, ...] = ()
 
     def write(self, new: NewCheckpoint) -> None:
-        """Its pagemap image; nobody need stand still for that."""
+        """Its pagemap image; nobody need stand still for that. Who keeps its pages elsewhere has that there, too."""
+        if new.remote is not None:
+            return
         new.write(f"pagemap-shmem-{self.shmid}.img", entries(self.pages_id, self.runs, self.in_parent))
 
 
 def save(new: NewCheckpoint, numbers: Numbers, fd: int, shmid: int, page_size: int = PAGE_SIZE) -> Saved:
     """Copy the content of an object, open for reading, into a pages image. Who can write to it must stand still."""
     runs = data_runs(fd, os.fstat(fd).st_size, page_size)
+    if new.remote is not None:
+        new.remote.take_file(fd, shmid, runs)
+        return Saved(shmid, 0, tuple(runs))
     pages_id = numbers.pages()
     out = new.create_raw(f"pages-{pages_id}.img").fileno()
     if new.parent is not None:

@@ -59,6 +59,10 @@ class PreDump:
         try:
             mappings = memory.look(pid, self._kinds.regular)
             runs = pagecompare.union(memory.content(pid, mappings)[0])
+            if self._new.remote is not None:
+                self.pages += self._new.remote.take_running(pid, runs)
+                self._take_objects(mappings)
+                return True
             pages_id = self._numbers.pages()
             out = self._new.create_raw(f"pages-{pages_id}.img").fileno()
             if self._parent is None:
@@ -69,9 +73,12 @@ class PreDump:
             return False
         self._note(written, inherited)
         self._new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, written, inherited))
+        self._take_objects(mappings)
+        return True
+
+    def _take_objects(self, mappings: list[memory.Mapping]) -> None:
         for mapping in mappings:
             self._take_object(mapping)
-        return True
 
     def _take_object(self, mapping: memory.Mapping) -> None:
         found = memory.object_of(mapping)
@@ -109,7 +116,7 @@ def pre_dump(options: DumpOptions, log: Log) -> PreDumpResult:
     gadgets = Gadgets(cpu)
     root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
     with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
-        begin_images(new, parent, size)
+        begin_images(new, parent, size, options)
         work = PreDump(new, kinds, parent)
         taken = [one.pid for one in root.walk() if not one.zombie and work.take(one.pid)]
         new.write("inventory.img", [entries.inventory_entry(entries.Ids())])

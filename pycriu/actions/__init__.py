@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pycriu.arguments import Values
     from pycriu.log import Log
-    from pycriu.options import DumpOptions, Hook
+    from pycriu.options import DumpOptions, Hook, PageServer
 
     Outcome = int | Callable[[], int]
 
@@ -115,7 +115,36 @@ class Request:
             may_dump=self.client.may_dump if self.client else None,
             hook=self.hook(),
             prev_images_dir=self.text("prev-images-dir"),
+            page_server=self.page_server(),
             **self.file_options(),
+        )
+
+    def page_server(self) -> PageServer | None:
+        """Where pages are to be sent."""
+        if not self.flag("page-server"):
+            return None
+        from pycriu.options import PageServer
+
+        socket = self.text("ps-socket")
+        return PageServer(
+            address=self.text("address"),
+            port=0 if socket else arguments.number(self.values, "port"),
+            socket=arguments.number(self.values, "ps-socket") if socket else None,
+            tls=self.tls(),
+        )
+
+    def tls(self) -> Any:
+        """The files of our side, where TLS is asked for."""
+        if not self.flag("tls"):
+            return None
+        from pycriu.pageserver import tls
+
+        return tls.Files(
+            cacert=self.text("tls-cacert"),
+            cacrl=self.text("tls-cacrl"),
+            cert=self.text("tls-cert"),
+            key=self.text("tls-key"),
+            verify_name=not self.flag("tls-no-cn-verify"),
         )
 
     def ready(self) -> None:

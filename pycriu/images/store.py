@@ -25,13 +25,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from io import BufferedReader, FileIO
     from types import TracebackType
-    from typing import Protocol, Self
+    from typing import Any, Protocol, Self
 
     from google.protobuf.message import Message
 
     from pycriu.images.catalogue import Kind
     from pycriu.images.messages import inventory_entry
     from pycriu.kernel.pagemap import Run
+
+    class Remote(Protocol):
+        """What is needed of `pageserver.client.Remote`."""
+
+        def take(self, snapshot: Any, sharers: list[int]) -> None:
+            """See there."""
+
+        def take_running(self, pid: int, runs: list[Run]) -> int:
+            """See there."""
+
+        def take_file(self, fd: int, shmid: int, runs: list[Run]) -> None:
+            """See there."""
+
+        def finish(self) -> None:
+            """See there."""
+
+        def close(self) -> None:
+            """See there."""
 
     class Parent(Protocol):
         """What `pageimages` needs of `incremental.Parent`."""
@@ -269,6 +287,7 @@ class NewCheckpoint:
         self._raw: dict[str, FileIO] = {}
         self._written: set[str] = set()
         self.parent: Parent | None = None  # the images before these, where these hold only what has changed
+        self.remote: Remote | None = None  # who keeps the pages, where that is not us
         self._promises: list[Callable[[], object]] = []
         self._regrets: list[tuple[Callable[[str], object], str]] = []
 
@@ -291,6 +310,8 @@ class NewCheckpoint:
         try:
             for file in self._raw.values():
                 file.close()
+            if self.remote is not None:
+                self.remote.close()
             commit.remove(self._directory)
             for action, about in self._regrets:
                 action(about)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     {"errors", "haste", "record", "options"},
     {"kernel"},
-    {"arch", "images", "log", "arguments", "usage", "configuration", "statistics", "rpc", "rpc_pb2"},
+    {"arch", "images", "log", "background", "arguments", "usage", "configuration", "statistics", "rpc", "rpc_pb2"},
     {"home", "scripts"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare"},
     {"fds"},
     {"resources"},
-    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "dedup"},
+    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "dedup", "pageserver"},
     {"crit", "edits"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun"},

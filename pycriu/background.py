@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a process does that goes on in the background: daemon(3), with word of its being ready, and a pidfile."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu.errors import UserError
+
+
+def begin(what: str) -> int:
+    """daemon(3): a child goes on, and gets a descriptor to say that it is ready.
+
+    The parent waits for that, and gets -1; UserError if the child ends first.
+    """
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        ready = os.read(reader, 1)
+        os.close(reader)
+        if not ready:
+            raise UserError(f"{what} has not started", "what it said is above, or in its log")
+        return -1
+    os.close(reader)
+    os.setsid()
+    return writer
+
+
+def is_ready(writer: int) -> None:
+    """From here on nobody is told anything but by the log."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.close(null)
+    os.write(writer, b"r")
+    os.close(writer)
+
+
+class Pidfile:
+    """A new file with the PID of this process, for as long as it serves."""
+
+    def __init__(self, work_dir: str, name: str | None) -> None:
+        self._path = os.path.join(work_dir, name) if name else ""
+
+    def __enter__(self) -> None:
+        if not self._path:
+            return
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
+        os.write(fd, str(os.getpid()).encode())
+        os.close(fd)
+
+    def __exit__(self, *_: object) -> None:
+        if self._path:
+            os.unlink(self._path)
