@@ -93,7 +93,6 @@ def dump(
     skip_in_flight: bool = False,
     network_lock: str = "nftables",
     prev_images_dir: str | None = None,
-    track_mem: bool = False,
     page_server: PageServer | None = None,
     hook: Hook | None = None,
 ) -> DumpResult:
@@ -114,7 +113,7 @@ def dump(
         shell_job=shell_job, timeout=timeout, file_locks=file_locks, link_remap=link_remap, ghost_limit=ghost_limit,
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established, tcp_close=tcp_close,
-        skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir, track_mem=track_mem,
+        skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
         page_server=page_server, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
@@ -131,7 +130,6 @@ def pre_dump(
     shell_job: bool = False,
     timeout: int = 10,
     prev_images_dir: str | None = None,
-    track_mem: bool = False,
     page_server: PageServer | None = None,
     hook: Hook | None = None,
 ) -> PreDumpResult:
@@ -143,7 +141,7 @@ def pre_dump(
     images, work = _directories(images_dir, work_dir)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
-        prev_images_dir=prev_images_dir, track_mem=track_mem, page_server=page_server, hook=hook,
+        prev_images_dir=prev_images_dir, page_server=page_server, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_pre_dump(options, log)

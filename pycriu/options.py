@@ -60,7 +60,6 @@ class DumpOptions:
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
     hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
-    track_mem: bool = False  # note from now on what changes, for the next dump
     page_server: PageServer | None = None  # send pages there, instead of writing them
 
 

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pycriu import pagecompare, pageimages
+from pycriu.images import framing, store
+from pycriu.kernel.pagemap import PAGE_SIZE
 from tests.host.conftest import PRELUDE, alive, reap, wait_until
 from tests.host.test_peer import criu  # noqa: F401 - a fixture
 
@@ -313,3 +316,79 @@ def test_earlier_images_give_up_what_is_newer(host: Host) -> None:
     outcome = host.restore(images=images(host, 2))
     assert not outcome.ok
     assert "given up" in outcome.errors()
+
+
+def criu_dumps(host: Host, criu: tuple[str, ...], subject: Subject, number: int, *words: str) -> None:  # noqa: F811
+    folder = images(host, number)
+    done = subprocess.run(
+        [*criu, "dump", "-t", str(subject.pid), "-D", str(folder), "-o", "log", "-v4", *words],
+        check=False, cwd=host.folder, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, (folder / "log").read_text()[-3000:]
+    if not alive(subject.pid):
+        reap(subject.pid)
+
+
+def thin(folder: Path, parent: Path) -> int:
+    """Leave to the parent what it has, as CRIU does where the kernel tracks changes; how many pages that are."""
+    with store.ImagesDir(str(parent)) as older, store.ImagesDir(str(folder)) as newer:
+        left = 0
+        for name in [name for name in newer.names() if name.startswith("pagemap-") and older.exists(name)]:
+            there = pages_of(older, name)
+            head, *_ = newer.read(name)
+            written, inherited, kept = [], [], b""
+            for address, content in pages_of(newer, name).items():
+                if there.get(address) == content:
+                    inherited.append((address, 1))
+                else:
+                    written.append((address, 1))
+                    kept += content
+            left += len(inherited)
+            number = head.pages_id  # type: ignore[attr-defined]
+            entries = pageimages.entries(number, pagecompare.merged(written), pagecompare.merged(inherited))
+            (folder / name).write_bytes(b"".join(framing.build(store.kind_of(name), entries, name)))
+            (folder / f"pages-{number}.img").write_bytes(kept)
+    return left
+
+
+def pages_of(set_: store.ImagesDir, name: str) -> dict[int, bytes]:
+    head, *entries = set_.read(name)
+    with set_.raw(f"pages-{head.pages_id}.img") as file:  # type: ignore[attr-defined]
+        data = file.read()
+    return {
+        start + at: data[offset + at : offset + at + PAGE_SIZE]
+        for start, pages, offset in pageimages.placed(entries, len(data))
+        for at in range(0, pages * PAGE_SIZE, PAGE_SIZE)
+    }
+
+
+def test_a_chain_of_crius(host: Host, criu: tuple[str, ...]) -> None:  # noqa: F811
+    """Its tasks, vDSO and shared memory, part of them in the set before."""
+    subject = start(host, 6)
+    criu_dumps(host, criu, subject, 0, "-R")
+    nasty(subject, 1)
+    criu_dumps(host, criu, subject, 1)  # CRIU wants a parent that was tracked, which not every kernel can do
+    (images(host, 1) / "parent").symlink_to("../set0")
+    assert thin(images(host, 1), images(host, 0)) > 500
+    assert (restored := host.restore(images=images(host, 1))).ok, restored
+    nasty(subject, 2)
+    assert subject.go()[-1] == "judged 0 0 0 True"
+
+
+def test_criu_builds_upon_a_pre_dump_of_ours(host: Host, criu: tuple[str, ...]) -> None:  # noqa: F811
+    subject = start(host, 8)
+    assert build(host, subject, 0).ok
+    nasty(subject, 1)
+    criu_dumps(host, criu, subject, 1, "--prev-images-dir", "../set0")
+    assert (restored := host.restore(images=images(host, 1))).ok, restored
+    assert subject.go()[-1] == "judged 0 0 0 True"
+
+
+def test_a_dump_builds_upon_one_of_crius(host: Host, criu: tuple[str, ...]) -> None:  # noqa: F811
+    subject = start(host, 9)
+    criu_dumps(host, criu, subject, 0, "-R")
+    nasty(subject, 1)
+    assert (dumped := build(host, subject, 1, "dump")).ok, dumped
+    assert size(images(host, 1)) < size(images(host, 0))
+    assert (restored := host.restore(images=images(host, 1))).ok, restored
+    assert subject.go()[-1] == "judged 0 0 0 True"

@@ -29,7 +29,7 @@ def test_commands_exist() -> None:
     makefile = (TOP / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for action in re.findall(r"^# pycriu (\w+)", README, re.MULTILINE):
+    for action in re.findall(r"^# pycriu ([\w-]+)", README, re.MULTILINE):
         assert action in arguments.ACTIONS, action
 
 
