@@ -24,7 +24,13 @@ from pycriu.images import schema
 
 CR_DEFAULT_SERVICE_ADDRESS = "./criu_service.socket"
 _FAILURES: tuple[type[Exception], ...] = (OSError, ValueError, *schema.parse_errors(), *schema.encode_errors())
-_OURSELVES = (sys.executable, "-m", "pycriu")
+# As `-m pycriu`, wherever this script has found it.
+_OURSELVES = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(os.path.abspath(__file__)))!r}); "
+    "from pycriu.cli import command; command()",
+)
 
 
 class CRIUException(Exception):

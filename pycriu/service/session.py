@@ -90,25 +90,30 @@ class Session:
 
     def _directories(self, action: str, configured: Values, own: Values) -> tuple[str, str]:
         """Paths of the images and of the work directory; empty where the request needs none."""
-        opts = self.opts
-        images = -1
+        if action == arguments.CHECK and not (self.opts.log_file or own.get("log-file")):
+            return "", ""  # it reads no images and leaves nothing
+        images = self._images(action, own)
+        return self._path(images), self._path(self._work(images, configured, own))
+
+    def _images(self, action: str, own: Values) -> int:
         if own.get("images-dir"):
-            images = self._open(str(own["images-dir"]), "images-dir")
-        elif opts.images_dir_fd != -1:
-            images = self._lent(opts.images_dir_fd, "images_dir_fd")
-        elif opts.images_dir:
-            images = self._open(opts.images_dir, "images_dir")
-        elif action != arguments.CHECK:
+            return self._open(str(own["images-dir"]), "images-dir")
+        if self.opts.images_dir_fd != -1:
+            return self._lent(self.opts.images_dir_fd, "images_dir_fd")
+        if self.opts.images_dir:
+            return self._open(self.opts.images_dir, "images_dir")
+        if action != arguments.CHECK:
             raise UserError("neither images_dir_fd nor images_dir was given")
+        return -1
+
+    def _work(self, images: int, configured: Values, own: Values) -> int:
         if own.get("work-dir"):
-            work = self._open(str(own["work-dir"]), "work-dir")
-        elif opts.HasField("work_dir_fd"):
-            work = self._lent(opts.work_dir_fd, "work_dir_fd")
-        elif configured.get("work-dir"):
-            work = self._open(str(configured["work-dir"]), "work-dir")
-        else:
-            work = images
-        return self._path(images), self._path(work)
+            return self._open(str(own["work-dir"]), "work-dir")
+        if self.opts.HasField("work_dir_fd"):
+            return self._lent(self.opts.work_dir_fd, "work_dir_fd")
+        if configured.get("work-dir"):
+            return self._open(str(configured["work-dir"]), "work-dir")
+        return images
 
     def _open(self, path: str, field: str) -> int:
         try:
@@ -144,9 +149,9 @@ class Session:
 
     def _log(self, work: str, configured: Values, own: Values) -> log.Log:
         opts = self.opts
-        name = own.get("log-file") or opts.log_file or ("" if opts.log_to_stderr else configured.get("log-file"))
+        name = own.get("log-file") or opts.log_file
         if not name and not opts.log_to_stderr and self.action.name != arguments.CHECK:
-            name = DEFAULT_LOG
+            name = configured.get("log-file") or DEFAULT_LOG
         fd = self._log_file(work, str(name)) if name else log.STDERR
         lines = log.Log(opts.log_level, fd, time.monotonic(), echo=False)  # the client is told by the response
         system = os.uname()

@@ -82,6 +82,19 @@ def test_a_script_has_itself_dumped(script: Script, words: tuple[str, str]) -> N
     reap(asking.pid)
 
 
+def test_it_finds_itself_wherever_it_lies(script: Script) -> None:
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+os.environ.pop("PYTHONPATH", None)
+os.chdir("/")
+import pycriu
+pycriu.criu().check()
+print("looks good")
+"""
+    assert script.run(code) == "looks good\n"
+
+
 def test_its_own_worker_and_more_than_upstream_tells(script: Script) -> None:
     code = """
 import os, pycriu

@@ -129,6 +129,17 @@ def test_check(client: Client) -> None:
     assert client.run("client().check(); tell('looks good')") == '["looks good"]\n'
 
 
+def test_configuration_of_the_machine(worker: Client) -> None:
+    """What the files of the system and the user say holds, until a request says otherwise."""
+    (worker.host.folder / "criu.conf").write_text("log-file from-file.log\nwork-dir .\nleave-running\n")
+    subject = worker.host.python(SUBJECT)
+    head = "os.environ['CRIU_CONFIG_FILE'] = 'criu.conf'\nclient().check()\n"
+    code = f"ask = client(); ask.opts.pid = {subject.pid}; tell(ask.dump().restored)"
+    assert worker.run(head + code) == "[false]\n"
+    assert "Dumping finished" in (worker.host.folder / "from-file.log").read_text()
+    assert subject.go() == ["memory True"]
+
+
 def dumped(client: Client, subject: Subject, options: str = "") -> str:
     """Dump the subject by the client; what that said."""
     options += f"; ask.opts.pid = {subject.pid}; ask.opts.log_file = 'dump.log'"
