@@ -96,7 +96,7 @@ def words(opts: m.criu_opts, *, swrk: bool) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for descriptor, value in opts.ListFields():
         name = descriptor.name
-        if name in _OF_SWRK and not swrk:
+        if (name in _OF_SWRK or (name == "ps" and opts.ps.HasField("fd"))) and not swrk:
             raise UserError(
                 f"{name} cannot be asked of a service", "it is for pycriu swrk, started by the client itself"
             )

@@ -8,8 +8,9 @@ import select
 
 from pycriu import __version__, arguments, log
 from pycriu.actions import Request
-from pycriu.errors import PycriuError, UserError
+from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.images import messages as m
+from pycriu.service import pageserving
 from pycriu.service.session import BadOptions
 from pycriu.service.wire import PeerGone
 
@@ -25,6 +26,10 @@ PROTOCOL = (4, 2)  # the release of CRIU whose RPC this is; what clients compare
 
 class NoChild(UserError):
     """A process is waited for that is not ours."""
+
+
+class OtherCpu(UserError):
+    """This CPU lacks what that of an image had."""
 
 
 def dump(worker: Worker, request: m.criu_req) -> m.criu_resp | None:
@@ -86,23 +91,31 @@ def pre_dump(worker: Worker, request: m.criu_req) -> m.criu_resp:
 
 
 def cpuinfo(worker: Worker, request: m.criu_req) -> m.criu_resp:
-    """CPUINFO_DUMP and CPUINFO_CHECK."""
-    words = ["dump" if request.type == worker.types["CPUINFO_DUMP"] else "check"]
+    """CPUINFO_DUMP and CPUINFO_CHECK; OtherCpu if this is not one for the image."""
+    checks = request.type == worker.types["CPUINFO_CHECK"]
 
     def work(asked: Request) -> None:
-        asked.words = words
+        asked.words = ["check" if checks else "dump"]
         worker.run("cpuinfo", asked)
 
     worker.peer.demand_trust("facts of the CPU in images")
-    worker.perform(request.opts, "cpuinfo", work)
+    try:
+        worker.perform(request.opts, "cpuinfo", work)
+    except (BadOptions, ImageError):
+        raise
+    except UserError as error:
+        raise OtherCpu(error.message, error.hint) from None
     return m.criu_resp()
 
 
 def page_server(worker: Worker, request: m.criu_req) -> m.criu_resp:
-    """PAGE_SERVER and PAGE_SERVER_CHLD."""
+    """PAGE_SERVER, and PAGE_SERVER_CHLD, whose end can be waited for."""
     worker.peer.demand_trust("a page server")
-    worker.perform(request.opts, "page-server", lambda asked: worker.run("page-server", asked))
-    return m.criu_resp()
+    child = request.type == worker.types["PAGE_SERVER_CHLD"]
+    pid, port = pageserving.start(
+        worker, lambda work: worker.perform(request.opts, arguments.PAGE_SERVER, work), child=child
+    )
+    return m.criu_resp(ps=m.criu_page_server_info(pid=pid, port=port))
 
 
 def feature_check(worker: Worker, request: m.criu_req) -> m.criu_resp:

@@ -62,7 +62,7 @@ _FAILED = {
 
 _NUMBERS = (
     (NoProcess, errno.ESRCH), (PidTaken, errno.EEXIST), (Forbidden, errno.EPERM), (BadOptions, errno.EBADRQC),
-    (wire.BadRequest, errno.EBADRQC), (requests.NoChild, errno.ECHILD),
+    (wire.BadRequest, errno.EBADRQC), (requests.NoChild, errno.ECHILD), (requests.OtherCpu, errno.ENOTSUP),
 )  # fmt: skip
 
 

@@ -407,11 +407,47 @@ def test_features(worker: Client) -> None:
     assert worker.run(REQUEST + code) == "[false, true]\n"
 
 
-@pytest.mark.parametrize("kind", ["PAGE_SERVER", "PAGE_SERVER_CHLD", "CPUINFO_DUMP", "CPUINFO_CHECK"])
-def test_what_is_not_there_is_refused_by_its_name(worker: Client, kind: str) -> None:
-    name = kind.lower().replace("_chld", "").replace("_", "-").removesuffix("-dump").removesuffix("-check")
-    code = f"answer = asked(type=rpc.{kind}, opts=ask.opts); tell(answer.success, {name!r} in answer.cr_errmsg)"
-    assert worker.run(REQUEST + code) == "[false, true]\n"
+# A page server started by one request, and a dump that sends its pages there by another.
+PAGES = """
+def serve(kind):
+    ask = client()
+    ask.opts.images_dir_fd = os.open("server", os.O_DIRECTORY)
+    ask.opts.log_file = "server.log"
+    ask.opts.ps.address = "127.0.0.1"
+    answer = ask._send_req_and_recv_resp(rpc.criu_req(type=kind, opts=ask.opts, keep_open=kind != rpc.PAGE_SERVER))
+    return ask, answer
+def send(info, pid):
+    ask = client()
+    ask.opts.pid, ask.opts.ps.address, ask.opts.ps.port = pid, "127.0.0.1", info.port
+    return ask.dump().restored
+"""
+
+
+@pytest.mark.parametrize("kind", ["PAGE_SERVER", "PAGE_SERVER_CHLD"])
+def test_pages_go_to_a_page_server(client: Client, kind: str) -> None:
+    subject = client.host.python(SUBJECT)
+    server = client.host.folder / "server"
+    server.mkdir()
+    if kind == "PAGE_SERVER_CHLD" and client.way == "binary":
+        end = "tell(os.waitstatus_to_exitcode(ask.wait_pid(answer.ps.pid)))"
+    else:
+        end = "tell(0)"
+    code = f"ask, answer = serve(rpc.{kind}); tell(answer.cr_errmsg, send(answer.ps, {subject.pid})); {end}"
+    assert client.run(PAGES + code) == '["", false]\n[0]\n'
+    reap(subject.pid)
+    wait_until(lambda: list(server.glob("pages-*.img")), "the pages are there")
+    assert not list(client.host.images.glob("pages-*.img"))
+    for path in server.glob("*.img"):
+        path.rename(client.host.images / path.name)
+    assert client.run("tell(client().restore().pid)") == f"[{subject.pid}]\n"
+    assert subject.go() == ["memory True"]
+
+
+def test_a_page_server_that_cannot_be_is_told(worker: Client) -> None:
+    (worker.host.folder / "server").mkdir()
+    (worker.host.folder / "server" / "inventory.img").touch()
+    code = "tell('a whole checkpoint is here' in serve(rpc.PAGE_SERVER)[1].cr_errmsg)"
+    assert worker.run(PAGES + code) == "[true]\n"
 
 
 def test_what_changes_nothing_is_told_in_the_log(worker: Client) -> None:
