@@ -108,6 +108,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         pages = sum(builder.rebuild(image) for image in checkpoint.tasks.values())
         builder.finish()
         opened.finish()
+        if kinds.inherited is not None:
+            kinds.inherited.tell_unused()
         segments.finish()
         with Pidfile(options.pidfile, checkpoint.root.pid):
             if options.hook:

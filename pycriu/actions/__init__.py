@@ -116,7 +116,7 @@ class Request:
             hook=self.hook(),
             prev_images_dir=self.text("prev-images-dir"),
             page_server=self.page_server(),
-            **self.file_options(),
+            **(self.file_options() | self._external()),
         )
 
     def page_server(self) -> PageServer | None:
@@ -169,6 +169,19 @@ class Request:
                 "--network-lock iptables: pycriu speaks to nf_tables itself", "leave it out, or say nftables"
             )
         return "skip" if how == "none" else how
+
+    def _external(self) -> dict[str, Any]:
+        """What --external says of files and, with --ext-unix-sk, of sockets, for `DumpOptions`."""
+        resources = arguments.texts(self.values, "external")
+        if not resources:
+            return {}
+        from pycriu.fds import external
+
+        names, sockets = external.check(resources, dumping=True)
+        given = self.text("ext-unix-sk")
+        if sockets and given != "":
+            return {"external": tuple(names), "ext_unix_sk": ",".join([*([given] if given else []), *sockets])}
+        return {"external": tuple(names)}
 
     def _refuse_groups(self) -> None:
         how = self.text("manage-cgroups")

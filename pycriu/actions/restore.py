@@ -6,6 +6,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 
+from pycriu import arguments
 from pycriu.actions import Request, free_images, light_protobuf, say
 from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
@@ -51,6 +52,10 @@ def perform(request: Request) -> RestoreResult:
 
 def options(request: Request) -> RestoreOptions:
     """What the restore is asked to do; UserError for a value that makes no sense."""
+    if resources := arguments.texts(request.values, "external"):
+        from pycriu.fds import external
+
+        external.check(resources, dumping=False)
     pidfile = request.text("pidfile")
     return RestoreOptions(
         images_dir=request.images,
@@ -60,6 +65,7 @@ def options(request: Request) -> RestoreOptions:
         pidfile=os.path.join(request.work, pidfile) if pidfile else None,
         leave_stopped=request.flag("leave-stopped"),
         skip_file_rwx_check=request.flag("skip-file-rwx-check"),
+        inherit_fd=arguments.texts(request.values, "inherit-fd"),
         sibling=request.flag("restore-sibling"),
         hook=request.hook(),
         edit=request.texts("edit"),

@@ -93,6 +93,8 @@ class Round:
         for entry in checkpoint.files:
             if entry.type == REGULAR and entry.id in lent:
                 continue
+            if kinds.inherited is not None and kinds.inherited.has(entry, kinds):
+                continue
             process, number = owners.get(entry.id, (None, None))
             with About(report.Descriptor(process, number, _name_of(entry.type))):
                 kinds.by_type(entry).rehearse(entry)

@@ -278,6 +278,10 @@ class Memfd(Kind):
             raise ImageError(f"file {entry.id}, a memfd, cannot be opened: {error}") from None
         return fd
 
+    def name_of(self, entry: Any) -> str:
+        """The name of the object behind a file_entry."""
+        return str(self._restored[entry.memfd.inode_id].entry.name)
+
     def finish(self, opening: Opening) -> None:
         """Everything is mapped that could not be once the object is sealed."""
         for inode in self._restored.values():

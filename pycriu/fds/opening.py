@@ -52,6 +52,7 @@ class Opening:
         self._kept: list[int] = []
         self._pending: list[int] = []
         self._late = False
+        self._foreign: set[int] = set()  # ids of files that the user has given: we change nothing of them
         self._late_fds: set[int] = set()
         self._announced: set[int] = set()  # files for which O_ASYNC has been seen to
         _check_room(base + len(entries))
@@ -91,12 +92,21 @@ class Opening:
                 raise ImageError(f"the files {self._pending} of the image refer to each other in a circle")
             self._pending.append(number)
             entry = self.entries[number]
-            fd = self.kinds.by_type(entry).open(entry, self)
+            fd = self._inherited(entry)
+            if fd < 0:
+                fd = self.kinds.by_type(entry).open(entry, self)
             self.fd_of[number] = self.adopt(fd)
             if self._late:
                 self._late_fds.add(number)
             self._pending.pop()
         return self.fd_of[number]
+
+    def _inherited(self, entry: Any) -> int:
+        """A copy of what the user has given for this file; -1 where that is nothing."""
+        fd = -1 if self.kinds.inherited is None else self.kinds.inherited.take(entry, self.kinds)
+        if fd >= 0:
+            self._foreign.add(entry.id)
+        return fd
 
     def adopt(self, fd: int) -> int:
         """Move `fd` out of the way of the numbers that tasks use, and let it be inherited."""
@@ -126,6 +136,8 @@ class Opening:
         rows = []
         for descriptor in descriptors:
             entry = self.entries[descriptor.id]
+            if descriptor.id in self._foreign:
+                continue
             if descriptor.id not in self._announced:
                 self._announced.add(descriptor.id)
                 about = self.kinds.by_type(entry).signals(entry, self)
@@ -137,6 +149,8 @@ class Opening:
     def finish(self) -> None:
         """All tasks are complete and none runs yet."""
         for number, entry in self.entries.items():
+            if number in self._foreign:
+                continue
             told = getattr(self.kinds.by_type(entry).signals(entry, self), "fown", None)
             if told is not None and (told.pid or told.signum):
                 owner.restore(self.fd(number), told, number)

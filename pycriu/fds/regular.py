@@ -351,6 +351,9 @@ def entry(file_id: int, path: str, flags: int, position: int, status: os.stat_re
 
 
 def _check_path(reg: Any) -> None:
+    if reg.ext:
+        name = reg.name.removeprefix("/")
+        raise UserError(f"{name} is external to the tree", f"give it as a descriptor: --inherit-fd fd[N]:{name}")
     if not reg.name.startswith("/") or "\0" in reg.name:
         raise ImageError(f"the path {reg.name!r} of file {reg.id} is not absolute")
 

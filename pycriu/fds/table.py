@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pycriu.fds.external import Inherited
     from pycriu.images.store import ImagesDir
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
@@ -44,6 +45,7 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 # Module, class, fd_types of the image format, and what could be of this kind by its looks: the module, which costs time
 # to import, has the last word. What is gathered later may find what was gathered before.
 KINDS: tuple[tuple[str, str, int, Looks], ...] = (
+    ("external", "External", -1, lambda file: False),  # loaded where the user names some
     ("memfd", "Memfd", 18, lambda file: file.link.endswith(" (deleted)")),
     ("regular", "Regular", 1, lambda file: file.link.startswith("/")),
     ("pipe", "Pipe", 2, lambda file: file.link.startswith("pipe:[")),
@@ -77,6 +79,13 @@ class Kinds:
         self.locks = Locks(options)
         self.refused = Kind(options, log)  # stands in for that of a file that was refused, see `errors`
         self.regular: Regular = self._load(Regular, "regular")
+        self.inherited: Inherited | None = None
+        if getattr(options, "external", ()):
+            self._kind("external", "External")
+        if given := getattr(options, "inherit_fd", ()):
+            from pycriu.fds.external import Inherited
+
+            self.inherited = Inherited(given, log)
 
     @property
     def all(self) -> list[Kind]:
@@ -98,6 +107,9 @@ class Kinds:
 
     def of(self, file: OpenFile) -> Kind:
         """The kind of this file, which has inspected it; Unsupported names what nobody handles."""
+        external = self._loaded.get("external")
+        if external is not None and external.matches(file):
+            return external
         for module, name, _, looks in KINDS if not file.link.startswith(_NO_FILES) else ():
             if looks(file) and (kind := self._kind(module, name)).matches(file):
                 kind.inspect(file)
@@ -141,6 +153,8 @@ class Kinds:
         """Let every kind see its entries and read the images that it has beside them."""
         for entry in entries:
             self.by_type(entry)
+        if self.inherited is not None:
+            entries = [entry for entry in entries if not self.inherited.replaces(entry, self)]
         for kind in self.all:
             with About():
                 kind.read(images, [entry for entry in entries if entry.type == kind.TYPE])

@@ -63,6 +63,7 @@ COMMON = {
         "datagrams",
         "deleted",
         "evasive",
+        "external",
         "ghost",
         "inetaddress",
         "inetoptions",
