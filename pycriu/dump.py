@@ -40,6 +40,7 @@ from pycriu.tracee import SIGSTOP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.incremental import Parent
+    from pycriu.progress import Progress
 
 ENDING = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 
@@ -82,6 +83,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             snapshots = take_snapshots(tree, gadgets, kinds)
             saving = take_files(tree.root, snapshots, kinds, objects)
             looked = time.monotonic()
+            show(options.progress, new, snapshots)
             segments = copy_pages(new, snapshots, kinds, options, parent)
             if options.leave_running:
                 kinds.thaw()
@@ -192,6 +194,13 @@ def take_files(root: pstree.Process, snapshots: list[Snapshot], kinds: Kinds, ob
     ]
     saving.take(descriptors, [place for snapshot in snapshots for place in snapshot.places()])
     return saving
+
+
+def show(progress: Progress | None, new: store.NewCheckpoint, snapshots: list[Snapshot]) -> None:
+    """Let somebody see how far the copying is."""
+    if progress is not None:
+        pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
+        progress.begin("saved", pages, new.copied)
 
 
 def copy_pages(

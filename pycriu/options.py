@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     # raises HookFailed where the work must not go on: possible at pre-dump, post-dump, pre-restore and post-restore.
     Hook = Callable[[str, int], None]
 
+    from pycriu.progress import Progress
+
 
 @record
 class PageServer:
@@ -59,6 +61,7 @@ class DumpOptions:
     network_lock: str = "nftables"  # how packets are held while a connection is away: nftables, skip
     service_socket: int = 0  # inode of our end of a connection whose other end may be in the tree; 0: there is none
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
+    progress: Progress | None = None  # what is shown of the copying of pages
     hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     page_server: PageServer | None = None  # send pages there, instead of writing them
@@ -86,6 +89,7 @@ class RestoreOptions:
     sibling: bool = False  # the root becomes a child of our parent
     edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
     edit_script: str | None = None  # a JSON patch that does
+    progress: Progress | None = None  # what is shown of the reading of pages
     hook: Hook | None = None  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 

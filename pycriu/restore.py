@@ -105,6 +105,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         if pidfds := kinds.find("pidfd"):
             builder.make_threads(checkpoint.with_threads(pidfds.threads))
         opened.open_late(nursery.tasks)
+        if options.progress is not None:
+            options.progress.put_back({pid: image.pages.fileno() for pid, image in checkpoint.tasks.items()})
         pages = sum(builder.rebuild(image) for image in checkpoint.tasks.values())
         builder.finish()
         opened.finish()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pycriu.arguments import Values
     from pycriu.log import Log
     from pycriu.options import DumpOptions, Hook, PageServer
+    from pycriu.progress import Progress
 
     Outcome = int | Callable[[], int]
 
@@ -86,6 +87,14 @@ class Request:
 
         return both
 
+    def progress(self) -> Progress | None:
+        """For somebody who watches at a terminal: not where standard output is the log, and not for a service."""
+        if self.client or self.log.fd == log.STDOUT or not os.isatty(log.STDERR):
+            return None
+        from pycriu.progress import Progress
+
+        return Progress(log.STDERR)
+
     def file_options(self) -> dict[str, Any]:
         """Those fields that `DumpOptions` and `RestoreOptions` share, by name."""
         flags = {name.replace("-", "_"): self.flag(name) for name in _OF_FILES}
@@ -114,6 +123,7 @@ class Request:
             service_socket=self.client.socket if self.client else 0,
             may_dump=self.client.may_dump if self.client else None,
             hook=self.hook(),
+            progress=self.progress(),
             prev_images_dir=self.text("prev-images-dir"),
             page_server=self.page_server(),
             **(self.file_options() | self._external()),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from pycriu.actions import Request, free_images, light_protobuf, say
 
 TYPE_CHECKING = False
@@ -31,10 +33,27 @@ def perform(request: Request) -> DumpResult:
     light_protobuf()
     from pycriu.dump import dump
 
-    with request.deadline():
-        result = dump(options, request.log)
+    begin = time.monotonic()
+    try:
+        with request.deadline():
+            result = dump(options, request.log)
+    finally:
+        if options.progress:
+            options.progress.end()
+    if options.progress:
+        options.progress.summary(summary(result, time.monotonic() - begin))
     free_images(request, restored=False)
     return result
+
+
+def summary(result: DumpResult, seconds: float) -> str:
+    """In a line, for somebody who has watched."""
+    from pycriu.progress import PAGE, size
+
+    return (
+        f"saved {size(result.pages * PAGE)} in {result.pages} pages, {result.skipped} skipped, "
+        f"of {result.tasks} tasks, which stood still for {result.frozen / 1e6:.3f} s; it took {seconds:.1f} s"
+    )
 
 
 def _dry_run(request: Request) -> int:

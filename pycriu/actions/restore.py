@@ -45,9 +45,22 @@ def perform(request: Request) -> RestoreResult:
     light_protobuf()
     from pycriu.restore import restore
 
-    result = restore(asked, request.log)
+    try:
+        result = restore(asked, request.log)
+    finally:
+        if asked.progress:
+            asked.progress.end()
+    if asked.progress:
+        asked.progress.summary(summary(result))
     free_images(request, restored=True)
     return result
+
+
+def summary(result: RestoreResult) -> str:
+    """In a line, for somebody who has watched."""
+    from pycriu.progress import PAGE, size
+
+    return f"restored {size(result.pages * PAGE)} in {result.pages} pages; it took {result.took / 1e6:.1f} s"
 
 
 def options(request: Request) -> RestoreOptions:
@@ -66,6 +79,7 @@ def options(request: Request) -> RestoreOptions:
         leave_stopped=request.flag("leave-stopped"),
         skip_file_rwx_check=request.flag("skip-file-rwx-check"),
         inherit_fd=arguments.texts(request.values, "inherit-fd"),
+        progress=request.progress(),
         sibling=request.flag("restore-sibling"),
         hook=request.hook(),
         edit=request.texts("edit"),

@@ -368,6 +368,10 @@ class NewCheckpoint:
         """A message inside of such a payload, with its size before it."""
         self._guard(lambda: _write_all(file, framing.serialize(message, name)), name)
 
+    def copied(self) -> int:
+        """Bytes of images without messages that have been written so far."""
+        return sum(os.fstat(file.fileno()).st_blocks * 512 for file in list(self._raw.values()))
+
     def write_raw(self, name: str, data: bytes) -> None:
         """Write an image of bytes."""
         file = self.create_raw(name)

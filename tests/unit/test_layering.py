@@ -18,7 +18,7 @@ FLOORS = (
     {"errors", "haste", "record", "options"},
     {"kernel"},
     {"arch", "images", "log", "background", "arguments", "usage", "configuration", "statistics", "rpc", "rpc_pb2"},
-    {"home", "scripts"},
+    {"home", "scripts", "progress"},
     {"tracee", "sharing", "family"},
     {"interrupted"},
     {"limited"},

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The line that somebody at a terminal sees of long work."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from pycriu import progress
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (7 << 40, "7168.0 GiB"),
+    ],
+)
+def test_sizes(count: int, words: str) -> None:
+    assert progress.size(count) == words
+
+
+def test_the_line_has_pages_bytes_rate_and_what_remains() -> None:
+    page = progress.PAGE
+    said = progress.line("saved", 256 * page, 1024 * page, 2.0)
+    assert said == (
+        f"saved 256 of 1024 pages, {progress.size(256 * page)} of {progress.size(1024 * page)}, "
+        f"{progress.size(128 * page)}/s, 6 s left"
+    )
+    assert progress.line("saved", 0, 1024 * page, 2.0).endswith(", 0 B/s")
+
+
+def read(fd: int) -> str:
+    os.set_blocking(fd, False)
+    try:
+        return os.read(fd, 1 << 16).decode()
+    except BlockingIOError:
+        return ""
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST", 0.02)
+    monkeypatch.setattr(progress, "AGAIN", 0.02)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_line_is_written_anew_and_goes() -> None:
+    reader, writer = os.pipe()
+    shown = progress.Progress(writer)
+    state = [0]
+    shown.begin("saved", (1 << 30) // progress.PAGE, lambda: state[0])
+    time.sleep(0.1)
+    state[0] = 2 << 30  # more than there is to do is all of it
+    time.sleep(0.1)
+    shown.end()
+    shown.end()
+    shown.summary("done")
+    words = read(reader).split("\r\x1b[K")
+    assert words[0] == ""
+    assert "saved 0 of" in words[1]
+    assert "1.0 GiB of 1.0 GiB" in words[-2]
+    assert words[-1] == "pycriu: done\n"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_short_work_shows_nothing() -> None:
+    reader, writer = os.pipe()
+    shown = progress.Progress(writer)
+    shown.begin("saved", 5, lambda: 1 // 0)
+    shown.end()
+    shown.begin("saved", 1 << 20, lambda: 0)
+    shown.end()
+    shown.summary("done")
+    assert read(reader) == ""
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_terminal_that_goes_away_does_no_harm() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    shown = progress.Progress(writer)
+    shown.begin("saved", 1 << 20, lambda: 0)
+    time.sleep(0.1)
+    shown.end()
+    os.close(writer)
+
+
+def test_the_memory_of_a_task() -> None:
+    assert progress._resident(os.getpid()) > 1 << 20
+    assert progress._resident(0) == 0
