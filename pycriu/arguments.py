@@ -22,6 +22,7 @@ PAGE_SERVER = "page-server"
 SAVING = (DUMP, PRE_DUMP)
 NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
+CPUS = (DUMP, RESTORE, "cpuinfo")
 STAY = (RESTORE, "service", PAGE_SERVER)
 
 
@@ -59,6 +60,8 @@ ACTIONS = {action.name: action for action in (
     Action("dedup", "free the pages of earlier images that -D has newer", "Deduplication finished",
            "Deduplication FAILED.", capability=False),
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
+    Action("cpuinfo", "write down what the CPU offers, or check it against an image", "CPU info finished",
+           "CPU info FAILED.", "dump|check", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
     Action(
         "swrk", "the same for one client, on a socket that it has left open", "Worker finished", "Worker FAILED.", "FD",
@@ -70,7 +73,6 @@ ALL = tuple(ACTIONS)
 # Actions of CRIU that are not here, and why.
 OTHER_ACTIONS = {
     "lazy-pages": "pycriu puts all pages back before the tasks run",
-    "cpuinfo": "",
     "exec": "CRIU has given it up, too",
     "show": "use crit decode",
 }
@@ -198,7 +200,7 @@ GROUPS = (
                ("service", PAGE_SERVER)),
         Option("close", "", LIST, "FD", "close this descriptor first", BOTH),
         _refused("unprivileged", "", negatable=True),
-        _refused("cpu-cap", "", OPTIONAL),
+        Option("cpu-cap", "", OPTIONAL, "WHAT", "the CPU must have: cpu fpu ins all none, ^ takes one away", CPUS),
         _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
         _refused("allow-uprobes", "a program under uprobes cannot be saved; end the probes first", negatable=True),
         _refused("libdir", "pycriu has no plugins", VALUE, "L"),

@@ -67,6 +67,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     kinds = Kinds(options, log)
     root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
+    facts = cpu_facts(options)
     with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
         begin_images(new, parent, size, options)
         preload(cpu)
@@ -91,6 +92,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             haste.end()
             copied = time.monotonic()
             segments.write(new, entries.IPC_NAMESPACE)
+            if facts:
+                new.write("cpuinfo.img", [facts])
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
@@ -101,6 +104,15 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
+
+
+def cpu_facts(options: DumpOptions) -> m.cpuinfo_entry | None:
+    """What the CPU offers, where the user wants it in the images."""
+    if options.cpu_cap is None:
+        return None
+    from pycriu.arch import cpuinfo
+
+    return cpuinfo.here() if cpuinfo.wanted(options.cpu_cap) else None
 
 
 def no_hook(_stage: str, _pid: int) -> None:

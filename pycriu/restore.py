@@ -58,6 +58,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
         images.edited = edits
+        check_cpu(images, options)
         kinds = Kinds(options, log)
         checkpoint = Checkpoint(images, cpu, kinds)
         try:
@@ -135,6 +136,16 @@ def stop_again(nursery: spawn.Nursery, checkpoint: Checkpoint) -> None:
             continue
         if member.pid not in parent.facts.get(parent.pid, {}).get(stops.UNSEEN, ()):
             stops.see(nursery.tasks[parent.pid], member.pid)
+
+
+def check_cpu(images: store.ImagesDir, options: RestoreOptions) -> None:
+    """UserError where the CPU lacks what that of the dump had, if the user wants to know."""
+    if options.cpu_cap is None:
+        return
+    from pycriu.arch import cpuinfo
+
+    if what := cpuinfo.wanted(options.cpu_cap):
+        cpuinfo.check(images.read_one(cpuinfo.IMAGE), cpuinfo.here(), what)
 
 
 def no_hook(_stage: str, _pid: int) -> None:

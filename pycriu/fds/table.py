@@ -45,9 +45,9 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 # Module, class, fd_types of the image format, and what could be of this kind by its looks: the module, which costs time
 # to import, has the last word. What is gathered later may find what was gathered before.
 KINDS: tuple[tuple[str, str, int, Looks], ...] = (
-    ("external", "External", -1, lambda file: False),  # loaded where the user names some
     ("memfd", "Memfd", 18, lambda file: file.link.endswith(" (deleted)")),
     ("regular", "Regular", 1, lambda file: file.link.startswith("/")),
+    ("external", "External", 1, lambda file: False),  # loaded where the user names some
     ("pipe", "Pipe", 2, lambda file: file.link.startswith("pipe:[")),
     ("fifo", "Fifo", 3, lambda file: stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("/")),
     ("eventfd", "Eventfd", 6, _anonymous("[eventfd]")),

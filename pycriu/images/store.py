@@ -420,6 +420,12 @@ def _lies_in(place: int, name: str) -> bool:
     return True
 
 
+def write_alone(path: str, message: Message) -> None:
+    """Write an image that belongs to no checkpoint, whole or not at all."""
+    directory, name = os.path.split(path)
+    write_service(directory, name, message)
+
+
 def write_service(directory: str, name: str, message: Message) -> None:
     """Write a service image (`stats-dump`) into the work directory, whole or not at all."""
     path = f"{directory}/{name}"

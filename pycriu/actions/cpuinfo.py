@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu cpuinfo dump` writes what this CPU offers; `pycriu cpuinfo check` holds it against what an image has."""
+
+from __future__ import annotations
+
+import os
+
+from pycriu.actions import Request, light_protobuf
+from pycriu.errors import UserError
+
+
+def run(request: Request) -> int:
+    """One of the two."""
+    if request.words not in (["dump"], ["check"]):
+        raise UserError("cpuinfo requires an action: dump or check")
+    light_protobuf()
+    from pycriu.arch import cpuinfo
+    from pycriu.images import store
+
+    what = cpuinfo.wanted(request.text("cpu-cap") or "")
+    own = cpuinfo.here()
+    if request.words == ["dump"]:
+        store.write_alone(os.path.join(request.images, cpuinfo.IMAGE), own)
+        return 0
+    with store.ImagesDir(request.images) as images:
+        cpuinfo.check(images.read_one(cpuinfo.IMAGE), own, what)
+    return 0
