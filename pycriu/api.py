@@ -25,6 +25,7 @@ from pycriu.check import probe
 from pycriu.dump import DumpResult
 from pycriu.dump import dump as run_dump
 from pycriu.errors import HookFailed, ImageError, PycriuError, Unsupported, UserError
+from pycriu.fds.external import for_dump
 from pycriu.log import WARN, Log
 from pycriu.options import DumpOptions, PageServer, RestoreOptions
 from pycriu.predump import PreDumpResult
@@ -87,6 +88,8 @@ def dump(
     force_irmap: bool = False,
     irmap_scan_path: tuple[str, ...] = (),
     evasive_devices: bool = False,
+    external: tuple[str, ...] = (),
+    cpu_cap: str | None = None,
     ext_unix_sk: str | None = None,
     tcp_established: bool = False,
     tcp_close: bool = False,
@@ -108,13 +111,14 @@ def dump(
     Raises UserError for what the request has wrong, Unsupported for what cannot be saved: all of it at once.
     """
     images, work = _directories(images_dir, work_dir)
+    names, sockets = for_dump(external, ext_unix_sk)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, leave_running=leave_running, leave_stopped=leave_stopped,
         shell_job=shell_job, timeout=timeout, file_locks=file_locks, link_remap=link_remap, ghost_limit=ghost_limit,
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
-        evasive_devices=evasive_devices, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established, tcp_close=tcp_close,
+        evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
-        page_server=page_server, hook=hook,
+        page_server=page_server, external=names, cpu_cap=cpu_cap, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -167,6 +171,8 @@ def restore(
     sibling: bool = False,
     edit: Sequence[str] = (),
     edit_script: StrPath | None = None,
+    inherit_fd: tuple[str, ...] = (),
+    cpu_cap: str | None = None,
     hook: Hook | None = None,
 ) -> RestoreResult:
     """Bring back the tree of `images_dir`; returns when it runs.
@@ -184,7 +190,8 @@ def restore(
         images_dir=images, work_dir=work, detached=True, leave_stopped=leave_stopped, shell_job=shell_job,
         file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
-        tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook,
+        tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook, inherit_fd=inherit_fd,
+        cpu_cap=cpu_cap,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -188,11 +188,8 @@ class Request:
             return {}
         from pycriu.fds import external
 
-        names, sockets = external.check(resources, dumping=True)
-        given = self.text("ext-unix-sk")
-        if sockets and given != "":
-            return {"external": tuple(names), "ext_unix_sk": ",".join([*([given] if given else []), *sockets])}
-        return {"external": tuple(names)}
+        names, sockets = external.for_dump(resources, self.text("ext-unix-sk"))
+        return {"external": names, "ext_unix_sk": sockets}
 
     def _refuse_groups(self) -> None:
         how = self.text("manage-cgroups")

@@ -2,7 +2,7 @@
 """What the CPU offers, as cpuinfo.img has it, and what an image asks for that a CPU does not have.
 
 The words of `capability` are the kernel's (arch/x86/include/asm/cpufeature.h) as CRIU numbers them. Those that CPUID
-has are filled in and compared; those that the kernel makes up, about itself and errors of CPUs, are zero and left alone.
+has are filled in and compared; those that the kernel makes up, about itself and errors, are zero and left alone.
 """
 
 from __future__ import annotations

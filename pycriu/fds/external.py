@@ -38,6 +38,14 @@ _NEVER_HERE = {
 }
 
 
+def for_dump(resources: Sequence[str], ext_unix_sk: str | None) -> tuple[tuple[str, ...], str | None]:
+    """`external` and `ext_unix_sk` of DumpOptions: UNIX sockets that are named join those of --ext-unix-sk."""
+    names, sockets = check(resources, dumping=True)
+    if sockets and ext_unix_sk != "":
+        ext_unix_sk = ",".join([*([ext_unix_sk] if ext_unix_sk else []), *sockets])
+    return tuple(names), ext_unix_sk
+
+
 def check(resources: Sequence[str], *, dumping: bool) -> tuple[list[str], list[str]]:
     """The names of open files, and the inodes of UNIX sockets, among what --external gives; UserError for the rest."""
     names, sockets = [], []

@@ -47,7 +47,6 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("memfd", "Memfd", 18, lambda file: file.link.endswith(" (deleted)")),
     ("regular", "Regular", 1, lambda file: file.link.startswith("/")),
-    ("external", "External", 1, lambda file: False),  # loaded where the user names some
     ("pipe", "Pipe", 2, lambda file: file.link.startswith("pipe:[")),
     ("fifo", "Fifo", 3, lambda file: stat.S_ISFIFO(file.status.st_mode) and file.link.startswith("/")),
     ("eventfd", "Eventfd", 6, _anonymous("[eventfd]")),
@@ -89,8 +88,9 @@ class Kinds:
 
     @property
     def all(self) -> list[Kind]:
-        """Those that there is a file of, in the order of the table."""
-        return [self._loaded[name] for name, *_ in KINDS if name in self._loaded]
+        """Those that there is a file of, in the order of the table, and what the user has named."""
+        found = [self._loaded[name] for name, *_ in KINDS if name in self._loaded]
+        return [*found, self._loaded["external"]] if "external" in self._loaded else found
 
     def find(self, module: str) -> Any:
         """The kind of that module, or None where there is no file of it."""
