@@ -22,6 +22,7 @@ PAGE_SERVER = "page-server"
 SAVING = (DUMP, PRE_DUMP)
 NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
+UNPRIVILEGED = (*BOTH, "service", "cpuinfo", CHECK)
 CPUS = (DUMP, RESTORE, "cpuinfo")
 STAY = (RESTORE, "service", PAGE_SERVER)
 
@@ -199,7 +200,7 @@ GROUPS = (
         Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it",
                ("service", PAGE_SERVER)),
         Option("close", "", LIST, "FD", "close this descriptor first", BOTH),
-        _refused("unprivileged", "", negatable=True),
+        Option("unprivileged", "", FLAG, "", "run by a user who has CAP_CHECKPOINT_RESTORE", UNPRIVILEGED, True),
         Option("cpu-cap", "", OPTIONAL, "WHAT", "the CPU must have: cpu fpu ins all none, ^ takes one away", CPUS),
         _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
         _refused("allow-uprobes", "a program under uprobes cannot be saved; end the probes first", negatable=True),

@@ -102,7 +102,7 @@ def _run(action: Action, values: Values, words: list[str], started: float) -> in
     for descriptor in arguments.numbers(values, "close"):
         _close(descriptor)
     if action.capability:
-        _demand_capability()
+        _demand_capability(values)
     images = _directory(values, "images-dir", ".")
     work = _directory(values, "work-dir", images)
     fd = log.open_log(_text(values, "log-file") if action.log else None, work)
@@ -165,7 +165,7 @@ def _directory(values: Values, name: str, default: str) -> str:
     return path
 
 
-def _demand_capability() -> None:
+def _demand_capability(values: Values) -> None:
     with open("/proc/self/status") as file:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     if not effective & (1 << CAP_SYS_ADMIN | 1 << CAP_CHECKPOINT_RESTORE):
@@ -173,3 +173,5 @@ def _demand_capability() -> None:
             "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE is needed",
             hint="run pycriu as root; pycriu check tells what is missing",
         )
+    if os.geteuid() and not values.get("unprivileged"):
+        raise UserError("pycriu is not run as root", hint="--unprivileged says that this is meant so: see pycriu(1)")

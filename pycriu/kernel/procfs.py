@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import TraceeGone
+from pycriu.errors import TraceeGone, UserError
 
 EIO = 5
 _PF_EXITING = 4  # Stat.flags, include/linux/sched.h
@@ -227,7 +227,10 @@ def link(pid: int, name: str) -> str:
     except PermissionError:
         # A task that is ending has no memory any more by which the kernel judges who may look (ptrace(2)).
         if not stat(pid).flags & _PF_EXITING:
-            raise
+            raise UserError(
+                f"process {pid} ({stat(pid).comm}) may not be looked into (/proc/{pid}/{name})",
+                "it is not of this user, or it has privileges: run pycriu as root, or with CAP_SYS_PTRACE",
+            ) from None
         raise TraceeGone(f"task {pid} is ending (/proc/{pid}/{name})") from None
 
 

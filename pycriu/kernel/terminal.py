@@ -233,7 +233,7 @@ def _holds(pid: int, index: int) -> str:
                 continue
             if procfs.parse_fdinfo(procfs.text(pid, f"fdinfo/{fd}")).get("tty-index") == str(index):
                 return f"process {pid} ({procfs.stat(pid).comm})"
-    except (TraceeGone, PermissionError):
+    except (TraceeGone, PermissionError, UserError):
         pass
     return ""
 

@@ -7,7 +7,7 @@ import struct
 
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
-from pycriu.kernel import procfs
+from pycriu.kernel import libc, procfs
 from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False
@@ -58,18 +58,38 @@ def _set(words: Any) -> int:
 
 
 def own() -> Any:
-    """Our own credentials, which is what a new task is born with; securebits are taken to be 0 and compared as such."""
-    return entry(procfs.parse_status(procfs.text("self", "status")), 0)
+    """Our own credentials, which is what a new task is born with."""
+    return entry(procfs.parse_status(procfs.text("self", "status")), libc.call("prctl", PR_GET_SECUREBITS))
 
 
 def rows(creds: Any, mine: Any, remote: Remote) -> list[Row]:
-    """From the credentials `mine` to `creds`. Nothing where they are the same.
+    """From the credentials `mine` to `creds`. Nothing where they are the same, and of each part what differs.
 
     Ids first, with the fix-up of capabilities switched off; then the bounding set, while CAP_SETPCAP is there; then
-    securebits; then the sets themselves, after which nothing else may be possible.
+    securebits; then the sets themselves, after which nothing else may be possible. Who has no more than
+    CAP_CHECKPOINT_RESTORE can give that away, and nothing else of this.
     """
     if creds.SerializeToString(deterministic=True) == mine.SerializeToString(deterministic=True):
         return []
+    ids = _id_rows(creds, remote) if _ids(creds) != _ids(mine) else []
+    dropped = _set(mine.cap_bnd) & ~_set(creds.cap_bnd)
+    out = ids + [Row("prctl", PR_CAPBSET_DROP, n, what=f"capability {n}") for n in range(64) if dropped >> n & 1]
+    if ids or creds.secbits != mine.secbits:
+        out.append(Row("prctl", PR_SET_SECUREBITS, creds.secbits, what="securebits"))
+    out.append(Row("capset", remote.data(struct.pack("<Ii", _CAP_VERSION_3, 0)), remote.data(_capability_data(creds))))
+    ambient = _set(creds.cap_amb)
+    out += [Row("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, n) for n in range(64) if ambient >> n & 1]
+    if creds.no_new_privs:
+        out.append(Row("prctl", PR_SET_NO_NEW_PRIVS, 1))
+    return out
+
+
+def _ids(creds: Any) -> tuple[Any, ...]:
+    users, groups = (creds.uid, creds.euid, creds.suid, creds.fsuid), (creds.gid, creds.egid, creds.sgid, creds.fsgid)
+    return users, groups, sorted(creds.groups)
+
+
+def _id_rows(creds: Any, remote: Remote) -> list[Row]:
     if len(creds.groups) > _NGROUPS_MAX:
         raise ImageError(f"{len(creds.groups)} groups are more than a task can have")
     groups = remote.data(struct.pack(f"<{len(creds.groups)}I", *creds.groups)) if creds.groups else 0
@@ -80,16 +100,7 @@ def rows(creds: Any, mine: Any, remote: Remote) -> list[Row]:
         Row("setresuid", creds.uid, creds.euid, creds.suid),
     ]
     # These two never fail; they return the previous id.
-    out += [Row("setfsgid", creds.fsgid), Row("setfsuid", creds.fsuid)]
-    dropped = _set(mine.cap_bnd) & ~_set(creds.cap_bnd)
-    out += [Row("prctl", PR_CAPBSET_DROP, n, what=f"capability {n}") for n in range(64) if dropped >> n & 1]
-    out.append(Row("prctl", PR_SET_SECUREBITS, creds.secbits, what="securebits"))
-    out.append(Row("capset", remote.data(struct.pack("<Ii", _CAP_VERSION_3, 0)), remote.data(_capability_data(creds))))
-    ambient = _set(creds.cap_amb)
-    out += [Row("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, n) for n in range(64) if ambient >> n & 1]
-    if creds.no_new_privs:
-        out.append(Row("prctl", PR_SET_NO_NEW_PRIVS, 1))
-    return out
+    return [*out, Row("setfsgid", creds.fsgid), Row("setfsuid", creds.fsuid)]
 
 
 def _capability_data(creds: Any) -> bytes:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""--unprivileged: a user with CAP_CHECKPOINT_RESTORE and nothing else dumps and restores own processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.conftest import alive, clean_up, reap, wait_until
+
+NOBODY = 65534
+TOP = Path(__file__).parents[2]
+LOOP = "n=0; while [ ! -e go ]; do n=$((n + 1)); echo $n; sleep 0.02; done; echo $(id -u) done"
+
+
+def as_nobody(*words: str, capable: bool = True) -> list[str]:
+    """The command run by nobody, with that one capability or with none."""
+    caps = "-all,+checkpoint_restore" if capable else "-all"
+    return [
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--inh-caps={caps}",
+        f"--ambient-caps={caps}", *words,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of nobody's."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv on this machine: apt-get install util-linux")
+    readable = as_nobody(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TOP)!r}); import pycriu.cli")
+    done = subprocess.run(readable, capture_output=True, text=True, check=False, cwd="/")
+    if done.returncode:
+        pytest.skip(f"nobody may not use this interpreter, or may not read the tree: {done.stderr.strip()[-200:]}")
+    made = Path(tempfile.mkdtemp(prefix="pycriu-nobody-"))
+    (made / "images").mkdir()
+    for path in (made, made / "images"):
+        os.chown(path, NOBODY, NOBODY)
+    try:
+        yield made
+    finally:
+        clean_up()
+        shutil.rmtree(made)
+
+
+def pycriu(folder: Path, *words: str, capable: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(TOP), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        as_nobody(sys.executable, "-m", "pycriu", *words, capable=capable),
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A loop that counts into the file out."""
+    fd = os.open(folder / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.fchown(fd, NOBODY, NOBODY)
+    process = subprocess.Popen(
+        [*words, "sh", "-c", LOOP], cwd=folder, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, start_new_session=True
+    )
+    os.close(fd)
+    wait_until(lambda: (folder / "out").read_text().count("\n") > 3, "it counts")
+    return process
+
+
+def test_own_processes(folder: Path) -> None:
+    loop = start(folder, *as_nobody(capable=False))
+    words = ("--unprivileged", "-D", "images")
+    dumped = pycriu(folder, "dump", "-t", str(loop.pid), *words)
+    assert dumped.returncode == 0, dumped.stderr
+    reap(loop.pid)
+    before = (folder / "out").read_text()
+    restored = pycriu(folder, "restore", "-d", *words)
+    assert restored.returncode == 0, restored.stderr
+    wait_until(lambda: len((folder / "out").read_text()) > len(before) + 10, "it counts on")
+    (folder / "go").touch()
+    wait_until(lambda: not alive(loop.pid), "it ends")
+    said = (folder / "out").read_text().splitlines()
+    assert said == [*(str(n) for n in range(1, len(said))), f"{NOBODY} done"]
+
+
+def test_it_must_be_said_and_it_takes_the_capability(folder: Path) -> None:
+    loop = start(folder, *as_nobody(capable=False))
+    words = ("dump", "-t", str(loop.pid), "-D", "images")
+    refused = pycriu(folder, *words)
+    assert refused.returncode == 1
+    assert "pycriu is not run as root" in refused.stderr
+    assert "--unprivileged" in refused.stderr
+    refused = pycriu(folder, *words, "--unprivileged", capable=False)
+    assert refused.returncode == 1
+    assert "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE is needed" in refused.stderr
+    assert alive(loop.pid)
+
+
+def test_processes_of_others_are_not_touched(folder: Path) -> None:
+    loop = start(folder)  # of root
+    refused = pycriu(folder, "dump", "-t", str(loop.pid), "-D", "images", "--unprivileged")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert "bug of pycriu" not in refused.stderr, refused.stderr
+    time.sleep(0.1)
+    assert alive(loop.pid)
+    assert not list((folder / "images").iterdir())
