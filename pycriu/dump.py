@@ -29,6 +29,7 @@ from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.images.durable import sync_together
 from pycriu.kernel import names
+from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.log import DEBUG, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
@@ -55,6 +56,7 @@ class DumpResult:
     frozen: int
     copying: int
     skipped: int = 0  # pages that the parent has
+    shared: int = 0  # pages of shared memory, which are not among `pages`
 
 
 def dump(options: DumpOptions, log: Log) -> DumpResult:
@@ -92,39 +94,42 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             haste.end()
             copied = time.monotonic()
             segments.write(new, entries.IPC_NAMESPACE)
-            if facts:
-                new.write("cpuinfo.img", [facts])
+            new.write_any("cpuinfo.img", facts)
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
             hook("post-dump", options.pid)
             finish(tree, kinds, options)
-    result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent)
+            size = new.pages_size()
+    result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size)
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
 
 
-def cpu_facts(options: DumpOptions) -> m.cpuinfo_entry | None:
+def cpu_facts(options: DumpOptions) -> list[m.cpuinfo_entry]:
     """What the CPU offers, where the user wants it in the images."""
     if options.cpu_cap is None:
-        return None
+        return []
     from pycriu.arch import cpuinfo
 
-    return cpuinfo.here() if cpuinfo.wanted(options.cpu_cap) else None
+    return [cpuinfo.here()] if cpuinfo.wanted(options.cpu_cap) else []
 
 
 def no_hook(_stage: str, _pid: int) -> None:
     """Nobody wants to be told."""
 
 
-def measured(snapshots: list[Snapshot], spans: tuple[float, float, float], parent: Parent | None) -> DumpResult:
-    """What was done; `spans` are seconds: freezing, frozen, copying."""
+def measured(
+    snapshots: list[Snapshot], spans: tuple[float, float, float], parent: Parent | None, size: int
+) -> DumpResult:
+    """What was done; `spans` are seconds: freezing, frozen, copying, and `size` the bytes of all images of pages."""
     pages = sum(pages for snapshot in snapshots if snapshot.has_own(sharing.VM) for _, pages in snapshot.runs)
     threads = sum(len(snapshot.threads) for snapshot in snapshots)
     freezing, stood, copying = (round(span * 1e6) for span in spans)
-    return DumpResult(threads, pages, freezing, stood, copying, 0 if parent is None else parent.skipped)
+    shared = max(0, size // PAGE_SIZE - pages)
+    return DumpResult(threads, pages, freezing, stood, copying, 0 if parent is None else parent.skipped, shared)
 
 
 class NoParent:
@@ -282,11 +287,12 @@ def end(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
 
 
 def stats_entry(result: DumpResult) -> m.stats_entry:
-    """The stats-dump image."""
+    """The stats-dump image, with all fields that CRIU fills in. There are no pipes that pages go through."""
     return m.stats_entry(
         dump=m.dump_stats_entry(
             freezing_time=result.freezing, frozen_time=result.frozen, memdump_time=result.copying, memwrite_time=0,
             pages_scanned=result.pages + result.skipped, pages_skipped_parent=result.skipped,
-            pages_written=result.pages, pages_lazy=0,
+            pages_written=result.pages, irmap_resolve=0, pages_lazy=0, page_pipes=0, page_pipe_bufs=0,
+            shpages_scanned=result.shared, shpages_skipped_parent=0, shpages_written=result.shared,
         )
     )  # fmt: skip

@@ -50,8 +50,9 @@ def summary(result: DumpResult, seconds: float) -> str:
     """In a line, for somebody who has watched."""
     from pycriu.progress import PAGE, size
 
+    pages = result.pages + result.shared
     return (
-        f"saved {size(result.pages * PAGE)} in {result.pages} pages, {result.skipped} skipped, "
+        f"saved {size(pages * PAGE)} in {pages} pages, {result.skipped} skipped, "
         f"of {result.tasks} tasks, which stood still for {result.frozen / 1e6:.3f} s; it took {seconds:.1f} s"
     )
 

@@ -368,6 +368,10 @@ class NewCheckpoint:
         """A message inside of such a payload, with its size before it."""
         self._guard(lambda: _write_all(file, framing.serialize(message, name)), name)
 
+    def pages_size(self) -> int:
+        """Bytes of all images of pages."""
+        return sum(os.fstat(file.fileno()).st_size for name, file in self._raw.items() if name.startswith("pages-"))
+
     def copied(self) -> int:
         """Bytes of images without messages that have been written so far."""
         return sum(os.fstat(file.fileno()).st_blocks * 512 for file in list(self._raw.values()))

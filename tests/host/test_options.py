@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
@@ -94,3 +95,31 @@ def test_control_groups_and_the_lock_of_the_network_have_one_setting_each(host: 
     assert restored.ok, restored
     assert "--weak-sysctls has no effect: no sysctls are restored" in restored.log
     assert subject.go() == ["ok"]
+
+
+def test_statistics_have_the_fields_of_criu(host: Host) -> None:
+    """All that CRIU fills in are there, and pages of shared memory are counted by themselves."""
+    from pycriu.images import messages as m
+
+    subject = host.python(
+        "shared = mmap.mmap(-1, 1 << 20)\nshared[:] = b'x' * (1 << 20)\npause_for_dump()\nsay(shared[:2])"
+    )
+    work = host.folder / "work"
+    work.mkdir()
+    assert host.dump(subject, "-W", str(work)).ok
+    assert host.run("restore", "-d", "-D", str(host.images), "-W", str(work)).ok
+    dumped, restored = (
+        m.stats_entry.FromString((work / name).read_bytes()[12:]) for name in ("stats-dump", "stats-restore")
+    )
+    names = {
+        "freezing_time", "frozen_time", "memdump_time", "memwrite_time", "pages_scanned", "pages_skipped_parent",
+        "pages_written", "irmap_resolve", "pages_lazy", "page_pipes", "page_pipe_bufs", "shpages_scanned",
+        "shpages_skipped_parent", "shpages_written",
+    }  # fmt: skip
+    assert {field.name for field, _ in dumped.dump.ListFields()} == names
+    assert dumped.dump.shpages_written == (1 << 20) // mmap.PAGESIZE
+    private = sum(path.stat().st_size for path in host.images.glob("pages-*.img")) // mmap.PAGESIZE
+    assert dumped.dump.pages_written == private - dumped.dump.shpages_written
+    names = {"pages_compared", "pages_skipped_cow", "forking_time", "restore_time", "pages_restored"}
+    assert {field.name for field, _ in restored.restore.ListFields()} == names
+    assert subject.go() == ["b'xx'"]
