@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import configuration
+from pycriu import cli, configuration
 from pycriu.errors import UserError
 
 
@@ -74,3 +74,24 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="binary: not UTF-8"):
         configuration.parse([str(tmp_path / "binary")], [])
+
+
+def test_which_files_are_read_and_in_which_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for all users, of the user, of the environment, of the command line; each overrules what comes before."""
+    names = ("system", "user", "environment", "named")
+    for name in names:
+        (tmp_path / name).write_text(f"log-file {name}\naction-script {name}\n")
+    monkeypatch.setattr(cli, "DEFAULT_CONFIGS", (str(tmp_path / "system"), "~/user"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CRIU_CONFIG_FILE", str(tmp_path / "environment"))
+    named = ["--config", str(tmp_path / "named")]
+    values, _ = cli._read(["dump", *named])
+    assert (values["log-file"], values["action-script"]) == ("named", names)
+    assert cli._read(["dump"])[0]["log-file"] == "environment"
+    monkeypatch.delenv("CRIU_CONFIG_FILE")
+    assert cli._read(["dump"])[0]["log-file"] == "user"
+    assert cli._read(["dump", "-o", "typed"])[0]["log-file"] == "typed"
+    assert "log-file" not in cli._read(["dump", "--no-default-config"])[0]
+    assert cli._read(["dump", "--no-default-config", *named])[0]["action-script"] == ("named",)
+    (tmp_path / "user").unlink()
+    assert cli._read(["dump"])[0]["log-file"] == "system"
