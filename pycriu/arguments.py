@@ -22,6 +22,7 @@ PAGE_SERVER = "page-server"
 SAVING = (DUMP, PRE_DUMP)
 NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
+TOLD = (*BOTH, "service")
 UNPRIVILEGED = (*BOTH, "service", "cpuinfo", CHECK)
 CPUS = (DUMP, RESTORE, "cpuinfo")
 STAY = (RESTORE, "service", PAGE_SERVER)
@@ -194,7 +195,7 @@ GROUPS = (
         _refused("lsm-mount-context", "pycriu mounts nothing that could have a context", VALUE),
     )),
     ("How it is done", (
-        Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", BOTH),
+        Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", TOLD),
         Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
         Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
         Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it",

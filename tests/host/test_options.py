@@ -123,3 +123,23 @@ def test_statistics_have_the_fields_of_criu(host: Host) -> None:
     names = {"pages_compared", "pages_skipped_cow", "forking_time", "restore_time", "pages_restored"}
     assert {field.name for field, _ in restored.restore.ListFields()} == names
     assert subject.go() == ["b'xx'"]
+
+
+def test_a_service_says_when_it_is_ready(host: Host) -> None:
+    """A zero byte and the end of the file; and an action script is told."""
+    reader, writer = os.pipe()
+    script = host.folder / "script"
+    script.write_text(f"#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION >>{host.folder}/told\n")
+    script.chmod(0o700)
+    service = subprocess.Popen(
+        host.command("service", "--address", "socket", "--status-fd", str(writer), "--action-script", str(script)),
+        cwd=host.folder, pass_fds=(writer,), stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writer)
+    with open(reader, "rb") as status:
+        assert status.read() == b"\0"
+    assert service.poll() is None
+    assert (host.folder / "socket").is_socket()
+    assert (host.folder / "told").read_text() == "status-ready\n"
+    service.terminate()
+    assert service.wait(20) == 0
