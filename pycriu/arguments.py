@@ -25,6 +25,7 @@ BOTH = (DUMP, PRE_DUMP, RESTORE)
 TOLD = (*BOTH, "service")
 UNPRIVILEGED = (*BOTH, "service", "cpuinfo", CHECK)
 CPUS = (DUMP, RESTORE, "cpuinfo")
+WITH_IMAGES = (*BOTH, "dedup", "cpuinfo", PAGE_SERVER)
 STAY = (RESTORE, "service", PAGE_SERVER)
 
 
@@ -117,7 +118,7 @@ def _needless(long: str, reason: str, kind: str = FLAG, *, negatable: bool = Fal
 GROUPS = (
     ("What is saved, and where", (
         Option("tree", "t", VALUE, "PID", "root of the tree to dump", SAVING),
-        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", (*BOTH, "dedup", PAGE_SERVER)),
+        Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", WITH_IMAGES),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
         Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
