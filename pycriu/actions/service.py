@@ -28,8 +28,8 @@ def run(request: Request) -> int:
             _load()
             if ready >= 0:
                 background.is_ready(ready)
-            request.ready()
             try:
+                request.ready()
                 listening.serve()
             except KeyboardInterrupt as number:
                 request.log.info("ended by signal %s", *number.args)
