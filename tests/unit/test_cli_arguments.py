@@ -162,7 +162,8 @@ def test_choices() -> None:
 
 def test_what_is_refused_says_why_each_for_itself() -> None:
     """In one line, with a reason of its own; nothing is refused for no reason."""
-    refused = [option for option in arguments.OPTIONS if not option.actions and option.reason]
+    refused = [option for option in arguments.OPTIONS if not option.actions]
+    assert all(option.reason for option in refused)
     for option in refused:
         value = [] if option.kind in (arguments.FLAG, arguments.OPTIONAL) else ["x"]
         with pytest.raises(UserError) as caught:
@@ -171,6 +172,7 @@ def test_what_is_refused_says_why_each_for_itself() -> None:
         assert "\n" not in option.reason
     for action, reason in arguments.OTHER_ACTIONS.items():
         assert action not in arguments.ACTIONS
+        assert reason
         assert "\n" not in reason
 
 
