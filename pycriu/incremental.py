@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Dumps that hold only what has changed since an earlier one: its images, opened for comparison before anybody stops.
 
-A page goes into the parent (`pagemap_entry.flags`) only where it is certain that it has not changed: because a tracker
-says so that was at work since those very images were made (`tracking`), or because its content was compared. It never
-matters whose page the parent has under that address, where contents are compared: equal is equal.
+A page is left to the parent (`pagemap_entry.flags`) where its content is the same there. It does not matter whose page
+that was, nor what has become of the memory in between: equal is equal.
 """
 
 from __future__ import annotations
@@ -104,41 +103,20 @@ class Parent:
 
     def copy_snapshot(self, snapshot: Snapshot, out: int, *, write_back: bool) -> None:
         """The pages of a process that stands still; what the parent has is not written."""
-        snapshot.runs, snapshot.inherited = self.copy_task(
-            snapshot.task, snapshot.runs, None, out, write_back=write_back
-        )
+        task, known = snapshot.task, self.has(f"pagemap-{snapshot.pid}.img")
+        snapshot.runs, snapshot.inherited = pagecompare.compare(lambda *to: read_task(task, *to), snapshot.runs, known)
+        pagecopy.copy(task, snapshot.runs, out, write_back=write_back)
+        self.skipped += sum(pages for _, pages in snapshot.inherited)
 
-    def copy_task(
-        self, task: Tracee, runs: list[Run], clean: list[Run] | None, out: int, *, write_back: bool
-    ) -> tuple[list[Run], list[Run]]:
-        """Write of a stopped task's `runs` what has changed; the runs written, and those that the parent has.
-
-        `clean` is what a tracker knows to be unchanged since the parent was made; None: contents are compared.
-        """
-        known = self.has(f"pagemap-{task.tid}.img")
-        if clean is None:
-            written, inherited = pagecompare.copy(lambda *to: read_task(task, *to), runs, known, out)
-        else:
-            inherited = pagecompare.both(pagecompare.both(runs, clean), known.has)
-            written = pagecompare.without(runs, inherited)
-            pagecopy.copy(task, written, out, write_back=write_back)
-        self.skipped += sum(pages for _, pages in inherited)
-        return written, inherited
-
-    def copy_running(self, pid: int, runs: list[Run], clean: list[Run] | None, out: int) -> tuple[list[Run], list[Run]]:
+    def copy_running(self, pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
         """The same for a task that runs: what it has unmapped meanwhile is left out."""
-        known = self.has(f"pagemap-{pid}.img")
-        if clean is not None:
-            inherited = pagecompare.both(pagecompare.both(runs, clean), known.has)
-            written, _ = copy_running(pid, pagecompare.without(runs, inherited), out)
-        else:
-            with Running(pid) as task:
-                written, inherited = pagecompare.copy(task.read, runs, known, out)
+        with Running(pid) as task:
+            written, inherited = pagecompare.copy(task.read, runs, self.has(f"pagemap-{pid}.img"), out)
         self.skipped += sum(pages for _, pages in inherited)
         return written, inherited
 
     def copy_file(self, fd: int, shmid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
-        """The same for an object of shared memory. Always by comparison: no tracker sees write(2)."""
+        """The same for an object of shared memory, to which somebody may write meanwhile."""
         known = self.has(f"pagemap-shmem-{shmid}.img")
         written, inherited = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out)
         self.skipped += sum(pages for _, pages in inherited)
@@ -149,11 +127,6 @@ def copy_running(pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[R
     """Write the pages of a task that runs, as far as they are still there; the runs written, and no others."""
     with Running(pid) as task:
         return pagecompare.copy(task.read, runs, _NOTHING, out)
-
-
-def copy_file(fd: int, runs: list[Run], out: int) -> None:
-    """Write the pages of an object."""
-    pagecompare.copy(lambda *to: read_file(fd, *to), runs, _NOTHING, out)
 
 
 def read_task(task: Tracee, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:

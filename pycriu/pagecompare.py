@@ -12,11 +12,11 @@ import os
 
 from pycriu.errors import ImageError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecopy import Batch, batches
+from pycriu.pagecopy import Batch, batches, in_halves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pycriu.pageimages import Source
 
@@ -45,12 +45,18 @@ class Comparison:
         self._known = sorted(
             (start, start + pages * PAGE_SIZE, fd, offset) for fd, runs in sources for start, pages, offset in runs
         )
-        self._at = 0
         self.has = merged([(start, (end - start) // PAGE_SIZE) for start, end, _, _ in self._known])
 
-    def restart(self) -> None:
-        """Begin again at the lowest address."""
-        self._at = 0
+    def cursor(self) -> Cursor:
+        """For one who looks at ascending addresses."""
+        return Cursor(self._known)
+
+
+class Cursor:
+    """A place among what is known."""
+
+    def __init__(self, known: list[tuple[int, int, int, int]]) -> None:
+        self._known, self._at = known, 0
 
     def pieces(self, address: int, size: int) -> list[tuple[int, int, int, int]]:
         """`size` bytes at `address` cut: (position, size, descriptor, offset); descriptor -1: not known.
@@ -79,11 +85,11 @@ def copy(read: Read, runs: list[Run], known: Comparison, out: int) -> tuple[list
     written: list[Run] = []
     inherited: list[Run] = []
     end = 0
-    known.restart()
+    cursor = known.cursor()
     for batch in batches(runs):
         position = 0
         for address, size in read(ours.view[: batch.size], ours.address, batch):
-            for at, length, fd, offset in known.pieces(address, size):
+            for at, length, fd, offset in cursor.pieces(address, size):
                 same = _same_pages(ours, theirs, position + at, length, fd, offset)
                 for first, pages, equal in same:
                     append(inherited if equal else written, address + at + first, pages)
@@ -92,6 +98,30 @@ def copy(read: Read, runs: list[Run], known: Comparison, out: int) -> tuple[list
                         end = _write_all(out, ours.view[start : start + pages * PAGE_SIZE], end)
             position += size
     return written, inherited
+
+
+def compare(read: Read, runs: list[Run], known: Comparison) -> tuple[list[Run], list[Run]]:
+    """The runs that have changed, and those that `known` has. Who has the memory must stand still."""
+
+    def work(some: list[Batch], given_up: Sequence[bool]) -> list[tuple[int, int, bool]]:
+        ours, theirs, cursor = Buffer(), Buffer(), known.cursor()
+        found: list[tuple[int, int, bool]] = []
+        for batch in some:
+            if given_up:
+                break
+            position = 0
+            for address, size in read(ours.view[: batch.size], ours.address, batch):
+                for at, length, fd, offset in cursor.pieces(address, size):
+                    same = _same_pages(ours, theirs, position + at, length, fd, offset)
+                    found += [(address + at + first, pages, equal) for first, pages, equal in same]
+                position += size
+        return found
+
+    changed: list[Run] = []
+    inherited: list[Run] = []
+    for start, pages, equal in in_halves(work, batches(both(runs, known.has))):
+        append(inherited if equal else changed, start, pages)
+    return union(changed + without(runs, known.has)), inherited
 
 
 def _same_pages(ours: Buffer, theirs: Buffer, at: int, size: int, fd: int, offset: int) -> list[tuple[int, int, bool]]:

@@ -21,6 +21,7 @@ from pycriu.tracee import Tracee
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     Read = Callable[
         [memoryview, int, "Batch"], bool
@@ -77,23 +78,30 @@ def copy_file(fd: int, runs: list[Run], out: int, *, write_back: bool = False) -
 
 def _copy(read: Read, runs: list[Run], out: int, *, write_back: bool) -> list[Batch]:
     """Copy what `read` can read; what it cannot is returned."""
-    all_batches = batches(runs)
+
+    def work(some: list[Batch], given_up: Sequence[bool]) -> list[Batch]:
+        return _copy_batches(read, some, out, write_back=write_back, given_up=given_up)
+
+    return in_halves(work, batches(runs))
+
+
+def in_halves(work: Callable[[list[Batch], Sequence[bool]], list[Any]], all_batches: list[Batch]) -> list[Any]:
+    """What `work` makes of the first half and, in another thread, of the second; of all at once where that is little.
+
+    It is given a list beside its batches: once something is in it, the other half has failed, and nobody need go on.
+    """
     total = all_batches[-1].offset + all_batches[-1].size if all_batches else 0
     if total < _WORTH_A_THREAD or (os.cpu_count() or 1) < 2:
-        return _copy_batches(read, all_batches, out, write_back=write_back)
-    return _copy_halves(read, all_batches, out, write_back=write_back)
-
-
-def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: bool) -> list[Batch]:
+        return work(all_batches, ())
     middle = len(all_batches) // 2
-    left: list[Batch] = []
+    left: list[Any] = []
     failed: list[BaseException] = []
     given_up: list[bool] = []
     done = _thread.allocate_lock()
 
     def second_half() -> None:
         try:
-            left.extend(_copy_batches(read, all_batches[middle:], out, write_back=write_back, given_up=given_up))
+            left.extend(work(all_batches[middle:], given_up))
         except BaseException as error:
             failed.append(error)  # raised again below, by the thread that can
         finally:
@@ -102,7 +110,7 @@ def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: 
     done.acquire()
     _thread.start_new_thread(second_half, ())
     try:
-        first = _copy_batches(read, all_batches[:middle], out, write_back=write_back)
+        first = work(all_batches[:middle], ())
     except BaseException:
         given_up.append(True)
         raise
@@ -114,7 +122,7 @@ def _copy_halves(read: Read, all_batches: list[Batch], out: int, *, write_back: 
 
 
 def _copy_batches(
-    read: Read, some: list[Batch], out: int, *, write_back: bool, given_up: Sequence[bool] = ()
+    read: Read, some: list[Batch], out: int, *, write_back: bool, given_up: Sequence[bool]
 ) -> list[Batch]:
     buffer = mmap.mmap(-1, _AT_ONCE)
     view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -68,7 +68,7 @@ class PreDump:
             if self._parent is None:
                 written, inherited = incremental.copy_running(pid, runs, out)
             else:
-                written, inherited = self._parent.copy_running(pid, runs, None, out)
+                written, inherited = self._parent.copy_running(pid, runs, out)
         except (FileNotFoundError, ProcessLookupError, TraceeGone):
             return False
         self._note(written, inherited)

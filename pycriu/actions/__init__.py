@@ -148,8 +148,10 @@ class Request:
         """The files of our side, where TLS is asked for."""
         if not self.flag("tls"):
             return None
-        from pycriu.pageserver import tls
-
+        try:
+            from pycriu.pageserver import tls
+        except ModuleNotFoundError as error:
+            raise UserError(f"--tls: this Python has no module {error.name}", "it was built without OpenSSL") from None
         return tls.Files(
             cacert=self.text("tls-cacert"),
             cacrl=self.text("tls-cacrl"),

@@ -1081,12 +1081,6 @@ class pycriu_timerfd_entry(Message):
     expiry: int
     boot: bytes
     def __init__(self, *, id: int | None = ..., expiry: int | None = ..., boot: bytes | None = ...) -> None: ...
-class pycriu_tracking_entry(Message):
-    pid: int
-    start_time: int
-    token: bytes
-    method: int
-    def __init__(self, *, pid: int | None = ..., start_time: int | None = ..., token: bytes | None = ..., method: int | None = ...) -> None: ...
 class pycriu_tty_entry(Message):
     index: int
     mode: int

@@ -9,7 +9,6 @@ waits for it but who restores it. The checkpoint is committed when the server ha
 from __future__ import annotations
 
 import os
-import tempfile
 
 from pycriu import incremental, pagecopy
 from pycriu.errors import UserError
@@ -140,6 +139,8 @@ def _nameless(folder: str) -> int:
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:  # not every file system has that
+        import tempfile
+
         fd, path = tempfile.mkstemp(prefix=".pycriu-pages-", dir=folder)
         os.unlink(path)
         return fd

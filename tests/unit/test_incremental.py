@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import dedup, lineage, pagecompare, pageimages
+from pycriu import dedup, lineage, pagecompare, pagecopy, pageimages
 from pycriu.errors import ImageError, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import store
@@ -291,3 +291,37 @@ def test_images_that_were_restored_are_freed(tmp_path: Path) -> None:
     assert [blocks(path) for path in paths] == [0, 0, 0]
     with pytest.raises(ImageError, match="given up"):
         read_back(paths[2])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_threads_find_what_one_finds(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing first and writing later comes to the same as both at once."""
+    rng = random.Random(seed)
+    with (
+        open(tmp_path / "now", "w+b") as now,
+        open(tmp_path / "then", "w+b") as then,
+        open(tmp_path / "out", "wb") as out,
+    ):
+        here = sorted(rng.sample(range(3000), 1500))
+        there = sorted(rng.sample(range(3000), 1500))
+        for index, number in enumerate(there):
+            os.pwrite(then.fileno(), page(number % 7), index * PAGE_SIZE)
+        for number in here:
+            os.pwrite(now.fileno(), page(number % 7 if rng.random() < 0.7 else 99), number * PAGE_SIZE)
+        placed = [(number * PAGE_SIZE, 1, index * PAGE_SIZE) for index, number in enumerate(there)]
+        known, runs, fd = pagecompare.Comparison([(then.fileno(), placed)]), runs_of(here), now.fileno()
+        both = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out.fileno())
+        assert pagecompare.compare(lambda *to: read_file(fd, *to), runs, known) == both
+        monkeypatch.setattr(pagecopy, "_WORTH_A_THREAD", 1)
+        assert pagecompare.compare(lambda *to: read_file(fd, *to), runs, known) == both
+
+
+def test_an_error_of_either_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pagecopy, "_WORTH_A_THREAD", 1)
+    with open(tmp_path / "pages", "w+b") as file:
+        os.ftruncate(file.fileno(), 400 * PAGE_SIZE)
+        for wrong in (0, 300):
+            known = pagecompare.Comparison([(file.fileno(), [(0, 400, 0 if wrong else PAGE_SIZE)])])
+            os.ftruncate(file.fileno(), (wrong or 400) * PAGE_SIZE)
+            with pytest.raises(ImageError, match="ends before its last page"):
+                pagecompare.compare(lambda *to: list(to[2].pieces), [(0, 400)], known)
