@@ -224,7 +224,8 @@ GROUPS = (
         Option("experimental", "", FLAG, "", "probe what CRIU calls experimental, too", (CHECK,), True),
         Option("all", "", FLAG, "", "both of that", (CHECK,)),
         Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
-        Option("json", "", FLAG, "", "the outcome of a check or of a dry run as JSON", ALL),
+        Option("json", "", FLAG, "", "the outcome of a check or of a dry run as JSON",
+               (DUMP, RESTORE, CHECK)),
     )),
     ("Help", (
         Option("help", "h", FLAG, "", "this text", ALL),

@@ -17,6 +17,7 @@ from pycriu.dump import opened_parent, preload, take_files
 from pycriu.errors import About, Gathering, PycriuError, UserError
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.table import KINDS, Kinds
+from pycriu.haste import Haste
 from pycriu.home import Gadgets
 from pycriu.images import store
 from pycriu.resources import limits, memory
@@ -56,7 +57,12 @@ class Round:
         self._look_at_directories(options)
         begin = time.monotonic()
         try:
-            with pstree.Freeze(options.pid, self._cpu, options.timeout) as tree, kinds, memory.Objects() as objects:
+            with (
+                Haste(),
+                pstree.Freeze(options.pid, self._cpu, options.timeout) as tree,
+                kinds,
+                memory.Objects() as objects,
+            ):
                 self._look_at_stopped(tree, gadgets, kinds, objects, shell_job=options.shell_job)
         finally:
             self.frozen = time.monotonic() - begin
