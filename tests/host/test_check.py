@@ -54,12 +54,17 @@ def pycriu(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture(scope="module")
-def criu() -> tuple[str, ...]:
-    """CRIU's command line."""
+@pytest.fixture(scope="module", params=["trixie", "sid"])
+def criu(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """CRIU's command line: that of a Debian release, and the newest."""
     try:
-        return peer.find(None, debian.cache()).command
-    except peer.NoPeerError as error:
+        if request.param == "trixie":
+            return peer.find(None, debian.cache()).command
+        root = debian.cache() / "peer-sid"
+        if not (root / "root/usr/sbin/criu").exists():
+            debian.unpack(root, ("sid",), ("criu",), alone=True)
+        return peer.unpacked(root)
+    except (peer.NoPeerError, debian.NotHadError) as error:
         pytest.skip(str(error))
 
 
