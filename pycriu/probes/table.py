@@ -26,7 +26,7 @@ EXPERIMENTAL = "experimental"  # probed when asked for, as by CRIU
 NAMED = "named"  # probed by name only: CRIU has it, and pycriu has no use for it
 # Symbols of what only CRIU uses, or only the tests: they are in the fragment `check`, not in those of feature/criu.
 BESIDE = frozenset((
-    "ANON_VMA_NAME", "AUDIT",  "AUTOFS_FS", "IA32_EMULATION", "IPV6", "OVERLAY_FS", "PERF_EVENTS",
+    "ANON_VMA_NAME", "AUDIT", "AUTOFS_FS", "IA32_EMULATION", "IPV6", "OVERLAY_FS", "PERF_EVENTS", "PTE_MARKER_UFFD_WP",
     "SECURITY_APPARMOR",
 ))  # fmt: skip
 WEIGHTS = (REQUIRED, EXTRA, EXPERIMENTAL, NAMED)
@@ -69,6 +69,8 @@ def _named(
 
 
 _NFTABLES = ("NETFILTER", "NF_TABLES", "NF_TABLES_INET")
+
+_MARKERS = ("USERFAULTFD", "PTE_MARKER_UFFD_WP")
 
 FEATURES = (
     Feature("proc_children", t.children, "finding the tree", ("PROC_FS", "PROC_CHILDREN"), "3.5"),
@@ -127,7 +129,7 @@ FEATURES = (
     _extra("mem_dirty_track", m.soft_dirty, "tracking by soft-dirty", ("MEM_SOFT_DIRTY",), "3.11", _SOFT_DIRTY),
     _extra("uffd", m.userfaultfd, "lazy restore, tracking by write protection", ("USERFAULTFD",), "4.3"),
     _extra("uffd-noncoop", m.userfaultfd_events, "lazy restore of tasks that unmap and fork", ("USERFAULTFD",), "4.11"),
-    _extra("uffd_wp_async", m.write_tracking, "tracking by write protection", ("USERFAULTFD",), "6.7", _WRITE_PROTECT),
+    _extra("uffd_wp_async", m.write_tracking, "tracking by write protection", _MARKERS, "6.7", _WRITE_PROTECT),
     _extra("anon_vma_name", m.name_mapping, "names of mappings", ("ANON_VMA_NAME",), "5.17"),
     _extra("aio_remap", m.move_ring, "rings of asynchronous I/O", ("AIO",), "3.19"),
     _extra("memfd_hugetlb", m.memfd_hugetlb, "huge-page mappings", ("HUGETLBFS",), "4.14"),
