@@ -191,7 +191,8 @@ def _connection() -> Iterator[tuple[socket.socket, socket.socket]]:
     with Netlink(ROUTE, "rtnetlink") as link:
         link.request(RTM_NEWLINK, 0, struct.pack("=BxHiII", 0, 0, LOOPBACK, IFF_UP, IFF_UP))
     with socket.create_server(("127.0.0.1", 0)) as server:
-        one = socket.create_connection(server.getsockname())
+        one = socket.socket()  # create_connection looks names up, for which a small Python has no codecs
+        one.connect(server.getsockname())
         other, _ = server.accept()
     with one, other:
         yield one, other

@@ -69,8 +69,10 @@ def start(work: Callable[[], None], tell: int = -1) -> int:
         code = error.errno or _UNFORESEEN
     except Absent as error:
         code = _ABSENT if tell >= 0 and os.write(tell, str(error).encode()) else _UNFORESEEN
-    except BaseException:  # whatever it was must not run on in the child
+    except BaseException as error:  # whatever it was must not run on in the child
         code = _UNFORESEEN
+        if tell >= 0:
+            os.write(tell, f"{type(error).__name__}: {error}".encode())
     os._exit(code)
 
 
@@ -80,13 +82,15 @@ def in_child(work: Callable[[], None], what: str) -> None:
     try:
         _, status = os.waitpid(start(work, writer), 0)
         code = os.waitstatus_to_exitcode(status)
-        if code == _ABSENT:
-            raise Absent(os.read(reader, 4096).decode())
     finally:
-        os.close(reader)
         os.close(writer)
+        said = os.read(reader, 4096).decode()
+        os.close(reader)
+    if code == _ABSENT:
+        raise Absent(said)
     if code:
-        raise KernelError(what, code) if 0 < code < _ABSENT else Absent(f"{what}: the child ended with {code}")
+        why = f"{what}: the child ended with {code}{f' ({said})' if said else ''}"
+        raise KernelError(what, code) if 0 < code < _ABSENT else Absent(why)
 
 
 def apart(flags: int, work: Callable[[], None], what: str) -> None:

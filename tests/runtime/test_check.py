@@ -32,8 +32,8 @@ def test_what_is_missing_lacks_an_option(target: guest.Guest) -> None:
             continue
         wanting = [one["symbol"] for one in feature["symbols"] if not one["met"]]
         newer = feature["since"] and tuple(map(int, feature["since"].split("."))) > release(report["release"])
-        assert wanting or newer, feature
-        assert not wanting or feature["audit"], feature
+        assert wanting or newer, f"{feature['name']}: {feature['said']}"
+        assert not wanting or feature["audit"], feature["name"]
 
 
 def release(text: str) -> tuple[int, int]:
