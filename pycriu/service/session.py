@@ -44,10 +44,13 @@ class Session:
         self._fds: list[int] = []
         try:
             asked, own = self._asked(swrk=swrk), self._own_file()
+            values = _merged(configured, asked, own)
+            if action != arguments.CHECK and os.geteuid() and not values.get("unprivileged"):
+                raise UserError("the worker is not run as root", "unprivileged says that this is meant so")
             images, work = self._directories(action, configured, own)
             lines = self._log(work, configured, own)
             self._remark(lines, _merged(asked, own))
-            self.request = Request(_merged(configured, asked, own), [], images, work, lines)
+            self.request = Request(values, [], images, work, lines)
         except PycriuError as error:
             self._close()
             raise BadOptions(error.message, error.hint) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pycriu import images
 from tests import clients
 from tests.host.conftest import DEADLINE, alive, reap, wait_until
 
@@ -448,6 +449,44 @@ def test_a_page_server_that_cannot_be_is_told(worker: Client) -> None:
     (worker.host.folder / "server" / "inventory.img").touch()
     code = "tell('a whole checkpoint is here' in serve(rpc.PAGE_SERVER)[1].cr_errmsg)"
     assert worker.run(PAGES + code) == "[true]\n"
+
+
+def test_what_the_cpu_offers(client: Client) -> None:
+    """Written down, found to be enough, and found to be too little when the image asks for everything."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("cpuinfo.img has a place for CPUs of x86 only")
+    code = "answer = asked(type=rpc.{}, opts=ask.opts); tell(answer.success, answer.cr_errno)"
+    assert client.run(REQUEST + code.format("CPUINFO_DUMP")) == "[true, 0]\n"
+    assert client.run(REQUEST + code.format("CPUINFO_CHECK")) == "[true, 0]\n"
+    path = client.host.images / "cpuinfo.img"
+    image = images.loads(path.read_bytes())
+    for cpu in image["entries"][0]["x86_entry"]:
+        cpu["capability"] = [0xFFFFFFFF for _ in cpu["capability"]]
+    path.write_bytes(images.dumps(image))
+    assert client.run(REQUEST + code.format("CPUINFO_CHECK")) == f"[false, {int(errno.ENOTSUP)}]\n"
+
+
+def test_a_descriptor_of_the_client_takes_the_place_of_what_is_external(worker: Client) -> None:
+    """As a container runtime does it with the standard output of a container."""
+    reader, writer = os.pipe()
+    subject = worker.host.python(f"pause_for_dump()\nos.write({writer}, b'back')", pass_fds=(writer,))
+    inode = os.fstat(writer).st_ino
+    assert dumped(worker, subject, f"ask.opts.external.append('pipe[{inode}]')") == "[false]\n"
+    os.close(reader)
+    os.close(writer)
+    code = f"""
+ours, its = os.pipe()
+os.set_inheritable(its, True)
+ask = client()
+ask.opts.inherit_fd.add(key="pipe[{inode}]", fd=its)
+tell(ask.restore().pid)
+os.close(its)
+open("go", "w").close()
+tell(os.read(ours, 100).decode())
+"""
+    assert worker.run(code) == f'[{subject.pid}]\n["back"]\n'
+    wait_until(lambda: not alive(subject.pid), "it ends")
+    reap(subject.pid)
 
 
 def test_what_changes_nothing_is_told_in_the_log(worker: Client) -> None:
