@@ -37,14 +37,11 @@ class Remote:
         self._link = wire.Link(_connected(options), f"the page server {options.name}")
         self._close = wire.CLOSE if options.socket is None else wire.FORCE_CLOSE
         self._spool_dir = spool_dir
-        self._spool = -1
-        self._end = 0
+        self._spools: list[int] = []  # files of pages that are to be sent later
         self._later: list[tuple[int, int, list[Run], int]] = []
         self._buffer = Buffer()
         try:
             self._link.agree(root)
-            if spool_dir is not None:
-                self._spool = _nameless(spool_dir)
         except BaseException:
             self._link.__exit__()
             raise
@@ -52,27 +49,32 @@ class Remote:
     def close(self) -> None:
         """Hang up. A server that has not been told that all is there keeps nothing."""
         self._link.__exit__()
-        if self._spool >= 0:
-            os.close(self._spool)
-            self._spool = -1
+        for fd in self._spools:
+            os.close(fd)
+        self._spools = []
 
     def take(self, snapshot: Snapshot, sharers: list[int]) -> None:
         """The pages of a process that stands still, for itself and for all that share its memory."""
-        for pid in sharers:
-            if self._spool < 0:
+        if self._spool_dir is None:
+            for pid in sharers:
                 self._send(wire.TASK, pid, snapshot.runs, lambda *to: incremental.read_task(snapshot.task, *to))
-            else:
-                self._later.append((wire.TASK, pid, snapshot.runs, self._end))
-        if self._spool >= 0:
-            self._end += _Spool(self._spool, self._end).copy(snapshot)
+            return
+        spool = self._spool(self._spool_dir)
+        pagecopy.copy(snapshot.task, snapshot.runs, spool, write_back=False)
+        self._later += [(wire.TASK, pid, snapshot.runs, spool) for pid in sharers]
 
     def take_file(self, fd: int, shmid: int, runs: list[Run]) -> None:
         """The content of an object of shared memory."""
-        if self._spool < 0:
+        if self._spool_dir is None:
             self._send(wire.OBJECT, shmid, runs, lambda *to: incremental.read_file(fd, *to))
             return
-        self._later.append((wire.OBJECT, shmid, runs, self._end))
-        self._end += _Spool(self._spool, self._end).copy_file(fd, runs)
+        spool = self._spool(self._spool_dir)
+        pagecopy.copy_file(fd, runs, spool)
+        self._later.append((wire.OBJECT, shmid, runs, spool))
+
+    def _spool(self, folder: str) -> int:
+        self._spools.append(_nameless(folder))
+        return self._spools[-1]
 
     def take_running(self, pid: int, runs: list[Run]) -> int:
         """The pages of a task that runs, as far as they are still there; how many were sent."""
@@ -81,13 +83,11 @@ class Remote:
 
     def finish(self) -> None:
         """Send what is still here, and wait until the server has it all."""
-        for kind, number, runs, offset in self._later:
-            at = [offset]
+        for kind, number, runs, spool in self._later:
 
-            def read(view: memoryview, _address: int, batch: Batch, at: list[int] = at) -> list[tuple[int, int]]:
-                if os.preadv(self._spool, [view], at[0]) != batch.size:
+            def read(view: memoryview, _address: int, batch: Batch, spool: int = spool) -> list[tuple[int, int]]:
+                if os.preadv(spool, [view], batch.offset) != batch.size:
                     raise UserError(f"{self._spool_dir}: pages that were put aside are not there any more")
-                at[0] += batch.size
                 return list(batch.pieces)
 
             self._send(kind, number, runs, read)
@@ -108,31 +108,6 @@ class Remote:
                 at += size
             sent += at // PAGE_SIZE
         return sent
-
-
-class _Spool:
-    """A place in the file of pages that are to be sent later."""
-
-    def __init__(self, fd: int, offset: int) -> None:
-        self._fd, self._offset = fd, offset
-
-    def copy(self, snapshot: Snapshot) -> int:
-        """The pages of a process; how many bytes they take."""
-        return self._copy(snapshot.runs, lambda *to: incremental.read_task(snapshot.task, *to))
-
-    def copy_file(self, fd: int, runs: list[Run]) -> int:
-        """The same for an object."""
-        return self._copy(runs, lambda *to: incremental.read_file(fd, *to))
-
-    def _copy(self, runs: list[Run], read: Read) -> int:
-        buffer, done = Buffer(), 0
-        for batch in pagecopy.batches(runs):
-            view = buffer.view[: batch.size]
-            read(view, buffer.address, batch)
-            while view:
-                count = os.pwrite(self._fd, view, self._offset + done)
-                view, done = view[count:], done + count
-        return done
 
 
 def _nameless(folder: str) -> int:
