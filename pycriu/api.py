@@ -90,6 +90,7 @@ def dump(
     evasive_devices: bool = False,
     external: tuple[str, ...] = (),
     cpu_cap: str | None = None,
+    allow_uprobes: bool = False,
     ext_unix_sk: str | None = None,
     tcp_established: bool = False,
     tcp_close: bool = False,
@@ -118,7 +119,7 @@ def dump(
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
-        page_server=page_server, external=names, cpu_cap=cpu_cap, hook=hook,
+        page_server=page_server, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -173,6 +174,7 @@ def restore(
     edit_script: StrPath | None = None,
     inherit_fd: tuple[str, ...] = (),
     cpu_cap: str | None = None,
+    allow_uprobes: bool = False,
     hook: Hook | None = None,
 ) -> RestoreResult:
     """Bring back the tree of `images_dir`; returns when it runs.
@@ -191,7 +193,7 @@ def restore(
         file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
         tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook, inherit_fd=inherit_fd,
-        cpu_cap=cpu_cap,
+        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -205,7 +205,7 @@ GROUPS = (
         Option("unprivileged", "", FLAG, "", "run by a user who has CAP_CHECKPOINT_RESTORE", UNPRIVILEGED, True),
         Option("cpu-cap", "", OPTIONAL, "WHAT", "the CPU must have: cpu fpu ins all none, ^ takes one away", CPUS),
         _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
-        _refused("allow-uprobes", "a program under uprobes cannot be saved; end the probes first", negatable=True),
+        Option("allow-uprobes", "", FLAG, "", "programs may have been under uprobes", BOTH, True),
         _refused("libdir", "pycriu has no plugins", VALUE, "L"),
         _needless("deprecated", "pycriu has nothing that is deprecated", negatable=True),
         _refused("ms", "CRIU has given it up, too"),

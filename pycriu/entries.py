@@ -74,6 +74,8 @@ def write(
     saving.write(new)
     new.write("seccomp.img", [filters.image()])
     inventory = inventory_entry(ids)
+    if saving.kinds.regular.options.allow_uprobes:
+        inventory.allow_uprobes = True
     if inet := saving.kinds.find("inet.kind"):
         inet.tell(inventory)
     new.write("inventory.img", [inventory])

@@ -51,6 +51,7 @@ class DumpOptions:
     ghost_limit: int = 1 << 20  # bytes of the largest deleted file that goes into the images
     file_validation: str = "mtime"  # what must match when a file is opened again
     force_irmap: bool = False  # look for watched files by scanning paths
+    allow_uprobes: bool = False  # what uprobes have left in the memory of a task is left out
     cpu_cap: str | None = None  # what of the CPU goes into cpuinfo.img; None: it is not written
     external: tuple[str, ...] = ()  # names of open files that are not saved, see fds.external
     irmap_scan_path: tuple[str, ...] = ()  # directories to look in first
@@ -86,6 +87,7 @@ class RestoreOptions:
     skip_in_flight: bool = False
     pidfile: str | None = None  # gets the PID of the root; must not exist
     leave_stopped: bool = False
+    allow_uprobes: bool = False
     cpu_cap: str | None = None  # what of the CPU must be as cpuinfo.img has it
     inherit_fd: tuple[str, ...] = ()  # descriptors of ours that take the place of files, see fds.external
     sibling: bool = False  # the root becomes a child of our parent

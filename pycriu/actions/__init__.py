@@ -123,6 +123,7 @@ class Request:
             service_socket=self.client.socket if self.client else 0,
             may_dump=self.client.may_dump if self.client else None,
             hook=self.hook(),
+            allow_uprobes=self.flag("allow-uprobes"),
             cpu_cap=self.text("cpu-cap"),
             progress=self.progress(),
             prev_images_dir=self.text("prev-images-dir"),

@@ -78,6 +78,7 @@ def options(request: Request) -> RestoreOptions:
         pidfile=os.path.join(request.work, pidfile) if pidfile else None,
         leave_stopped=request.flag("leave-stopped"),
         skip_file_rwx_check=request.flag("skip-file-rwx-check"),
+        allow_uprobes=request.flag("allow-uprobes"),
         cpu_cap=request.text("cpu-cap"),
         inherit_fd=arguments.texts(request.values, "inherit-fd"),
         progress=request.progress(),

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
+import shutil
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -143,3 +146,48 @@ def test_a_service_says_when_it_is_ready(host: Host) -> None:
     assert (host.folder / "told").read_text() == "status-ready\n"
     service.terminate()
     assert service.wait(20) == 0
+
+
+def probe(program: str) -> int:
+    """perf_event_open(2) of a uprobe at the entry point of an ELF program of 64 bits; closing it ends the probe."""
+    with open("/sys/bus/event_source/devices/uprobe/type") as file:
+        kind = int(file.read())
+    with open(program, "rb") as file:
+        data = file.read()
+    (entry, table), (count,) = struct.unpack_from("<QQ", data, 24), struct.unpack_from("<H", data, 56)
+    for number in range(count):
+        load, _, offset, address, _, size = struct.unpack_from("<IIQQQQ", data, table + 56 * number)
+        if load == 1 and address <= entry < address + size:
+            name = ctypes.create_string_buffer(os.path.realpath(program).encode())
+            attributes = bytearray(136)  # struct perf_event_attr
+            struct.pack_into("<IIQ", attributes, 0, kind, len(attributes), 0)
+            struct.pack_into("<QQ", attributes, 56, ctypes.addressof(name), entry - address + offset)
+            raw = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+            number_of_call = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
+            libc = ctypes.CDLL(None, use_errno=True)
+            fd = libc.syscall(number_of_call, raw, -1, 0, -1, 8)
+            if fd < 0:
+                pytest.skip(f"perf_event_open: {os.strerror(ctypes.get_errno())}")
+            return int(fd)
+    raise AssertionError(f"{program} has no entry point")
+
+
+def test_a_program_that_has_been_under_uprobes(host: Host) -> None:
+    if not os.path.exists("/sys/bus/event_source/devices/uprobe/type"):
+        pytest.skip("this kernel has no uprobes (CONFIG_UPROBE_EVENTS)")
+    program = host.folder / "probed"
+    shutil.copy("/bin/sh", program)
+    probing = probe(str(program))
+    subject = host.start(str(program), "-c", "echo ready; while [ ! -e go ]; do :; done; echo ok")
+    os.close(probing)
+    if "[uprobes]" not in subject.proc("maps"):
+        pytest.skip("the probe was not hit")
+    host.refused(subject, "is, or has been, under uprobes", "--allow-uprobes")
+    dumped = host.dump(subject, "--allow-uprobes")
+    assert dumped.ok, dumped
+    refused = host.restore()
+    assert "made with --allow-uprobes" in refused.errors()
+    restored = host.restore("--allow-uprobes")
+    assert restored.ok, restored
+    assert "[uprobes]" not in subject.proc("maps")
+    assert subject.go() == ["ok"]

@@ -51,6 +51,7 @@ SPECIAL = {
     "[vvar_vclock]": REGULAR | VVAR | ANON_PRIVATE,
     "[vsyscall]": VSYSCALL | ANON_PRIVATE,
 }
+UPROBES = "[uprobes]"
 _DEV_ZERO = os.makedev(1, 5)
 
 
@@ -79,9 +80,24 @@ def look(pid: int, regular: Regular) -> list[Mapping]:
         known = last is not None and last.file is not None and last.line.same_file(line)
         one = Mapping(line, 0, None)  # what stays of it if it is refused
         with About(pid):
+            if line.name == UPROBES:
+                check_uprobes(pid, regular)
+                continue
             one = classify(pid, line, regular, last.file if last is not None and known else None)
         found.append(one)
     return found
+
+
+def check_uprobes(pid: int, regular: Regular) -> None:
+    """What the kernel maps into a task whose program has been probed, until the end of that task: it need not be kept.
+
+    Its breakpoints stand in the pages of code while the probes last, so a restore without them would fail at one.
+    """
+    if not regular.options.allow_uprobes:
+        raise Unsupported(
+            f"process {pid} is, or has been, under uprobes (perf probe, bpftrace, uprobe_events)",
+            "end the probes, then dump with --allow-uprobes; probes that last must be there at the restore, too",
+        )
 
 
 def classify(pid: int, line: procfs.Mapping, regular: Regular, file: Place | None = None) -> Mapping:
