@@ -73,7 +73,9 @@ class Round:
             if not os.access(options.images_dir, os.W_OK | os.X_OK):
                 raise UserError(f"{options.images_dir} may not be written to", "-D names another directory")
         with About(), opened_parent(options, self._log):
-            if options.prev_images_dir is None:  # how many pages have changed since then, nobody knows yet
+            # Pages go elsewhere, unless the tree runs on meanwhile; how many have changed since a parent, nobody knows.
+            elsewhere = options.page_server is not None and not options.leave_running
+            if not elsewhere and (options.prev_images_dir is None or options.page_server is not None):
                 store.refuse_without_room(options.images_dir, self.size)
 
     def _look_at_stopped(
