@@ -58,12 +58,12 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
         images.edited = edits
+        kinds = Kinds(options, log)
         check_cpu(images, options)
         if images.inventory().allow_uprobes and not options.allow_uprobes:
             raise UserError(
                 "these images were made with --allow-uprobes", "say it here, too; probes must be as they were"
             )
-        kinds = Kinds(options, log)
         checkpoint = Checkpoint(images, cpu, kinds)
         try:
             for said in edits.check_used() if edits else ():
