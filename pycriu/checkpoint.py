@@ -177,7 +177,13 @@ def _facts(images: store.ImagesDir, member: spawn.Member) -> own.Facts:
 
 def _check_cpu(core: Any, cpu: Arch) -> None:
     if core.mtype != cpu.mtype:
-        raise ImageError(f"the images are of another CPU architecture (mtype {core.mtype}), this machine is {cpu.name}")
+        from pycriu.arch import elfcore
+
+        raise ImageError(
+            f"the images are of another CPU architecture, {elfcore.by_mtype(core.mtype).name}; this machine is "
+            f"{cpu.name}",
+            "restore them on a machine of that architecture; crit shows what they hold",
+        )
 
 
 def _check_core(pid: int, core: Any, cpu: Arch) -> None:

@@ -36,6 +36,7 @@ PACKAGES = debian.PROGRAMS | {"script": "bsdutils"}
 TERMINFO = "ncurses-base"
 DEBIAN_NAMES = {"vi": "vim.tiny"}
 FOLDERS = ("bin", "usr/bin", "usr/sbin")
+CRIU_SUITES = ("bookworm", "trixie")  # 3.17, which cannot run on kernels of today, and 4.1
 IN_IMAGE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1"}  # recipes/libc puts them there, and the loader
 
 
@@ -52,7 +53,7 @@ def disk(machine: Machine, folder: Path) -> Path:
         built = go(machine, source)
         if built is not None:
             shutil.copy(built, content / "bin" / name)
-    for library in closure(root, machine, sorted((content / "bin").iterdir())):
+    for library in closure(root, machine, sorted((content / "bin").iterdir()), IN_IMAGE):
         shutil.copy(library.resolve(), content / "lib" / library.name)
     shutil.copytree(root / "lib/terminfo", content / "terminfo", symlinks=True)
     shutil.copytree(TESTS / "programs", content / "scenarios", ignore=shutil.ignore_patterns("__pycache__"))
@@ -61,13 +62,31 @@ def disk(machine: Machine, folder: Path) -> Path:
     return folder / "programs.ext4"
 
 
-def fetched(machine: Machine) -> Path:
-    """The packages, unpacked below root/; fetched if they are not there."""
-    place = debian.cache() / f"programs-{machine.debian_arch}"
+def criu_disk(machine: Machine, folder: Path) -> Path:
+    """A disk with CRIU of each of CRIU_SUITES, in a folder of that name, with its libraries and the loader `ld.so`."""
+    content = folder / "criu"
+    shutil.rmtree(content, ignore_errors=True)
+    loader = machine.elf.interpreter.rpartition("/")[2]
+    for suite in CRIU_SUITES:
+        root = fetched(machine, suite, ("criu",)) / "root"
+        (content / suite).mkdir(parents=True)
+        program = shutil.copy(root / "usr/sbin/criu", content / suite / "criu")
+        for library in closure(root, machine, [Path(program)], set()):
+            shutil.copy(library.resolve(), content / suite / library.name)
+        places = (root / place / loader for place in (f"usr/lib/{machine.triplet}", f"lib/{machine.triplet}", "lib"))
+        shutil.copy(next(place for place in places if place.exists()).resolve(), content / suite / "ld.so")
+    ext4.make(folder / "criu.ext4", content=content)
+    return folder / "criu.ext4"
+
+
+def fetched(machine: Machine, suite: str = "", packages: tuple[str, ...] = ()) -> Path:
+    """Packages, unpacked below root/; fetched if they are not there. Without more words: those of the scenarios."""
+    place = debian.cache() / f"{f'criu-{suite}' if suite else 'programs'}-{machine.debian_arch}"
     if not (place / "whole").exists():
-        packages = (*(PACKAGES[name] for name in _wanted()), TERMINFO)
+        packages = packages or (*(PACKAGES[name] for name in _wanted()), TERMINFO)
         try:
-            debian.unpack(place, (archive.codename(),), packages, alone=True, architecture=machine.debian_arch)
+            suites = (suite or archive.codename(),)
+            debian.unpack(place, suites, packages, alone=True, architecture=machine.debian_arch)
         except LayerError as error:
             raise debian.NotHadError(str(error)) from None
         (place / "whole").touch()
@@ -94,11 +113,11 @@ def go(machine: Machine, source: Path) -> Path | None:
     return target
 
 
-def closure(root: Path, machine: Machine, programs: list[Path]) -> Iterator[Path]:
-    """The libraries that the programs need, and those that these need, but for what the image has."""
+def closure(root: Path, machine: Machine, programs: list[Path], without: set[str]) -> Iterator[Path]:
+    """The libraries that the programs need, and those that these need, but for the loader and those of `without`."""
     folders = [root / "lib" / machine.triplet, root / "usr/lib" / machine.triplet]
     loader = machine.elf.interpreter.rpartition("/")[2]
-    seen, left = {*IN_IMAGE, loader}, list(programs)
+    seen, left = {*without, loader}, list(programs)
     while left:
         for name in elf.read(left.pop()).needed:
             if name not in seen:
