@@ -23,7 +23,7 @@ from pycriu.kernel import names, procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
-_INTERRUPTS = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
+_INTERRUPTS = (1, 2, 14, 15)  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 ALL_SIGNALS = MASK64
 
 EACCES, ENOMEM = 13, 12

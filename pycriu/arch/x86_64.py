@@ -64,12 +64,12 @@ def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
     import mmap
 
     result = (ctypes.c_uint32 * 4)()
-    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
-        page.write(_CPUID)
-        view = ctypes.c_char.from_buffer(page)
-        run = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(ctypes.addressof(view))
-        run(leaf, subleaf, ctypes.addressof(result))
-        del view
+    # Nothing closes the page by itself: a signal that ends a dump may come while its address is known.
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(_CPUID)
+    code = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    run = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)(code)
+    run(leaf, subleaf, ctypes.addressof(result))
     return result[0], result[1], result[2], result[3]
 
 

@@ -41,7 +41,7 @@ def test_strikes_at_any_moment(host: Host) -> None:
         time.sleep(rng.uniform(first, length))
         dumper.send_signal(signal.SIGALRM)
         _, said = dumper.communicate(timeout=DEADLINE)
-        if dumper.returncode == 0:
+        if dumper.returncode == 0 or not alive(worker.pid):  # it may come when there is nothing to undo any more
             done += 1
             reap(worker.pid)
             assert [state(pid) for pid in pids] == [None, None], "half a tree is left"
