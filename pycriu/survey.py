@@ -171,20 +171,23 @@ def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
     """UserError or Unsupported where a session or process group cannot be made again."""
     processes = root.walk()
     members = {process.pid for process in processes}
-    outside = root.stat.session if shell_job and root.stat.session not in members else 0
+    job = shell_job and root.stat.session not in members
     for process in processes:
         stat = process.stat
         name = f"process {process.pid} ({stat.comm})"
         with About(process.pid):
             # Nobody gets the PID of a leader that has ended as long as its session or group has members.
-            if stat.session not in members and stat.session != outside and procfs.exists(stat.session):
+            # The number 0 is that of one in a PID namespace outside of ours.
+            of_job = job and stat.session == root.stat.session
+            led = not stat.session or procfs.exists(stat.session)
+            if stat.session not in members and not of_job and led:
                 _refuse_outer_session(name, stat, shell_job=shell_job)
             if stat.session == process.pid and stat.tty_nr and not _is_open(stat.tty_nr, members):
                 raise Unsupported(
                     f"{name} leads a session whose controlling terminal nobody in the tree has open, which cannot be "
                     "saved"
                 )
-            roots = stat.session == outside and stat.pgrp == root.stat.pgrp
+            roots = of_job and stat.pgrp == root.stat.pgrp
             if stat.pgrp not in members and not roots and procfs.exists(stat.pgrp):
                 raise Unsupported(f"the leader of the process group {stat.pgrp} of {name} is outside the tree")
     with About():
@@ -193,14 +196,15 @@ def check_sessions(root: pstree.Process, *, shell_job: bool) -> None:
                 family.Kin(one.pid, 0 if one.parent is None else one.parent.pid, one.stat.pgrp, one.stat.session)
                 for one in processes
             ),
-            outside,
+            root.stat.session if job else 0,
         )
 
 
 def _refuse_outer_session(name: str, stat: procfs.Stat, *, shell_job: bool) -> None:
     if not shell_job:
         hint = "it was started from a shell: add --shell-job"
-        raise UserError(f"the session leader {stat.session} of {name} is outside the tree", hint)
+        who = f"session leader {stat.session}" if stat.session else "session leader"
+        raise UserError(f"the {who} of {name} is outside the tree", hint)
     raise Unsupported(f"{name} belongs to session {stat.session}, of which the root of the tree is not")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import struct
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -305,7 +307,8 @@ def traces(pid: int, *, scratch_pages: bool = True) -> object:
 # What the whole machine has but once; tests that use it run one after the other, whatever else runs beside them: a
 # restore wants the terminal of the same number, the segment or the huge pages that were free a moment ago.
 OF_THE_MACHINE = {
-    "terminals": ("test_tty", "test_programs_terminal", "test_programs.py", "test_refused.py", "[pty_"),
+    "terminals": ("test_programs.py", "[pty_"),
+    "devices": ("test_tun", "[tun"),
     "memory": (
         "sysv",
         "hugepages",
@@ -321,9 +324,16 @@ OF_THE_MACHINE = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For --dist loadgroup: who shares something of the machine shares a worker."""
     for item in items:
-        for group, words in OF_THE_MACHINE.items():
-            if any(word in item.nodeid for word in words):
-                item.add_marker(pytest.mark.xdist_group(group))
+        groups = [group for group, words in OF_THE_MACHINE.items() if any(word in item.nodeid for word in words)]
+        if _opens_terminals(item.path):
+            groups.append("terminals")
+        for group in groups[:1]:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@cache
+def _opens_terminals(path: Path) -> bool:
+    return re.search(r"\bpty\b|pexpect|openpty|ptmx|\bShell\(", path.read_text()) is not None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,6 +43,7 @@ NAMES = (
 
 # Where we say no and CRIU says yes: why.
 EXPLAINED = {
+    "userns": "CRIU looks whether there are any; in a chroot, for one, none can be made",
     "external_net_ns": "it is about the program: pycriu keeps no network namespaces",
     "net_diag_raw": "CRIU does not notice that raw sockets are not listed",
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_tmux_with_a_shell_inside(host: Host, cycle: Cycle) -> None:  # noqa: F8
 
     def command(*words: str) -> str:
         done = subprocess.run(
-            [tmux, "-L", "it", *words], env={"TMUX_TMPDIR": str(host.folder), "TERM": "xterm", "PATH": "/usr/bin:/bin"},
+            [tmux, "-L", "it", *words], env=os.environ | {"TMUX_TMPDIR": str(host.folder), "TERM": "xterm"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return done.stdout

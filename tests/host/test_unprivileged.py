@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import google.protobuf
 import pytest
 
 from tests.host.conftest import alive, clean_up, reap, wait_until
 
 NOBODY = 65534
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).resolve().parents[2]
+INTERPRETER = os.path.realpath(sys.executable)  # not that of a virtual environment
 LOOP = "n=0; while [ ! -e go ]; do n=$((n + 1)); echo $n; sleep 0.02; done; echo $(id -u) done"
 
 
@@ -35,12 +37,18 @@ def folder() -> Iterator[Path]:
     """A folder of nobody's."""
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv on this machine: apt-get install util-linux")
-    readable = as_nobody(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TOP)!r}); import pycriu.cli")
-    done = subprocess.run(readable, capture_output=True, text=True, check=False, cwd="/")
-    if done.returncode:
-        pytest.skip(f"nobody may not use this interpreter, or may not read the tree: {done.stderr.strip()[-200:]}")
     made = Path(tempfile.mkdtemp(prefix="pycriu-nobody-"))
     (made / "images").mkdir()
+    # What is installed for these tests may lie where nobody but root may look.
+    shutil.copytree(Path(google.protobuf.__file__).parents[1], made / "packages/google")
+    os.chmod(made, 0o755)
+    done = subprocess.run(
+        as_nobody(INTERPRETER, "-c", "import pycriu.cli, google.protobuf"),
+        env=environment(made), capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    if done.returncode:
+        shutil.rmtree(made)
+        pytest.skip(f"nobody may not use this interpreter, or may not read the tree: {done.stderr.strip()[-200:]}")
     for path in (made, made / "images"):
         os.chown(path, NOBODY, NOBODY)
     try:
@@ -50,11 +58,15 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(made)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    packages = f"{TOP}:{folder / 'packages'}"
+    return {**os.environ, "PYTHONPATH": packages, "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def pycriu(folder: Path, *words: str, capable: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(TOP), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        as_nobody(sys.executable, "-m", "pycriu", *words, capable=capable),
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        as_nobody(INTERPRETER, "-m", "pycriu", *words, capable=capable),
+        cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
