@@ -123,11 +123,20 @@ class Shell:
         return str(self.console.before), match
 
     def _interrupt(self, word: str, late: DeadlinePassed) -> None:
-        """Ctrl-C drops the whole line, closing marker included; a marker of its own says whether the shell lives."""
+        """Ctrl-C drops the whole line, closing marker included; a marker of its own says whether the shell lives.
+
+        It drops what the shell is given meanwhile, too, so the marker is asked for more than once.
+        """
         half = len(word) // 2
         try:
             self._send("\x03")
-            self._send(f"printf '%s\\n' '{word[:half]}''{word[half:]}:alive'")
-            self._wait(rf"{word}:alive\n", INTERRUPT, "the shell after Ctrl-C")
+            for last in (False, False, False, True):
+                self._send(f"printf '%s\\n' '{word[:half]}''{word[half:]}:alive'")
+                try:
+                    self._wait(rf"{word}:alive\n", INTERRUPT / 4, "the shell after Ctrl-C")
+                    return
+                except DeadlinePassed:
+                    if last:
+                        raise
         except GuestError:
             self._broken = late
