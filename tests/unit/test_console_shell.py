@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     master, slave = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "PS1": "ready# ", "TERM": "dumb", "ENV": ""}
     words = ["setsid", "--ctty", "sh", "-i"]
-    process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=tmp_path)
+    process = subprocess.Popen(
+        words, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs in the background ignores it
+    )  # fmt: skip
     os.close(slave)
     console = Console(master, tmp_path / "shell.log", kernel=False)
     made = Shell(console, seed=1)
