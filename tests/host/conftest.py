@@ -321,6 +321,7 @@ OF_THE_MACHINE = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For --dist loadgroup: who shares something of the machine shares a worker."""
     for item in items:
@@ -342,6 +343,9 @@ def subreaper() -> None:
     if os.geteuid():
         pytest.skip("the host tests trace processes and choose PIDs: they need root")
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    # Who runs the tests in the background, or under nohup, ignores these, and all that we start would.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
