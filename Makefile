@@ -78,7 +78,7 @@ host:
 	@$(DEV) -m tests.debian
 	@$(DEV) -m tests.clients
 	@$(DEV) -m tests.interop --fetch
-	@$(DEV) -m pytest --numprocesses auto --dist loadgroup tests/host
+	@$(DEV) -m pytest --numprocesses auto --dist worksteal tests/host
 
 runtime: $(addprefix runtime-,$(MACHINES))
 

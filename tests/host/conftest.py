@@ -10,6 +10,7 @@ of all it starts.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -321,15 +324,18 @@ OF_THE_MACHINE = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook, too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For --dist loadgroup: who shares something of the machine shares a worker."""
-    for item in items:
-        groups = [group for group, words in OF_THE_MACHINE.items() if any(word in item.nodeid for word in words)]
-        if _opens_terminals(item.path):
-            groups.append("terminals")
-        for group in groups[:1]:
-            item.add_marker(pytest.mark.xdist_group(group))
+@pytest.fixture(autouse=True)
+def alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No other worker runs a test that uses the same of the machine."""
+    item = request.node
+    groups = {group for group, words in OF_THE_MACHINE.items() if any(word in item.nodeid for word in words)}
+    if _opens_terminals(item.path):
+        groups.add("terminals")
+    with ExitStack() as held:
+        for group in sorted(groups):
+            lock = held.enter_context(open(Path(tempfile.gettempdir(), f"pycriu-tests-{group}.lock"), "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @cache
