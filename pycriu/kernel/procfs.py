@@ -23,7 +23,7 @@ def read(pid: int | str, name: str) -> bytes:
         while chunk := os.read(fd, 1 << 18):
             chunks.append(chunk)
         return b"".join(chunks)
-    except ProcessLookupError:
+    except (FileNotFoundError, ProcessLookupError):  # the former of fdinfo, whose descriptor has been closed meanwhile
         raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
     finally:
         os.close(fd)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 
 import pytest
 
@@ -191,3 +192,27 @@ def test_smaps_of_huge_pages_and_keys() -> None:
 
 def test_smaps_without_flags_is_read_once() -> None:
     assert len(procfs.parse_smaps("1000-2000 rw-p 00000000 00:00 0 \nSize: 4 kB\nRss: 4 kB\n")) == 1
+
+
+def test_a_descriptor_that_is_closed_while_it_is_looked_at_is_gone() -> None:
+    number, ended = os.dup2(0, 500), threading.Event()  # a number that nobody else is given
+
+    def open_and_close() -> None:
+        while not ended.is_set():
+            os.close(number)
+            os.dup2(0, number)
+
+    other = threading.Thread(target=open_and_close)
+    other.start()
+    seen = set()
+    try:
+        for _ in range(5000):
+            try:
+                seen.add(bool(procfs.read(os.getpid(), f"fdinfo/{number}")))
+            except TraceeGone:
+                seen.add(False)
+    finally:
+        ended.set()
+        other.join()
+        os.close(number)
+    assert seen == {True, False}
