@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 
 from pycriu import lineage, pagecompare, pagecopy
-from pycriu.errors import ImageError, KernelError, Unsupported, UserError
-from pycriu.kernel import libc
+from pycriu.errors import ImageError, UserError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.tracee import Tracee
 
@@ -130,27 +129,10 @@ def copy_running(pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[R
 
 
 def read_task(task: Tracee, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
-    """A batch of a stopped task. Pages without read permission can be read the debugger's way alone."""
-    try:
-        if _gather(task.tid, address, batch) == batch.size:
-            return list(batch.pieces)
-    except KernelError:
-        pass  # page by page, below
-    at = 0
-    for start, size in batch.pieces:
-        try:
-            view[at : at + size] = task.read(start, size)
-        except OSError as error:
-            raise Unsupported(
-                f"process {task.tid}: pages at {start:x}-{start + size:x} cannot be read: {error.strerror}"
-            ) from None
-        at += size
+    """A batch of a stopped task."""
+    if not pagecopy.gather(task.tid, address, batch):
+        view[:] = pagecopy.as_debugger(task, batch)
     return list(batch.pieces)
-
-
-def _gather(pid: int, address: int, batch: Batch) -> int:
-    iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
-    return libc.process_vm_readv(pid, address, iov, len(batch.pieces), batch.size)
 
 
 class Running:
@@ -169,11 +151,9 @@ class Running:
 
     def read(self, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
         """A batch; what it has unmapped meanwhile is missing."""
-        try:
-            if _gather(self.pid, address, batch) == batch.size:
-                return list(batch.pieces)
-        except KernelError:
-            pass  # it has ended, or one of the pages is gone: the others, one by one
+        if pagecopy.gather(self.pid, address, batch):
+            return list(batch.pieces)
+        # It has ended, or one of the pages is gone: the others, one by one.
         found: list[Run] = []
         at = 0
         for start, size in batch.pieces:
@@ -189,10 +169,6 @@ class Running:
 
 
 def read_file(fd: int, view: memoryview, _address: int, batch: Batch) -> list[tuple[int, int]]:
-    """A batch of an object; what lies behind its end, in its last page, is zero."""
-    for offset, size in batch.pieces:
-        piece, view = view[:size], view[size:]
-        got = os.preadv(fd, [piece], offset)
-        if got < size:
-            piece[got:] = bytes(size - got)
+    """A batch of an object."""
+    pagecopy.read_file(fd, view, batch)
     return list(batch.pieces)

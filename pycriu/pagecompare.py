@@ -7,12 +7,11 @@ Works with every kernel on every CPU, and cannot be wrong about what has changed
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 
 from pycriu.errors import ImageError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecopy import Batch, batches, in_halves
+from pycriu.pagecopy import Batch, Buffer, batches, in_halves, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,19 +22,8 @@ if TYPE_CHECKING:
     Read = Callable[[memoryview, int, Batch], list[tuple[int, int]]]
     """A buffer, its address, what to read into it; the pieces that were there, which lie one after the other."""
 
-_AT_ONCE = 1 << 18  # as in `pagecopy`
-
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-
-
-class Buffer:
-    """Room for one batch: a view of it, and its address."""
-
-    def __init__(self) -> None:
-        self._area = mmap.mmap(-1, _AT_ONCE)
-        self.view = memoryview(self._area)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._area))
 
 
 class Comparison:
@@ -95,7 +83,7 @@ def copy(read: Read, runs: list[Run], known: Comparison, out: int) -> tuple[list
                     append(inherited if equal else written, address + at + first, pages)
                     if not equal:
                         start = position + at + first
-                        end = _write_all(out, ours.view[start : start + pages * PAGE_SIZE], end)
+                        end = write_all(out, ours.view[start : start + pages * PAGE_SIZE], end)
             position += size
     return written, inherited
 
@@ -210,10 +198,3 @@ def _subtract(runs: list[Run], parts: list[Run]) -> list[Run]:
         if at < end:
             found.append((at, (end - at) // PAGE_SIZE))
     return found
-
-
-def _write_all(out: int, view: memoryview, offset: int) -> int:
-    while view:
-        count = os.pwrite(out, view, offset)
-        view, offset = view[count:], offset + count
-    return offset

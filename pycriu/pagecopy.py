@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # The page cache takes aligned 256 KiB writes several times faster than 1 MiB ones: larger ones become larger folios,
 # whose copy leaves the CPU's caches (seen on ext4, Linux 6.18, AMD: 512 MiB in 0.09 s against 1.2 s).
-_AT_ONCE = 1 << 18
+AT_ONCE = 1 << 18
 _WRITE_BACK_AT_ONCE = 1 << 24
 _IOV_MAX = 1024
 _WORTH_A_THREAD = 1 << 25  # bytes; starting one takes as long as copying some 100 KiB
@@ -44,6 +44,15 @@ class Batch:
     offset: int
 
 
+class Buffer:
+    """Room for one batch: a view of it, and its address."""
+
+    def __init__(self) -> None:
+        self._area = mmap.mmap(-1, AT_ONCE)
+        self.view = memoryview(self._area)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._area))
+
+
 def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
     """Write the content of `runs` to the file `out`, in order, from its beginning. The task must be stopped.
 
@@ -51,26 +60,18 @@ def copy(task: Tracee, runs: list[Run], out: int, *, write_back: bool) -> None:
     Unsupported where pages cannot be read; OSError where the file cannot be written.
     """
 
-    def read(buffer: memoryview, address: int, batch: Batch) -> bool:
-        iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
-        try:
-            return libc.process_vm_readv(task.tid, address, iov, len(batch.pieces), batch.size) == batch.size
-        except KernelError:
-            return False
+    def read(_buffer: memoryview, address: int, batch: Batch) -> bool:
+        return gather(task.tid, address, batch)
 
     for batch in _copy(read, runs, out, write_back=write_back):
-        _copy_as_debugger(task, batch, out)
+        write_all(out, memoryview(as_debugger(task, batch)), batch.offset)
 
 
 def copy_file(fd: int, runs: list[Run], out: int, *, write_back: bool = False) -> None:
     """The same for `runs` of pages of an open file; what lies behind its end, in its last page, is zero."""
 
-    def read(buffer: memoryview, address: int, batch: Batch) -> bool:
-        for offset, size in batch.pieces:
-            piece, buffer = buffer[:size], buffer[size:]
-            got = os.preadv(fd, [piece], offset)
-            if got < size:
-                piece[got:] = bytes(size - got)
+    def read(buffer: memoryview, _address: int, batch: Batch) -> bool:
+        read_file(fd, buffer, batch)
         return True
 
     _copy(read, runs, out, write_back=write_back)
@@ -124,25 +125,33 @@ def in_halves(work: Callable[[list[Batch], Sequence[bool]], list[Any]], all_batc
 def _copy_batches(
     read: Read, some: list[Batch], out: int, *, write_back: bool, given_up: Sequence[bool]
 ) -> list[Batch]:
-    buffer = mmap.mmap(-1, _AT_ONCE)
-    view, address = memoryview(buffer), ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    buffer = Buffer()
     left: list[Batch] = []
     written = some[0].offset if some else 0
     for batch in some:
         if given_up:  # by the other thread: the tasks wait
             break
-        if not read(view[: batch.size], address, batch):
+        if not read(buffer.view[: batch.size], buffer.address, batch):
             left.append(batch)
             continue
-        _write_all(out, view[: batch.size], batch.offset)
+        write_all(out, buffer.view[: batch.size], batch.offset)
         if write_back and batch.offset + batch.size - written >= _WRITE_BACK_AT_ONCE:
             libc.start_writeback(out, written, batch.offset + batch.size - written)
             written = batch.offset + batch.size
     return left
 
 
-def _copy_as_debugger(task: Tracee, batch: Batch, out: int) -> None:
-    """PROT_NONE and write-only pages can only be read the debugger's way, through /proc/PID/mem."""
+def gather(pid: int, address: int, batch: Batch) -> bool:
+    """Read a batch of a task's memory to `address`; False where not all of it can be read so."""
+    iov = (libc.Iovec * len(batch.pieces))(*(libc.Iovec(*piece) for piece in batch.pieces))
+    try:
+        return libc.process_vm_readv(pid, address, iov, len(batch.pieces), batch.size) == batch.size
+    except KernelError:
+        return False
+
+
+def as_debugger(task: Tracee, batch: Batch) -> bytearray:
+    """A batch of which some can only be read the debugger's way, through /proc/PID/mem: PROT_NONE, write-only pages."""
     data = bytearray()
     for address, size in batch.pieces:
         try:
@@ -152,7 +161,16 @@ def _copy_as_debugger(task: Tracee, batch: Batch, out: int) -> None:
                 f"process {task.tid}: pages at {address:x}-{address + size:x} cannot be read: {error.strerror}",
                 "they are guard pages (MADV_GUARD_INSTALL), which cannot be saved, or on broken hardware",
             ) from None
-    _write_all(out, memoryview(data), batch.offset)
+    return data
+
+
+def read_file(fd: int, view: memoryview, batch: Batch) -> None:
+    """A batch of an open file; what lies behind its end, in its last page, is zero."""
+    for offset, size in batch.pieces:
+        piece, view = view[:size], view[size:]
+        got = os.preadv(fd, [piece], offset)
+        if got < size:
+            piece[got:] = bytes(size - got)
 
 
 def batches(runs: list[Run]) -> list[Batch]:
@@ -163,10 +181,10 @@ def batches(runs: list[Run]) -> list[Batch]:
     for start, pages in runs:
         left = pages * PAGE_SIZE
         while left:
-            take = min(left, _AT_ONCE - size)
+            take = min(left, AT_ONCE - size)
             pieces.append((start, take))
             start, left, size = start + take, left - take, size + take
-            if size == _AT_ONCE or len(pieces) == _IOV_MAX:
+            if size == AT_ONCE or len(pieces) == _IOV_MAX:
                 found.append(Batch(tuple(pieces), size, offset))
                 offset, pieces, size = offset + size, [], 0
     if pieces:
@@ -174,7 +192,9 @@ def batches(runs: list[Run]) -> list[Batch]:
     return found
 
 
-def _write_all(out: int, view: memoryview, offset: int) -> None:
+def write_all(out: int, view: memoryview, offset: int) -> int:
+    """All of `view` at `offset` of a file; the offset behind it."""
     while view:
         count = os.pwrite(out, view, offset)
         view, offset = view[count:], offset + count
+    return offset

@@ -15,6 +15,7 @@ from pycriu import pagecopy
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.pagecopy import AT_ONCE
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
 PUNCHED = "pycriu-punched.img"  # these images have given up pages to later ones, see `dedup`
-_AT_ONCE = 1 << 18  # as in `pagecopy`
 
 
 class Numbers:
@@ -103,10 +103,10 @@ def data_runs(fd: int, size: int, page_size: int = PAGE_SIZE) -> list[Run]:
 
 
 def _huge_runs(fd: int, size: int, page_size: int) -> list[Run]:
-    buffer, zeros = bytearray(_AT_ONCE), bytes(_AT_ONCE)
+    buffer, zeros = bytearray(AT_ONCE), bytes(AT_ONCE)
     runs: list[Run] = []
     for page in range(0, size, page_size):
-        for at in range(page, page + page_size, _AT_ONCE):
+        for at in range(page, page + page_size, AT_ONCE):
             if os.preadv(fd, [memoryview(buffer)[: page + page_size - at]], at) and buffer != zeros:
                 runs.append((page, page_size // PAGE_SIZE))
                 break
@@ -204,11 +204,11 @@ class Content:
 
     def fill(self, fd: int, size: int) -> None:
         """Write it into an object that has just been made; its last page may be half outside."""
-        view = memoryview(mmap.mmap(-1, _AT_ONCE))
+        view = memoryview(mmap.mmap(-1, AT_ONCE))
         for source, runs in self._sources:
             for at, pages, offset in runs:
-                for done in range(0, pages * PAGE_SIZE, _AT_ONCE):
-                    take = min(_AT_ONCE, pages * PAGE_SIZE - done, size - at - done)
+                for done in range(0, pages * PAGE_SIZE, AT_ONCE):
+                    take = min(AT_ONCE, pages * PAGE_SIZE - done, size - at - done)
                     piece = view[: max(take, 0)]
                     if os.preadv(source, [piece], offset + done) != len(piece):
                         raise ImageError("the pages image ends before its last page")

@@ -13,7 +13,7 @@ import os
 from pycriu import incremental, pagecopy
 from pycriu.errors import UserError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecompare import Buffer
+from pycriu.pagecopy import Buffer
 from pycriu.pageimages import PRESENT
 from pycriu.pageserver import wire
 

@@ -22,7 +22,7 @@ def test_batches_hold_every_byte_once_and_fit() -> None:
     offset = 0
     for batch in pagecopy.batches(runs):
         assert batch.offset == offset
-        assert sum(length for _, length in batch.pieces) == batch.size <= pagecopy._AT_ONCE
+        assert sum(length for _, length in batch.pieces) == batch.size <= pagecopy.AT_ONCE
         assert 0 < len(batch.pieces) <= pagecopy._IOV_MAX
         seen += batch.pieces
         offset += batch.size
