@@ -176,7 +176,7 @@ class Freeze:
             if error.errno != EPERM:
                 raise
             if _has_ended(tid):
-                if tid == process.pid and len(process.threads) > 1 and procfs.exists(tid):
+                if tid == process.pid and has_lost_leader(process):
                     raise leaderless(process) from None
                 return False
             raise _not_traceable(tid) from None
@@ -312,6 +312,11 @@ def _poll(pid: int) -> int:
         return os.waitpid(pid, ptrace.WALL | os.WNOHANG)[1]
     except ChildProcessError:
         return 0
+
+
+def has_lost_leader(process: Process) -> bool:
+    """Whether others live on, of a process whose first thread has ended; when all of it ends they may for a moment."""
+    return any(not procfs.is_ending(tid) for tid in process.threads if tid != process.pid)
 
 
 def leaderless(process: Process) -> Unsupported:

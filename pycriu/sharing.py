@@ -7,7 +7,7 @@ Numbers given here are the ids of the images. They mean nothing outside one chec
 from __future__ import annotations
 
 from pycriu.errors import KernelError, TraceeGone, Unsupported
-from pycriu.kernel import libc
+from pycriu.kernel import libc, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,12 +79,17 @@ def _ordered(pid1: int, pid2: int, kind: int, fd1: int = 0, fd2: int = 0) -> int
 
 
 def refuse_own_parts(pid: int, tid: int) -> None:
-    """Unsupported where a thread does not share with its process what threads share by default."""
+    """Unsupported where a thread does not share with its process what threads share; TraceeGone when it ends.
+
+    One that ends gives these up one after the other, and is there for a while without them.
+    """
     for kind, name, flag in (
         (libc.KCMP_FILES, "descriptor table", "CLONE_FILES"),
         (libc.KCMP_FS, "working directory", "CLONE_FS"),
     ):
         if not _kcmp(pid, tid, kind):
+            if procfs.is_ending(tid) or procfs.is_ending(pid):
+                raise TraceeGone(f"thread {tid} of process {pid} is ending")
             raise Unsupported(
                 f"thread {tid} of process {pid} has a {name} of its own (unshare(2) with {flag}), which cannot be saved"
             )

@@ -55,10 +55,13 @@ def refuse_foreign(root: pstree.Process, options: DumpOptions) -> None:
 
 def _survey_relations(live: list[pstree.Process]) -> None:
     try:
-        with About():
-            refuse_relations(live, shares([process.pid for process in live]))
+        shared = shares([process.pid for process in live])
     except TraceeGone:
         return  # when they are stopped they will be asked again
+    # Those that end share nothing with anybody any more, or all with each other: the kernel compares no objects.
+    if not any(procfs.is_ending(process.pid) for process in live):
+        with About():
+            refuse_relations(live, shared)
 
 
 def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
@@ -78,8 +81,11 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memor
         refuse(process, process.stat)
         readable = True
     for tid in procfs.threads(process.pid):
-        with About(process.pid):
-            refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
+        try:
+            with About(process.pid):
+                refuse_thread(process, tid, procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status")))
+        except TraceeGone:
+            continue  # threads come and go
     if not readable:
         return 0  # and what it has would be refused for what it is
     with About(process.pid):
@@ -92,10 +98,10 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memor
 
 
 def refuse(process: pstree.Process, stat: procfs.Stat) -> None:
-    """Unsupported for a process that is of a kind that cannot be kept."""
+    """Unsupported for a process that is of a kind that cannot be kept; TraceeGone for one that ends."""
     pid, name = process.pid, f"process {process.pid} ({stat.comm})"
     if stat.state in "ZX":
-        raise pstree.leaderless(process)
+        raise pstree.leaderless(process) if pstree.has_lost_leader(process) else TraceeGone(f"{name} is ending")
     if _is_of_32_bits(pid):
         raise Unsupported(f"{name} is a program of 32 bits, which cannot be saved")
     _refuse_other_namespaces(name, pid, NAMESPACES, process.root)

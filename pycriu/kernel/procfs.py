@@ -226,12 +226,20 @@ def link(pid: int, name: str) -> str:
         raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
     except PermissionError:
         # A task that is ending has no memory any more by which the kernel judges who may look (ptrace(2)).
-        if not stat(pid).flags & _PF_EXITING:
+        if not is_ending(pid):
             raise UserError(
                 f"process {pid} ({stat(pid).comm}) may not be looked into (/proc/{pid}/{name})",
                 "it is not of this user, or it has privileges: run pycriu as root, or with CAP_SYS_PTRACE",
             ) from None
         raise TraceeGone(f"task {pid} is ending (/proc/{pid}/{name})") from None
+
+
+def is_ending(tid: int) -> bool:
+    """Whether a task is on its way out, or gone: it may have lost already what it shared with others (do_exit)."""
+    try:
+        return bool(stat(tid).flags & _PF_EXITING)
+    except TraceeGone:
+        return True
 
 
 def exists(pid: int) -> bool:

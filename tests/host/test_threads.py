@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from pycriu.errors import TraceeGone
+from pycriu.kernel import procfs
+from pycriu.sharing import refuse_own_parts
 from tests.host.conftest import Host, Subject, alive, wait_until
 
 FOLDER = Path(__file__).parent / "threaded"
@@ -99,6 +102,20 @@ def test_threads_that_are_made_while_the_tree_is_being_stopped(host: Host) -> No
             host.round_trip(subject)
         else:
             assert host.dump(subject, "-R").ok
+    assert subject.go() == ["ended 1"]
+
+
+def test_threads_that_are_ending_have_nothing_of_their_own(host: Host) -> None:
+    """Nor have they what they shared: the kernel takes it away from them before they are gone."""
+    subject = host.python(CHURN)
+    looked = ended = 0
+    while looked < 50_000 or not ended:
+        for tid in procfs.threads(subject.pid):
+            looked += 1
+            try:
+                refuse_own_parts(subject.pid, tid)
+            except TraceeGone:
+                ended += 1
     assert subject.go() == ["ended 1"]
 
 
