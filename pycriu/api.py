@@ -27,7 +27,7 @@ from pycriu.dump import dump as run_dump
 from pycriu.errors import HookFailed, ImageError, PycriuError, Unsupported, UserError
 from pycriu.fds.external import for_dump
 from pycriu.log import WARN, Log
-from pycriu.options import DumpOptions, PageServer, RestoreOptions
+from pycriu.options import DumpOptions, PageServer, RestoreOptions, no_hook
 from pycriu.predump import PreDumpResult
 from pycriu.predump import pre_dump as run_pre_dump
 from pycriu.probes.table import FEATURES, REQUIRED
@@ -98,7 +98,7 @@ def dump(
     network_lock: str = "nftables",
     prev_images_dir: str | None = None,
     page_server: PageServer | None = None,
-    hook: Hook | None = None,
+    hook: Hook | None = no_hook,
 ) -> DumpResult:
     """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
 
@@ -119,7 +119,7 @@ def dump(
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
-        page_server=page_server, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook,
+        page_server=page_server, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -136,7 +136,7 @@ def pre_dump(
     timeout: int = 10,
     prev_images_dir: str | None = None,
     page_server: PageServer | None = None,
-    hook: Hook | None = None,
+    hook: Hook | None = no_hook,
 ) -> PreDumpResult:
     """Save the memory of a tree that runs on, so that the dump which follows has less to do.
 
@@ -146,7 +146,7 @@ def pre_dump(
     images, work = _directories(images_dir, work_dir)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
-        prev_images_dir=prev_images_dir, page_server=page_server, hook=hook,
+        prev_images_dir=prev_images_dir, page_server=page_server, hook=hook or no_hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_pre_dump(options, log)
@@ -175,7 +175,7 @@ def restore(
     inherit_fd: tuple[str, ...] = (),
     cpu_cap: str | None = None,
     allow_uprobes: bool = False,
-    hook: Hook | None = None,
+    hook: Hook | None = no_hook,
 ) -> RestoreResult:
     """Bring back the tree of `images_dir`; returns when it runs.
 
@@ -192,8 +192,8 @@ def restore(
         images_dir=images, work_dir=work, detached=True, leave_stopped=leave_stopped, shell_job=shell_job,
         file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
-        tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, hook=hook, inherit_fd=inherit_fd,
-        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
+        tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, inherit_fd=inherit_fd,
+        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -61,8 +61,7 @@ class DumpResult:
 
 def dump(options: DumpOptions, log: Log) -> DumpResult:
     """Save the tree of `options.pid`. Unsupported, UserError and their like leave it running, unchanged."""
-    hook = options.hook or no_hook
-    hook("pre-dump", options.pid)
+    options.hook("pre-dump", options.pid)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
@@ -98,7 +97,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             entries.write(new, tree.root, snapshots, saving, cpu)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
-            hook("post-dump", options.pid)
+            options.hook("post-dump", options.pid)
             finish(tree, kinds, options)
             size = new.pages_size()
     result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size)
@@ -115,10 +114,6 @@ def cpu_facts(options: DumpOptions) -> list[m.cpuinfo_entry]:
     from pycriu.arch import cpuinfo
 
     return [cpuinfo.here()] if cpuinfo.wanted(options.cpu_cap) else []
-
-
-def no_hook(_stage: str, _pid: int) -> None:
-    """Nobody wants to be told."""
 
 
 def measured(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pycriu.progress import Progress
 
 
+def no_hook(_stage: str, _pid: int) -> None:
+    """A hook for whoever does not want to be told."""
+
+
 @record
 class PageServer:
     """Where a dump sends its pages."""
@@ -64,7 +68,7 @@ class DumpOptions:
     service_socket: int = 0  # inode of our end of a connection whose other end may be in the tree; 0: there is none
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
     progress: Progress | None = None  # what is shown of the copying of pages
-    hook: Hook | None = None  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
+    hook: Hook = no_hook  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     page_server: PageServer | None = None  # send pages there, instead of writing them
 
@@ -94,7 +98,7 @@ class RestoreOptions:
     edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
     edit_script: str | None = None  # a JSON patch that does
     progress: Progress | None = None  # what is shown of the reading of pages
-    hook: Hook | None = None  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
+    hook: Hook = no_hook  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 
 @record

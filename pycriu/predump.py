@@ -17,7 +17,7 @@ import os
 import time
 
 from pycriu import arch, entries, errors, incremental, pagecompare, pageimages
-from pycriu.dump import begin_images, no_hook, opened_parent
+from pycriu.dump import begin_images, opened_parent
 from pycriu.errors import TraceeGone
 from pycriu.fds.table import Kinds
 from pycriu.home import Gadgets
@@ -107,8 +107,7 @@ class PreDump:
 
 def pre_dump(options: DumpOptions, log: Log) -> PreDumpResult:
     """Save the memory of the tree of `options.pid`, which runs on."""
-    hook = options.hook or no_hook
-    hook("pre-dump", options.pid)
+    options.hook("pre-dump", options.pid)
     begin = time.monotonic()
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
@@ -121,7 +120,7 @@ def pre_dump(options: DumpOptions, log: Log) -> PreDumpResult:
         taken = [one.pid for one in root.walk() if not one.zombie and work.take(one.pid)]
         new.write("inventory.img", [entries.inventory_entry(entries.Ids())])
         new.commit()
-    hook("post-dump", options.pid)
+    options.hook("post-dump", options.pid)
     result = PreDumpResult(len(taken), work.pages, work.skipped, round((time.monotonic() - begin) * 1e6))
     store.write_service(options.work_dir, "stats-dump", stats_entry(result))
     size = result.pages * PAGE_SIZE >> 10

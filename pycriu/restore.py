@@ -52,8 +52,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     """Bring back the tree of `options.images_dir`; on any error nothing of it exists."""
     begin = time.monotonic()
     edits = asked_edits(options)
-    hook = options.hook or no_hook
-    hook("pre-restore", 0)
+    options.hook("pre-restore", 0)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
     with store.ImagesDir(options.images_dir) as images:
@@ -75,7 +74,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         finally:
             checkpoint.close()
     root = checkpoint.root.pid
-    hook("post-resume", root)
+    options.hook("post-resume", root)
     took = round((time.monotonic() - begin) * 1e6)
     store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
@@ -119,9 +118,8 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
             kinds.inherited.tell_unused()
         segments.finish()
         with Pidfile(options.pidfile, checkpoint.root.pid):
-            if options.hook:
-                options.hook("post-restore", checkpoint.root.pid)
-                options.hook("pre-resume", checkpoint.root.pid)
+            options.hook("post-restore", checkpoint.root.pid)
+            options.hook("pre-resume", checkpoint.root.pid)
             nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
     if tty:
         tty.tell_size(list(checkpoint.tasks))
@@ -150,10 +148,6 @@ def check_cpu(images: store.ImagesDir, options: RestoreOptions) -> None:
 
     if what := cpuinfo.wanted(options.cpu_cap):
         cpuinfo.check(images.read_one(cpuinfo.IMAGE), cpuinfo.here(), what)
-
-
-def no_hook(_stage: str, _pid: int) -> None:
-    """Nobody wants to be told."""
 
 
 class Pidfile:

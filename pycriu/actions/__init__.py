@@ -35,10 +35,10 @@ class Client:
 
     __slots__ = ("hook", "may_dump", "socket")
 
-    def __init__(self, socket: int, may_dump: Callable[[int], None], hook: Hook | None) -> None:
+    def __init__(self, socket: int, may_dump: Callable[[int], None], hook: Hook) -> None:
         self.socket = socket  # inode of our end of the connection
         self.may_dump = may_dump  # called with the id of each task; raises what refuses
-        self.hook = hook  # if it wants to be told of the stages of the work
+        self.hook = hook  # tells it of the stages of the work
 
 
 class Request:
@@ -69,17 +69,17 @@ class Request:
         values = self.values.get(name)
         return values if isinstance(values, tuple) else ()
 
-    def hook(self) -> Hook | None:
-        """Who is told of the stages of the work: the client of a service, then the action scripts; None: nobody."""
-        told = self.client.hook if self.client else None
+    def hook(self) -> Hook:
+        """Tells of the stages of the work: the client of a service, then the action scripts."""
+        from pycriu.options import no_hook
+
+        told = self.client.hook if self.client else no_hook
         programs = arguments.texts(self.values, "action-script")
         if not programs:
             return told
         from pycriu.scripts import Scripts
 
         scripts = Scripts(programs, self.images, self.work, self.log)
-        if told is None:
-            return scripts
 
         def both(stage: str, pid: int) -> None:
             told(stage, pid)
@@ -163,8 +163,7 @@ class Request:
 
     def ready(self) -> None:
         """For what serves: requests can come."""
-        if hook := self.hook():
-            hook("status-ready", 0)
+        self.hook()("status-ready", 0)
         for descriptor in arguments.numbers(self.values, "status-fd"):
             try:
                 os.write(descriptor, b"\0")

@@ -15,6 +15,7 @@ from pycriu.actions import ALARM, Client, Request, Signals
 from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import schema
+from pycriu.options import no_hook
 from pycriu.service import requests, wire
 from pycriu.service.notify import Notifier
 from pycriu.service.peer import Forbidden, Peer
@@ -171,7 +172,7 @@ class Worker:
 
     def client(self, opts: m.criu_opts, lines: Log) -> Client:
         """The peer, as the actions know it."""
-        hook = Notifier(self.connection, self.peer, lines) if opts.notify_scripts else None
+        hook = Notifier(self.connection, self.peer, lines) if opts.notify_scripts else no_hook
         return Client(os.fstat(self.connection.fileno()).st_ino, self.peer.may_dump, hook)
 
 
