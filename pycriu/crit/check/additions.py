@@ -23,7 +23,7 @@ _SIZES = {"pycriu-timerfd.img": ("boot", (16,)), "pycriu-files.img": ("digest", 
 def check(model: Model) -> None:
     """All of it."""
     for name, (field, kinds) in _OF_FILES.items():
-        _once(model, name, field)
+        model.once(name, field)
         for number, entry in enumerate(model.entries(name)):
             model.refer(getattr(entry, field), kinds, (name, number, field))
     for name, (field, sizes) in _SIZES.items():
@@ -36,17 +36,8 @@ def check(model: Model) -> None:
     _check_others(model)
 
 
-def _once(model: Model, name: str, field: str) -> None:
-    seen: set[int] = set()
-    for number, entry in enumerate(model.entries(name)):
-        value = getattr(entry, field)
-        if value in seen:
-            model.found(name, f"{value} is there twice", number, field)
-        seen.add(value)
-
-
 def _belongs(model: Model, name: str, field: str, known: Iterable[int], what: str) -> None:
-    _once(model, name, field)
+    model.once(name, field)
     known = set(known)
     for number, entry in enumerate(model.entries(name)):
         if getattr(entry, field) not in known:

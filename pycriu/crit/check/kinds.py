@@ -49,6 +49,7 @@ def check(model: Model) -> None:
     _check_pipe_data(model, 2, "pipes-data.img")
     _check_pipe_data(model, 3, "fifo-data.img")
     _check_terminals(model)
+    _check_memory_files(model)
 
 
 def _check_owner(say: _Say, what: Any) -> None:
@@ -242,34 +243,29 @@ def _check_streams(model: Model) -> None:
 def _check_pipe_data(model: Model, kind: int, name: str) -> None:
     """Data belongs to a pipe, once."""
     pipes = {what.pipe_id for _, _, what in model.files_of(kind)}
-    seen: set[int] = set()
+    model.once(name, "pipe_id", "pipe")
     for number, entry in enumerate(model.entries(name)):
         if entry.pipe_id not in pipes and model.knows_files:
             model.found(name, f"there is no pipe {entry.pipe_id}", number, "pipe_id")
-        if entry.pipe_id in seen:
-            model.found(name, f"pipe {entry.pipe_id} is there twice", number, "pipe_id")
-        seen.add(entry.pipe_id)
         if entry.HasField("size") and entry.bytes > entry.size:
             model.found(name, f"{entry.bytes} bytes in a pipe of {entry.size}", number, "bytes")
 
 
 def _check_terminals(model: Model) -> None:
-    seen: set[int] = set()
+    model.once("tty-info.img", "id", "terminal")
     for number, entry in enumerate(model.entries("tty-info.img")):
-        if entry.id in seen:
-            model.found("tty-info.img", f"terminal {entry.id} is there twice", number, "id")
-        seen.add(entry.id)
         for field in ("termios", "termios_locked"):
             count = len(getattr(entry, field).c_cc)
             if entry.HasField(field) and count != 19:
                 model.found("tty-info.img", f"{count} control characters, there are 19", number, f"{field}.c_cc")
+    known = {entry.id for entry in model.entries("tty-info.img")}
     for number, entry in enumerate(model.entries("tty-data.img")):
-        if entry.tty_id not in seen and "tty-info.img" not in model.broken:
+        if entry.tty_id not in known and "tty-info.img" not in model.broken:
             model.found("tty-data.img", f"tty-info.img has no terminal {entry.tty_id}", number, "tty_id")
-    inodes: set[int] = set()
+
+
+def _check_memory_files(model: Model) -> None:
+    model.once("memfd.img", "inode_id")
     for number, entry in enumerate(model.entries("memfd.img")):
-        if entry.inode_id in inodes:
-            model.found("memfd.img", f"{entry.inode_id} is there twice", number, "inode_id")
-        inodes.add(entry.inode_id)
         if entry.seals & ~0x3F:
             model.found("memfd.img", f"{entry.seals:#x} has seals that there are not", number, "seals")

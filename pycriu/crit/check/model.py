@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from pycriu.crit.source import Source
@@ -111,6 +112,14 @@ class Model:
             self.found(name, "has no entry")
         found = self.entries(name)
         return found[0] if found else None
+
+    def once(self, name: str, field: str, noun: str = "") -> None:
+        """A finding for each entry of an image whose field, which may lie deeper, has the value of one before."""
+        seen: set[Any] = set()
+        for number, value in enumerate(map(attrgetter(field), self.entries(name))):
+            if value in seen:
+                self.found(name, f"{noun} {value} is there twice".removeprefix(" "), number, field)
+            seen.add(value)
 
     def of_stem(self, stem: str) -> Iterator[tuple[str, str]]:
         """Images of one kind: name and what stands behind the dash."""

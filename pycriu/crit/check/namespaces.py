@@ -98,11 +98,8 @@ def _fields(model: Model, stem: str, fields: tuple[str, ...]) -> Iterator[tuple[
 def _check_ipc(model: Model) -> None:
     for stem in ("ipcns-shm", "ipcns-sem", "ipcns-msg"):
         for name, _ in model.of_stem(stem):
-            seen: set[int] = set()
+            model.once(name, "desc.id")
             for number, entry in enumerate(model.entries(name)):
-                if entry.desc.id in seen:
-                    model.found(name, f"{entry.desc.id} is there twice", number, "desc.id")
-                seen.add(entry.desc.id)
                 if entry.desc.id >= 1 << 31:
                     model.found(name, f"{entry.desc.id} is no id", number, "desc.id")
                 if stem == "ipcns-shm" and entry.in_pagemaps and not model.has(f"pagemap-shmem-{entry.desc.id}.img"):
@@ -113,13 +110,9 @@ def _check_ipc(model: Model) -> None:
 def _check_devices(model: Model) -> None:
     for name, _ in model.of_stem("netdev"):
         for field in ("ifindex", "name"):
-            seen: set[Any] = set()
+            model.once(name, field)
             for number, entry in enumerate(model.entries(name)):
-                value = getattr(entry, field)
-                if value in seen:
-                    model.found(name, f"{value} is there twice", number, field)
-                seen.add(value)
-                if not value:
+                if not getattr(entry, field):
                     model.found(name, "is empty", number, field)
 
 

@@ -39,11 +39,8 @@ def _need_files(model: Model) -> None:
 
 def _check_tables(model: Model) -> None:
     for name, _ in model.numbered("fdinfo"):
-        seen: set[int] = set()
+        model.once(name, "fd", "descriptor")
         for number, one in enumerate(model.entries(name)):
-            if one.fd in seen:
-                model.found(name, f"descriptor {one.fd} is there twice", number, "fd")
-            seen.add(one.fd)
             if one.fd >= _DESCRIPTOR_MAX:
                 model.found(name, f"{one.fd} is no descriptor", number, "fd")
             if one.flags & ~_CLOEXEC:
@@ -53,11 +50,8 @@ def _check_tables(model: Model) -> None:
 
 
 def _check_files(model: Model) -> None:
-    seen: set[int] = set()
+    model.once("files.img", "id", "file")
     for number, entry in enumerate(model.entries("files.img")):
-        if entry.id in seen:
-            model.found("files.img", f"file {entry.id} is there twice", number, "id")
-        seen.add(entry.id)
         field = FILE_FIELDS.get(entry.type, "")
         there = [name for name in FILE_FIELDS.values() if entry.HasField(name)]
         if not field:
@@ -72,13 +66,10 @@ def _check_files(model: Model) -> None:
 
 def _check_remaps(model: Model) -> None:
     """Files that are opened otherwise than by their path."""
+    model.once("remap-fpath.img", "orig_id", "file")
     ghosts: set[int] = set()
-    seen: set[int] = set()
     for number, one in enumerate(model.entries("remap-fpath.img")):
         model.refer(one.orig_id, (REG,), ("remap-fpath.img", number, "orig_id"))
-        if one.orig_id in seen:
-            model.found("remap-fpath.img", f"file {one.orig_id} is there twice", number, "orig_id")
-        seen.add(one.orig_id)
         # before types, the highest bit said that it is a ghost
         if one.remap_type == GHOST or (not one.HasField("remap_type") and one.remap_id >> 31):
             ghosts.add(one.remap_id & 0x7FFFFFFF)

@@ -57,13 +57,11 @@ def _check_inventory(model: Model) -> None:
 
 
 def _check_tree(model: Model) -> None:
-    parents: dict[int, int] = {}
+    model.once("pstree.img", "pid", "process")
     for number, one in enumerate(model.processes):
         if not 0 < one.pid < _PID_MAX:
             model.found("pstree.img", f"{one.pid} is no PID", number, "pid")
-        if one.pid in parents:
-            model.found("pstree.img", f"process {one.pid} is there twice", number, "pid")
-        parents[one.pid] = one.ppid
+    parents = {one.pid: one.ppid for one in model.processes}
     roots = [number for number, one in enumerate(model.processes) if one.ppid == 0]
     if model.processes and len(roots) != 1:
         model.found("pstree.img", f"{len(roots)} processes have no parent, one has none in a tree", None, "ppid")
