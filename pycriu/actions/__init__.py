@@ -16,14 +16,16 @@ from pycriu.errors import UserError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from pycriu.arguments import Values
+    from pycriu.dryrun.report import Report
     from pycriu.log import Log
     from pycriu.options import DumpOptions, Hook, PageServer
     from pycriu.progress import Progress
 
     Outcome = int | Callable[[], int]
+    T = TypeVar("T")
 
 
 # What must be said at the dump and at the restore.
@@ -222,6 +224,20 @@ def light_protobuf() -> None:
     from pycriu.images import schema
 
     schema.expect_no_well_known_types()
+
+
+def tell_dry_run(
+    request: Request, look: Callable[[Values, Callable[[Values], T], Log], Report], options: Callable[[Request], T]
+) -> int:
+    """Say what `look` of a module of `dryrun` finds, with `options` of what is asked for and more; the exit status."""
+
+    def build(values: Values) -> T:
+        return options(Request(values, request.words, request.images, request.work, request.log))
+
+    request.finished = "Dry run finished"
+    report = look(request.values, build, request.log)
+    say([report.as_json()] if request.flag("json") else report.lines())
+    return 0 if report.passes else 1
 
 
 ALARM = 14

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import time
 
-from pycriu.actions import Request, free_images, light_protobuf, say
+from pycriu.actions import Request, free_images, light_protobuf, say, tell_dry_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pycriu.arguments import Values
     from pycriu.dump import DumpResult
-    from pycriu.options import DumpOptions
 
 
 def run(request: Request) -> int:
@@ -61,10 +59,4 @@ def _dry_run(request: Request) -> int:
     light_protobuf()
     from pycriu.dryrun import dump
 
-    def build(values: Values) -> DumpOptions:
-        return Request(values, request.words, request.images, request.work, request.log).dump_options()
-
-    request.finished = "Dry run finished"
-    report = dump.dump(request.values, build, request.log)
-    say([report.as_json()] if request.flag("json") else report.lines())
-    return 0 if report.passes else 1
+    return tell_dry_run(request, dump.dump, Request.dump_options)

@@ -7,14 +7,13 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf, say
+from pycriu.actions import Request, free_images, light_protobuf, say, tell_dry_run
 from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.actions import Outcome
-    from pycriu.arguments import Values
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
@@ -94,13 +93,7 @@ def _dry_run(request: Request) -> int:
     light_protobuf()
     from pycriu.dryrun import restore
 
-    def build(values: Values) -> RestoreOptions:
-        return options(Request(values, request.words, request.images, request.work, request.log))
-
-    request.finished = "Dry run finished"
-    report = restore.restore(request.values, build, request.log)
-    say([report.as_json()] if request.flag("json") else report.lines())
-    return 0 if report.passes else 1
+    return tell_dry_run(request, restore.restore, options)
 
 
 def _command(request: Request) -> list[str]:

@@ -11,8 +11,7 @@ import time
 from dataclasses import replace
 
 from pycriu import arch, pstree, sharing
-from pycriu.dryrun import report
-from pycriu.dryrun.rounds import Rounds
+from pycriu.dryrun import report, rounds
 from pycriu.dump import opened_parent, preload, take_files
 from pycriu.errors import About, Gathering, PycriuError, UserError
 from pycriu.fds.openfile import OpenFile
@@ -32,15 +31,12 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions
 
-    Found = dict[str, tuple[PycriuError, object]]
 
-
-class Round:
+class Round(rounds.Round):
     """What one look at the tree has found."""
 
     def __init__(self, options: DumpOptions, log: Log) -> None:
-        self.found: Found = {}
-        self.tasks = self.threads = self.size = 0
+        self.found = {}
         self.frozen = 0.0  # seconds
         self._cpu, self._kinds, self._log = arch.native(), Kinds(options, log), log
         preload(self._cpu)
@@ -123,21 +119,13 @@ def _snapshots(tree: pstree.Freeze, gadgets: Gadgets, kinds: Kinds) -> list[Snap
 def dump(values: Values, build: Callable[[Values], DumpOptions], log: Log) -> report.Report:
     """What a dump with the options `values` would say; `build` makes the options of a dump of such values."""
     limits.raise_own_descriptor_limit()
-    done: list[Round] = []
-
-    def look(tried: Values) -> Found:
-        done.append(Round(build(tried), log))
-        return done[-1].found
-
-    rounds = Rounds("dump", values, look)
-    first, frozen = done[0], max(one.frozen for one in done)
-    facts = {
-        "processes": first.tasks, "threads": first.threads, "kibibytes": first.size >> 10,
-        "microseconds_stopped": round(frozen * 1e6),
-    }  # fmt: skip
-    size = f"{report.count(first.tasks, 'process', 'processes')}, {report.count(first.threads, 'thread')}"
-    summary = f"{size}, {facts['kibibytes']} KiB; stopped for {frozen * 1e3:.1f} ms" if first.tasks else ""
-    return report.Report("dump", rounds.obstacles(_obstacle), rounds.options(), facts, summary)
+    done = rounds.Rounds("dump", values, lambda tried: Round(build(tried), log))
+    frozen = max(one.frozen for one in done.looks)
+    told = done.report(_obstacle)
+    told.facts["microseconds_stopped"] = round(frozen * 1e6)
+    if told.summary:
+        told.summary += f"; stopped for {frozen * 1e3:.1f} ms"
+    return told
 
 
 def _obstacle(error: PycriuError, subject: object, option: str | None) -> report.Obstacle:

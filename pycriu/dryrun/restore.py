@@ -13,8 +13,7 @@ import os
 from pycriu import arch, spawn
 from pycriu.check import describe, probe, running_configuration
 from pycriu.checkpoint import Checkpoint
-from pycriu.dryrun import report
-from pycriu.dryrun.rounds import Rounds
+from pycriu.dryrun import report, rounds
 from pycriu.errors import About, Gathering, ImageError, PycriuError, UserError
 from pycriu.fds.table import KINDS, Kinds
 from pycriu.images import store
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import RestoreOptions
 
-    Found = dict[str, tuple[PycriuError, object]]
-
 REGULAR = 1  # fd_types.REG
 
 # Features that a restore needs: of any tree, and by the module of a kind of file.
@@ -45,11 +42,10 @@ OF_KINDS = {
 OF_CONNECTIONS = ("tcp_repair", "tcp_half_closed", "tcp_window")
 
 
-class Round:
+class Round(rounds.Round):
     """What one look at the checkpoint and this machine has found."""
 
     def __init__(self, options: RestoreOptions, log: Log) -> None:
-        self.tasks = self.threads = self.size = 0
         self.remarks: list[str] = []
         self._options = options
         with Gathering() as gathering, About(), store.ImagesDir(options.images_dir) as images:
@@ -63,7 +59,7 @@ class Round:
                 checkpoint.close()
                 for kind in kinds.all:
                     kind.close()
-        self.found: Found = gathering.found
+        self.found = gathering.found
 
     def _look(self, images: store.ImagesDir, checkpoint: Checkpoint, kinds: Kinds) -> None:
         options = self._options
@@ -169,18 +165,10 @@ def _name_of(number: int) -> str:
 def restore(values: Values, build: Callable[[Values], RestoreOptions], log: Log) -> report.Report:
     """What a restore with the options `values` would say; `build` makes the options of a restore of such values."""
     limits.raise_own_descriptor_limit()
-    done: list[Round] = []
-
-    def look(tried: Values) -> Found:
-        done.append(Round(build(tried), log))
-        return done[-1].found
-
-    rounds = Rounds("restore", values, look)
-    first = done[0]
-    facts = {"processes": first.tasks, "threads": first.threads, "kibibytes": first.size >> 10}
-    size = f"{report.count(first.tasks, 'process', 'processes')}, {report.count(first.threads, 'thread')}"
-    summary = f"{size}, {first.size >> 10} KiB" if first.tasks else ""
-    return report.Report("restore", rounds.obstacles(_obstacle), rounds.options(), facts, summary, first.remarks)
+    done = rounds.Rounds("restore", values, lambda tried: Round(build(tried), log))
+    told = done.report(_obstacle)
+    told.remarks += done.first.remarks
+    return told
 
 
 def _obstacle(error: PycriuError, subject: object, option: str | None) -> report.Obstacle:

@@ -9,12 +9,12 @@ that the options which are told are enough.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pycriu import arguments
-from pycriu.dryrun.report import Descriptor, Obstacle
+from pycriu.dryrun.report import Descriptor, Obstacle, Report, count
 from pycriu.errors import PycriuError, UserError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -22,30 +22,52 @@ if TYPE_CHECKING:
 
     Found = dict[str, tuple[PycriuError, object]]
     Named = tuple[str, str | bool]
+    Describe = Callable[[PycriuError, object, str | None], Obstacle]
 
 _MOST = 6
 _OPTION = re.compile(r"--([a-z][a-z-]+)(?:[ =](\d+[KMG]?|skip|filesize)\b)?")
 _NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 
 
-class Rounds:
-    """`look` gives what stands in the way with the options it is told (see `errors.Gathering`); `values` were given."""
+class Round:
+    """What one look has found: what stands in the way (see `errors.Gathering`), and how much there is."""
 
-    def __init__(self, action: str, values: Values, look: Callable[[Values], Found]) -> None:
+    found: Found
+    tasks = threads = 0
+    size = 0  # bytes
+
+
+One = TypeVar("One", bound=Round)
+
+
+class Rounds(Generic[One]):
+    """`look` looks with the options that it is told; `values` were given."""
+
+    def __init__(self, action: str, values: Values, look: Callable[[Values], One]) -> None:
         self._action = action
-        found = look(values)
+        self.first = look(values)
+        self.looks = [self.first]
+        found = self.first.found
         self.seen, known, tried = dict(found), _keys(found), dict(values)
         for _ in range(_MOST):
             more = self._new(found, tried)
             if not more:
                 break
             tried |= more
-            found = look(tried)
+            self.looks.append(look(tried))
+            found = self.looks[-1].found
             self.seen |= {message: one for message, one in found.items() if _key(*one) not in known}
             known |= _keys(found)
         self._left = _keys(found)
 
-    def obstacles(self, describe: Callable[[PycriuError, object, str | None], Obstacle]) -> list[Obstacle]:
+    def report(self, describe: Describe) -> Report:
+        """The outcome, with the facts that every action has."""
+        one = self.first
+        facts = {"processes": one.tasks, "threads": one.threads, "kibibytes": one.size >> 10}
+        size = f"{count(one.tasks, 'process', 'processes')}, {count(one.threads, 'thread')}, {one.size >> 10} KiB"
+        return Report(self._action, self.obstacles(describe), self.options(), facts, size if one.tasks else "")
+
+    def obstacles(self, describe: Describe) -> list[Obstacle]:
         """All of them, each with the option that rids of it."""
         return [
             describe(error, subject, spelled(*named) if (named := self._helps(error, subject)) else None)
