@@ -110,11 +110,10 @@ def _step(entries: list[Any], one: Operation) -> None:
     place: Any = entries
     for token in one.path[:-1]:
         place = _below(place, token, one)
-    last = one.path[-1]
     if isinstance(place, dict):
-        _in_dictionary(place, last, one)
+        _in_dictionary(place, one)
     elif isinstance(place, list):
-        _in_list(place, last, one)
+        _in_list(place, one)
     else:
         raise UserError(f"{one.label}: leads into a plain value")
 
@@ -136,31 +135,29 @@ def _index(place: list[Any], token: str, one: Operation, *, behind: bool = False
     return int(token)
 
 
-def _in_dictionary(place: dict[str, Any], key: str, one: Operation) -> None:
-    if one.op != "add" and key not in place:
-        raise UserError(f"{one.label}: nothing is called {key} there", "a field that is not set is not there: add it")
-    if one.op == "test":
-        _test(place[key], one)
-    elif one.op == "remove":
-        del place[key]
-    else:
-        place[key] = one.value
-
-
-def _in_list(place: list[Any], token: str, one: Operation) -> None:
+def _in_dictionary(place: dict[str, Any], one: Operation) -> None:
+    key = one.path[-1]
     if one.op == "add":
-        at = len(place) if token == "-" else _index(place, token, one, behind=True)
-        place.insert(at, one.value)
-        return
-    at = _index(place, token, one)
-    if one.op == "test":
-        _test(place[at], one)
-    elif one.op == "remove":
-        del place[at]
+        place[key] = one.value
+    elif key not in place:
+        raise UserError(f"{one.label}: nothing is called {key} there", "a field that is not set is not there: add it")
     else:
-        place[at] = one.value
+        _at(place, key, one)
 
 
-def _test(found: Any, one: Operation) -> None:
-    if found != one.value:
-        raise UserError(f"{one.label}: there is {json.dumps(found)[:200]}, not {json.dumps(one.value)[:200]}")
+def _in_list(place: list[Any], one: Operation) -> None:
+    token = one.path[-1]
+    if one.op != "add":
+        _at(place, _index(place, token, one), one)
+    else:
+        place.insert(len(place) if token == "-" else _index(place, token, one, behind=True), one.value)
+
+
+def _at(place: Any, key: str | int, one: Operation) -> None:
+    """An operation on what is there."""
+    if one.op == "remove":
+        del place[key]
+    elif one.op == "replace":
+        place[key] = one.value
+    elif place[key] != one.value:
+        raise UserError(f"{one.label}: there is {json.dumps(place[key])[:200]}, not {json.dumps(one.value)[:200]}")
