@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pycriu.crit import check
+from pycriu.crit.source import open_source
 from pycriu.images import catalogue, decoded, store
 
 NOBODY = 0x7ABCDE1  # an id that nothing has
@@ -136,6 +139,24 @@ def faults(folder: Path) -> Iterator[Fault]:
         if kind.framing != catalogue.RAW:
             some = _of_entries(path.name, kind, data)
             yield from (fault for fault in some if not fault.name.startswith(silent))
+
+
+def found(folder: Path) -> list[str]:
+    """What `crit check` says of a checkpoint."""
+    with open_source(str(folder)) as images:
+        return [str(finding) for finding in check.findings(images)]
+
+
+def plant_all(good: Path, scratch: Path) -> tuple[int, list[str]]:
+    """How many faults were planted into a copy, one at a time, and the names of those that were not found there."""
+    planted, missed = 0, []
+    for fault in faults(good):
+        planted += 1
+        fault.plant(scratch)
+        if not found(scratch):
+            missed.append(fault.name)
+        shutil.copy2(good / fault.file, scratch / fault.file)
+    return planted, missed
 
 
 def _says_nothing(folder: Path) -> tuple[str, ...]:

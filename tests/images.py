@@ -64,6 +64,20 @@ def example(name: str, dice: random.Random, *, full: bool, depth: int = 0) -> An
     return message
 
 
+def least(kind: str, /, **changes: Any) -> Any:
+    """A message with the fields that are required, some of them, or of the others, as told; always the same."""
+    message = example(kind, random.Random(kind), full=False)
+    for key, value in changes.items():
+        target = getattr(message, key)
+        if hasattr(target, "extend"):
+            target.extend(value)
+        elif hasattr(target, "CopyFrom"):
+            target.CopyFrom(value)
+        else:
+            setattr(message, key, value)
+    return message
+
+
 def _put(target: Any, field: Any, dice: random.Random, full: bool, depth: int) -> None:
     if field.type == _MESSAGE:
         target.add().CopyFrom(example(field.message_type.full_name, dice, full=full, depth=depth + 1))

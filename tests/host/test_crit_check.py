@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pycriu.crit import check, cli
-from pycriu.crit.source import open_source
+from pycriu.crit import cli
 from tests import clients
-from tests.faults import faults, stem_of
+from tests.faults import plant_all, stem_of
 from tests.host.conftest import Host
 from tests.unit.test_crit_peer import ask, renamed
 
@@ -111,30 +110,13 @@ WANTED = {
 }  # fmt: skip
 
 
-def found(folder: Path) -> list[check.Finding]:
-    with open_source(str(folder)) as images:
-        return check.findings(images)
-
-
-def plant_all(good: Path, scratch: Path) -> tuple[int, list[str]]:
-    """How many faults were planted, one at a time, and the names of those that were not found where they are."""
-    shutil.copytree(good, scratch)
-    planted, missed = 0, []
-    for fault in faults(good):
-        planted += 1
-        fault.plant(scratch)
-        if not found(scratch):
-            missed.append(fault.name)
-        shutil.copy2(good / fault.file, scratch / fault.file)
-    return planted, missed
-
-
 def test_every_fault_that_is_planted_is_found(host: Host) -> None:
     subject = host.python(PROGRAM)
     assert host.dump(subject, "--leave-running", "-l").ok  # which looks whether anything is found in it
     stems = {stem_of(path.name) for path in host.images.iterdir()}
     assert stems >= WANTED, WANTED - stems
-    planted, missed = plant_all(host.images, host.folder / "spoilt")
+    spoilt = Path(shutil.copytree(host.images, host.folder / "spoilt"))
+    planted, missed = plant_all(host.images, spoilt)
     assert missed == []
     assert planted > 900
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from pycriu.crit import check, cli
+from pycriu.crit import cli
 from pycriu.crit.source import open_source
 from pycriu.images import messages as m
-from tests.faults import PAGE, faults
-from tests.images import example, framed
+from tests.faults import PAGE, found, plant_all
+from tests.images import framed, least
 
 SAMPLES = Path(__file__).parent / "samples" / "criu"
-DICE = random.Random(1)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +37,6 @@ def folder(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "spoilt"))
 
 
-def found(folder: Path) -> list[str]:
-    with open_source(str(folder)) as images:
-        return [str(finding) for finding in check.findings(images)]
-
-
 def test_nothing_is_found_in_images_of_criu(good: Path, tmp_path: Path) -> None:
     assert found(good) == []
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
@@ -51,13 +45,7 @@ def test_nothing_is_found_in_images_of_criu(good: Path, tmp_path: Path) -> None:
 
 
 def test_every_fault_that_is_planted_is_found(good: Path, folder: Path) -> None:
-    planted, missed = 0, []
-    for fault in faults(good):
-        planted += 1
-        fault.plant(folder)
-        if not found(folder):
-            missed.append(fault.name)
-        shutil.copy2(good / fault.file, folder / fault.file)
+    planted, missed = plant_all(good, folder)
     assert missed == []
     assert planted > 200
 
@@ -112,8 +100,7 @@ def test_orphans_are_found(folder: Path) -> None:
     ):  # fmt: skip
         shutil.copy(folder / old, folder / new)
     (folder / "pages-2.img").write_bytes(b"")
-    stream = example("tcp_stream_entry", DICE, full=False)
-    stream.inq_len = stream.outq_len = 0
+    stream = least("tcp_stream_entry", inq_len=0, outq_len=0)
     (folder / "tcp-stream-ab.img").write_bytes(framed("tcp-stream-ab.img", [stream]))
     (folder / "core-x.img").write_bytes((folder / "core-5.img").read_bytes())
     text = "\n".join(found(folder))
@@ -162,19 +149,6 @@ def test_a_pre_dump_has_no_processes(folder: Path) -> None:
 NAMESPACE = 1  # the number of those that the sleep is in
 
 
-def least(kind: str, /, **changes: Any) -> Any:
-    message: Any = example(kind, DICE, full=False)
-    for key, value in changes.items():
-        target = getattr(message, key)
-        if hasattr(target, "extend"):
-            target.extend(value)
-        elif hasattr(target, "CopyFrom"):
-            target.CopyFrom(value)
-        else:
-            setattr(message, key, value)
-    return message
-
-
 def mount(number: int, parent: int, **more: Any) -> Any:
     return least("mnt_entry", mnt_id=number, parent_mnt_id=parent, mountpoint="/", **more)
 
@@ -219,7 +193,7 @@ def test_namespaces(folder: Path, stem: str, right: list[Any], wrong: list[Any],
 def test_images_of_one_namespace_come_together(folder: Path) -> None:
     number = entries_of(folder, "ids-27273.img")[0].ipc_ns_id
     name = f"ipcns-var-{number}.img"
-    (folder / name).write_bytes(framed(name, [example("ipc_var_entry", DICE, full=False)]))
+    (folder / name).write_bytes(framed(name, [least("ipc_var_entry")]))
     text = "\n".join(found(folder))
     assert f"ipcns-sem-{number}.img: is missing: {name} is there" in text
 

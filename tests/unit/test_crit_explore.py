@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import socket
 from pathlib import Path
@@ -13,24 +12,9 @@ import pytest
 
 from pycriu.crit import cli
 from pycriu.images import messages as m
-from tests.images import example, framed
+from tests.images import framed, least
 
 SAMPLES = Path(__file__).parent / "samples" / "criu"
-DICE = random.Random(1)
-
-
-def least(kind: str, /, **changes: Any) -> Any:
-    """A message with its required fields, some of them as told."""
-    message: Any = example(kind, DICE, full=False)
-    for key, value in changes.items():
-        target = getattr(message, key)
-        if hasattr(target, "extend"):
-            target.extend(value)
-        elif hasattr(target, "CopyFrom"):
-            target.CopyFrom(value)
-        else:
-            setattr(message, key, value)
-    return message
 
 
 def core(comm: str, state: int = 1, **task: Any) -> Any:
