@@ -35,7 +35,6 @@ FLOORS = (
 )
 # The other command line.
 CRIT = (("crit", "cli.py"), ("crit", "__main__.py"))
-# In fds/, what is no kind of file but serves several.
 NAMES_OF_CPUS = ("x86", "aarch64", "arm64", "riscv")
 MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",
@@ -54,9 +53,7 @@ MAY_CATCH_ALL = {
     "pycriu/pagecopy.py": "a thread, whose error the one that waits for it raises",
     "pycriu/probes/subject.py": "a forked child, which must not run on in the interpreter of its parent",
 }
-
-
-# What several neighbours of a shelf may use.
+# What several neighbours of a shelf may use: in fds/, what is no kind of file but serves several.
 COMMON = {
     "fds": {
         "deleted",
