@@ -12,7 +12,7 @@ import sys
 import time
 
 from pycriu import __version__, arguments, log
-from pycriu.actions import ALARM, Request, Signals
+from pycriu.actions import ALARM, Request, Signals, say
 from pycriu.errors import PycriuError, UserError
 
 TYPE_CHECKING = False
@@ -36,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         values, plain = _read(sys.argv[1:] if argv is None else argv)
         if "help" in values:
-            print(_usage(arguments.ACTIONS.get(plain[0]) if plain else None), end="")
+            say([_usage(arguments.ACTIONS.get(plain[0]) if plain else None).rstrip("\n")])
             return 0
         if "version" in values:
-            print(f"Version: {__version__}")
+            say([f"Version: {__version__}"])
             return 0
         action = _action(plain[0]) if plain else None
         command = "exec-cmd" in values and action is arguments.ACTIONS[arguments.RESTORE]  # as many words as it wants
@@ -59,8 +59,9 @@ def command() -> NoReturn:
     """
     status = main()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for file in (sys.stdout, sys.stderr):
+            if file is not None:  # closed by whoever has started us
+                file.flush()
     except OSError:
         sys.exit(status)  # which tries once more, and says what is wrong
     os._exit(status)
@@ -101,6 +102,7 @@ def _usage(action: Action | None) -> str:
 def _run(action: Action, values: Values, words: list[str], started: float) -> int:
     for descriptor in arguments.numbers(values, "close"):
         _close(descriptor)
+    log.fill_standard_descriptors()
     if action.capability:
         _demand_capability(values)
     images = _directory(values, "images-dir", ".")

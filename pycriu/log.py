@@ -39,6 +39,7 @@ class Log:
         self._echo = echo
         self._started = time.monotonic() if started is None else started
         self._lines: list[tuple[int, float, str, str, tuple[object, ...]]] = []
+        self._lost = False  # whether it has been told that lines are missing
 
     def __enter__(self) -> Self:
         return self
@@ -78,14 +79,14 @@ class Log:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        _write_all(self.fd, "".join(self._format(*line) for line in lines))
-        if self._echo and self.fd != STDERR:
-            _write_all(
-                STDERR,
-                "".join(
-                    f"pycriu: {text % args if args else text}\n" for level, _, _, text, args in lines if level == ERROR
-                ),
-            )
+        lost = _write_all(self.fd, "".join(self._format(*line) for line in lines))
+        if not self._echo or self.fd == STDERR:
+            return
+        said = [text % args if args else text for level, _, _, text, args in lines if level == ERROR]
+        if lost and not self._lost:
+            self._lost = True
+            said.insert(0, f"the log is not complete: {lost.strerror}")
+        _write_all(STDERR, "".join(f"pycriu: {text}\n" for text in said))
 
     def _add(self, level: int, text: str, args: tuple[object, ...], where: str) -> None:
         self._lines.append((level, time.monotonic(), where, text, args))
@@ -117,6 +118,16 @@ def open_log(name: str | None, work_dir: str) -> int:
         ) from None
 
 
+def fill_standard_descriptors() -> None:
+    """Whoever starts us may have closed 0, 1 or 2: an image with such a number would get what we say."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            fd = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(fd, True)
+
+
 def place_of(error: BaseException) -> str:
     """Where an error was raised, as `file:line`."""
     trace = error.__traceback__
@@ -136,7 +147,12 @@ def _place(file: str, line: int) -> str:
     return f"pycriu/{tail}:{line}" if found else f"{file}:{line}"
 
 
-def _write_all(fd: int, text: str) -> None:
+def _write_all(fd: int, text: str) -> OSError | None:
+    """What stood in the way, if not all could be written: no dump fails because its log is on a full disk."""
     data = memoryview(text.encode(errors="backslashreplace"))
-    while data:
-        data = data[os.write(fd, data) :]
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError as error:
+        return error
+    return None

@@ -281,8 +281,24 @@ class Signals:
 
 
 def say(lines: Iterable[str]) -> None:
-    """To the standard output, at once."""
+    """To the standard output, at once; UserError where that is not possible."""
     try:
         print("\n".join(lines), flush=True)
+        return
     except BrokenPipeError:  # `| head`: who reads no further has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end
+        failed = None
+    except OSError as error:
+        failed = UserError(f"standard output: {error.strerror}")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end
+    if failed:
+        raise failed
+
+
+def say_stats(request: Request, entry: Any) -> None:
+    """--display-stats, once all is done: that nobody can read it fails nothing."""
+    from pycriu import statistics
+
+    try:
+        say(statistics.lines(entry))
+    except UserError as error:
+        request.log.warn("--display-stats: %s", error)

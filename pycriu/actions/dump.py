@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from pycriu.actions import Request, free_images, light_protobuf, say, tell_dry_run
+from pycriu.actions import Request, free_images, light_protobuf, say_stats, tell_dry_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ def run(request: Request) -> int:
         return _dry_run(request)
     result = perform(request)
     if request.flag("display-stats"):
-        from pycriu import statistics
         from pycriu.dump import stats_entry
 
-        say(statistics.lines(stats_entry(result)))
+        say_stats(request, stats_entry(result))
     return 0
 
 

@@ -7,7 +7,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf, say, tell_dry_run
+from pycriu.actions import Request, free_images, light_protobuf, say_stats, tell_dry_run
 from pycriu.errors import UserError
 from pycriu.options import RestoreOptions
 
@@ -27,10 +27,9 @@ def run(request: Request) -> Outcome:
     command = _command(request)
     result = perform(request)
     if request.flag("display-stats"):
-        from pycriu import statistics
         from pycriu.restore import stats_entry
 
-        say(statistics.lines(stats_entry(result.took, result.pages)))
+        say_stats(request, stats_entry(result.took, result.pages))
     if command:
         return lambda: become(command, request.log)
     if request.flag("restore-detached"):

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import os
-
 from pycriu.actions import Request, light_protobuf
 from pycriu.errors import UserError
 
 
 def run(request: Request) -> int:
     """Serve the connection to its end."""
-    fill_standard_descriptors()
     text = request.words[0] if request.words else ""
     if not text.isascii() or not text.isdigit():
         raise UserError("swrk needs the number of a descriptor", "it is for libraries that start pycriu; see rpc.proto")
@@ -30,12 +27,3 @@ def run(request: Request) -> int:
     with connection:
         connection.set_inheritable(False)
         return Worker(connection, request.values, swrk=True).serve()
-
-
-def fill_standard_descriptors() -> None:
-    """A client may start us without descriptors 0, 1 and 2: what we open must not get these numbers."""
-    fd = os.open(os.devnull, os.O_RDWR)
-    while fd <= 2:
-        os.set_inheritable(fd, True)
-        fd = os.open(os.devnull, os.O_RDWR)
-    os.close(fd)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pycriu import __version__
 from pycriu.errors import PycriuError
+from pycriu.log import fill_standard_descriptors
 
 # command → the module in this package, and what it does in a few words
 COMMANDS = {
@@ -33,20 +34,24 @@ _OLD_OPTIONS = ("-i", "--in", "-o", "--out", "-f", "--format")  # stood before t
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `crit`; the words default to those of this process. Returns the exit status: 0 done, 1 not done."""
+    fill_standard_descriptors()
+    out = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as the one that whoever has started us has closed
     words = _command_first(sys.argv[1:] if words is None else words)
     args = _parser(words[0] if words else "").parse_args(words)
     module = importlib.import_module(f"pycriu.crit.{COMMANDS[args.command][0]}")
     try:
-        status: int = module.run(args, sys.stdout)
-        sys.stdout.flush()
+        status: int = module.run(args, out)
+        out.flush()
     except PycriuError as error:
         print(f"crit: {error}", file=sys.stderr)
-        return int(getattr(module, "TROUBLE", 1))
-    except BrokenPipeError:
-        # whoever read us has seen enough; the interpreter would complain when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
+    except OSError as error:
+        # the interpreter would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        if not isinstance(error, BrokenPipeError):  # whoever read us has seen enough
+            print(f"crit: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+    else:
+        return status
+    return int(getattr(module, "TROUBLE", 1))
 
 
 def _command_first(words: Sequence[str]) -> list[str]:

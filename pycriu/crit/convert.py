@@ -144,7 +144,10 @@ def _pagemaps(images: Images) -> list[str]:
 
 def write(source: Any, images: Images, inventory: Any, path: str, version: int) -> None:
     """The new checkpoint, whole or not at all."""
-    os.makedirs(path, exist_ok=True)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "-o names a directory") from None
     if any(commit.is_image(name) for name in os.listdir(path)):
         raise UserError(f"{path}: there are images already", "-o names a directory without")
     with store.NewCheckpoint(path) as new:

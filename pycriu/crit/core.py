@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pycriu.arch import elfcore
 from pycriu.crit import elf, search
 from pycriu.crit.content import PIECE, UNKNOWN, ZERO, Stretch, runs
+from pycriu.crit.output import replaced
 from pycriu.crit.space import Memory, Process, opened, processes
 from pycriu.errors import ImageError, UserError
 from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED
@@ -81,27 +82,12 @@ def write(path: str, process: Process, memory: Memory, images: Any) -> tuple[int
         raise ImageError(f"core-{process.pid}.img: an id, a signal or the like is out of bounds: {error}") from None
     plan = elf.layout(arch.elf_machine, notes, [segment for segment, _ in pieces], process.page_size)
     stored = [stretches for segment, stretches in pieces if segment.stored]
-    unfinished = f"{path}.part"
-    try:
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb", buffering=0) as file:
-            written = file.write(plan.head)
-            for offset, stretches in zip(plan.offsets, stored, strict=True):
-                written += _copy(file, offset, stretches, process.page_size)
-            file.truncate(plan.size)
-        os.rename(unfinished, path)
-    except OSError as error:
-        _remove(unfinished)
-        raise UserError(f"{path}: {error.strerror}", "-o names another directory, -p one process only") from None
-    except BaseException:
-        _remove(unfinished)
-        raise
+    with replaced(path, "-o names another directory, -p one process only") as file:
+        written = file.write(plan.head)
+        for offset, stretches in zip(plan.offsets, stored, strict=True):
+            written += _copy(file, offset, stretches, process.page_size)
+        file.truncate(plan.size)
     return plan.size, written
-
-
-def _remove(path: str) -> None:
-    if os.path.lexists(path):
-        os.unlink(path)
 
 
 def _copy(file: Any, offset: int, stretches: Sequence[Stretch], page: int) -> int:
@@ -115,7 +101,11 @@ def _copy(file: Any, offset: int, stretches: Sequence[Stretch], page: int) -> in
         for at in range(0, one.end - one.start, PIECE):
             data = one.source.read(one.offset + at, min(PIECE, one.end - one.start - at))
             for start, end in _used(data, zeros):
-                written += os.pwrite(file.fileno(), data[start:end], offset + start)
+                piece = memoryview(data)[start:end]
+                while piece:  # a disk that is nearly full takes a part
+                    taken = os.pwrite(file.fileno(), piece, offset + end - len(piece))
+                    piece = piece[taken:]
+                    written += taken
             offset += len(data)
     return written
 

@@ -13,6 +13,7 @@ import sys
 from typing import Any, TextIO
 
 from pycriu.crit import source
+from pycriu.crit.output import replaced
 from pycriu.errors import UserError
 from pycriu.images import catalogue, decoded, store
 
@@ -61,11 +62,9 @@ def _decode(args: argparse.Namespace, out: TextIO) -> None:
         json.dump(found, out, indent=4 if nice else None)
         out.write("\n")
         return
-    try:
-        with open(args.out, "w", encoding="ascii") as file:
-            json.dump(found, file, indent=4 if nice else None)
-    except OSError as error:
-        raise UserError(f"{args.out}: {error.strerror}") from None
+    with replaced(args.out, chosen=True) as file:
+        for text in json.JSONEncoder(indent=4 if nice else None).iterencode(found):
+            file.write(text.encode("ascii"))
 
 
 def _has_entries(name: str) -> bool:
@@ -101,7 +100,8 @@ def _encode(path: str | None, out_path: str | None, out: TextIO) -> None:
         out.buffer.write(data)
         out.buffer.flush()
     else:
-        _write(out_path, data)
+        with replaced(out_path, chosen=True) as file:
+            file.write(data)
 
 
 def _encode_all(values: dict[str, Any], folder: str | None) -> None:
@@ -114,19 +114,5 @@ def _encode_all(values: dict[str, Any], folder: str | None) -> None:
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
     for name, data in images.items():
-        _write(os.path.join(folder, name), data)
-
-
-def _write(path: str, data: bytes) -> None:
-    """A file that is there whole or not at all; it may hold secrets, so it is for nobody else."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, /dev/stdout
-        with open(path, "wb") as file:
+        with replaced(os.path.join(folder, name)) as file:
             file.write(data)
-        return
-    fresh = f"{path}.crit-{os.getpid()}"
-    try:
-        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(data)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None

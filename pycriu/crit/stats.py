@@ -7,14 +7,13 @@ Every page is looked at: pages of zeros need not have been stored, and of equal 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pycriu.crit.content import Pagemaps, Stretch, has_content
+from pycriu.crit.output import replaced
 from pycriu.crit.pages import Census
 from pycriu.crit.space import Memory, Process, kind_name, object_kind, opened, processes
-from pycriu.errors import UserError
 from pycriu.images import catalogue, store
 from pycriu.resources.memory.mappings import AIORING, FILE_SHARED, HEAP, MAP_GROWSDOWN, STACK, VDSO, VSYSCALL, VVAR
 
@@ -48,7 +47,8 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     if args.html is not None:
         from pycriu.crit.statspage import page
 
-        _write(args.html, page(report))
+        with replaced(args.html, chosen=True) as file:
+            file.write(page(report).encode(errors="replace"))
     if args.json:
         out.write(json.dumps(report, indent=2) + "\n")
     elif args.html is None:
@@ -56,18 +56,6 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
 
         out.write(text(report))
     return 0
-
-
-def _write(path: str, content: str) -> None:
-    unfinished = f"{path}.part"
-    try:
-        with open(unfinished, "w", encoding="utf-8", errors="replace") as file:
-            file.write(content)
-        os.rename(unfinished, path)
-    except OSError as error:
-        if os.path.lexists(unfinished):
-            os.unlink(unfinished)
-        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def gather(layers: Sequence[Any]) -> Report:

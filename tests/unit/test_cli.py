@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -231,3 +232,46 @@ def test_the_place_of_an_error_is_where_it_was_raised() -> None:
         log.open_log("none/log", "/")
     assert re.fullmatch(r"pycriu/log\.py:\d+", log.place_of(caught.value))
     assert log.place_of(UserError("never raised")) == "?"
+
+
+# --- where words go ---
+
+
+@pytest.mark.parametrize("words", [("-h",), ("-V",), ("check", "--list"), ("check",)])
+def test_a_standard_output_that_takes_nothing_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_with(full, tmp_path, *words)
+    assert done.returncode == 1
+    assert "standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+
+
+def test_a_log_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_with(full, tmp_path, "cpuinfo", "dump", "-o", "-", "-v4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "pycriu: the log is not complete: No space left on device\n"
+    assert (tmp_path / "cpuinfo.img").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_image_gets_the_number_of_a_standard_descriptor(tmp_path: Path, closed: str) -> None:
+    # a page server without a port fails while it has its directory open, and says so on standard error
+    line = f"{sys.executable} -m pycriu page-server -D . -o log {closed}; {sys.executable} -m pycriu check {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["log"]
+    assert "--port is missing" in (tmp_path / "log").read_text()
+
+
+def run_with(out: BinaryIO, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """pycriu with this standard output."""
+    return subprocess.run(
+        [sys.executable, "-m", "pycriu", *words], cwd=folder, stdout=out, stderr=subprocess.PIPE, text=True,
+        check=False, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+    )  # fmt: skip
