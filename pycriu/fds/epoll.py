@@ -95,10 +95,7 @@ class Epoll(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The watches; Unsupported for one whose file no task of the tree has."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is None or number in self._found:
-                continue
+        for number, file in saving.unseen(files, self._found):
             self._found[number] = []
             look = _Look(file, saving.descriptors_of(number), saving)
             for index, watch in enumerate(parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))):

@@ -118,16 +118,11 @@ class Fanotify(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The marks; Unsupported where events wait to be read."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is not None and number not in self._found:
-                with About(file):
-                    watched.refuse_unread(file)
-                    fdinfo = procfs.text(file.pid, f"fdinfo/{file.fd}")
-                    self._found[number] = (
-                        *made_with(fdinfo),
-                        [(mark, self._path(file, mark)) for mark in parse(fdinfo)],
-                    )
+        for number, file in saving.unseen(files, self._found):
+            with About(file):
+                watched.refuse_unread(file)
+                fdinfo = procfs.text(file.pid, f"fdinfo/{file.fd}")
+                self._found[number] = (*made_with(fdinfo), [(mark, self._path(file, mark)) for mark in parse(fdinfo)])
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message; marks on file systems are kept for `write`."""

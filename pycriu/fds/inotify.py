@@ -76,13 +76,11 @@ class Inotify(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The watches; Unsupported where events wait to be read."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is not None and number not in self._found:
-                with About(file):
-                    watched.refuse_unread(file)
-                    watches = parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))
-                    self._found[number] = [(watch, self._paths.of(file, watch.target)) for watch in watches]
+        for number, file in saving.unseen(files, self._found):
+            with About(file):
+                watched.refuse_unread(file)
+                watches = parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))
+                self._found[number] = [(watch, self._paths.of(file, watch.target)) for watch in watches]
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message."""

@@ -108,10 +108,7 @@ class Regular(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The content of deleted files, and what must be on the disk when the checkpoint is."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is None or number in self._taken:
-                continue
+        for number, file in saving.unseen(files, self._taken):
             with About(file):
                 _refuse_other_process(file, saving)
                 if _reads_log(file):

@@ -16,7 +16,7 @@ from pycriu.sharing import FileIds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Iterator
     from typing import Any
 
     from pycriu import pstree
@@ -88,6 +88,13 @@ class Saving:
     def number_of(self, pid: int, fd: int) -> int | None:
         """The id of the open file behind a descriptor; None where the tree has no such descriptor."""
         return self._numbers.get((pid, fd))
+
+    def unseen(self, files: list[OpenFile], seen: Container[int]) -> Iterator[tuple[int, OpenFile]]:
+        """The open files behind descriptors, by id, but for those that are among `seen`, which may grow meanwhile."""
+        for file in files:
+            number = self.number_of(file.pid, file.fd)
+            if number is not None and number not in seen:
+                yield number, file
 
     def find(self, inode: int, compare: Callable[[OpenFile], int]) -> int | None:
         """The id of a file that only the kernel can compare with those that we have; see sharing.FileIds.find."""

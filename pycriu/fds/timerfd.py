@@ -102,10 +102,7 @@ class Timerfd(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The state of each, at one moment."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is None or number in self._states:
-                continue
+        for number, file in saving.unseen(files, self._states):
             state = look(file)
             if state.flags & TFD_TIMER_CANCEL_ON_SET and state.ticks and state.left and not state.period:
                 with About(file):

@@ -105,10 +105,7 @@ class Tun(Kind):
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """The state of each device, once."""
-        for file in files:
-            number = saving.number_of(file.pid, file.fd)
-            if number is None or number in self._queues:
-                continue
+        for number, file in saving.unseen(files, self._queues):
             fd = file.borrow()
             try:
                 found = _interface(fd)
