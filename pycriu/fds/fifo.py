@@ -67,10 +67,9 @@ class Fifo(Kind):
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
-        members = {process.pid for process in saving.root.walk()} | {os.getpid()}
         for number, ends in self._ends.items():
             self._contents[number] = inflight.look(ends)
-            others = inflight.outsiders(self._holders.get(ends[0].link, set()) - members, ends[0].link)
+            others = inflight.outsiders(self._holders, ends[0].link, saving)
             size = len(self._contents[number].data)
             if others and size:
                 told = ", ".join(str(pid) for pid in others)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pycriu.fds.openfile import OpenFile
+    from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
 
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
@@ -179,8 +180,9 @@ def holders(wanted: str) -> dict[str, set[int]]:
     return found
 
 
-def outsiders(pids: set[int], link: str) -> list[int]:
-    """Those of `pids` who have it still."""
+def outsiders(holders: dict[str, set[int]] | None, link: str, saving: Saving) -> list[int]:
+    """Those of `holders` outside the tree who have it still."""
+    pids = (holders or {}).get(link, set()) - saving.insiders
     return sorted(pid for pid in pids if _has(pid, link))
 
 

@@ -61,16 +61,14 @@ class Pipe(Kind):
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
-        members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for number, ends in self._ends.items():
             with About(ends[0]):
-                self._refuse_outsiders(ends, members)
+                self._refuse_outsiders(ends, saving)
                 self._contents[number] = inflight.look(ends)
 
-    def _refuse_outsiders(self, ends: list[OpenFile], members: set[int]) -> None:
+    def _refuse_outsiders(self, ends: list[OpenFile], saving: Saving) -> None:
         hint = "dump the process that is the parent of both, or give the task a file instead of the pipe"
-        link = ends[0].link
-        if others := inflight.outsiders((self._holders or {}).get(link, set()) - members, link):
+        if others := inflight.outsiders(self._holders, ends[0].link, saving):
             told = ", ".join(str(pid) for pid in others)
             raise Unsupported(f"{ends[0].name} is a pipe that process {told} outside the tree has open, too", hint)
         readers, writers = any(map(inflight.readable, ends)), any(map(inflight.writable, ends))

@@ -31,6 +31,7 @@ class Saving:
 
     def __init__(self, kinds: Kinds, root: pstree.Process) -> None:
         self.kinds, self.root = kinds, root
+        self.insiders = {process.pid for process in root.walk()} | {os.getpid()}  # we have what is in flight
         self.files: dict[int, Known] = {}  # id → one of the descriptors that lead to it
         self._ids = FileIds()
         self._numbers: dict[tuple[int, int], int] = {}

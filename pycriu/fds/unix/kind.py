@@ -110,10 +110,9 @@ class Unix(Kind):
         finally:
             for one in found:
                 os.close(one.fd)
-        members = {process.pid for process in saving.root.walk()} | {os.getpid()}  # we have what is in flight
         for one in found:
             with About(one.file):
-                self._refuse_outsiders(one, members)
+                self._refuse_outsiders(one, saving)
                 self._settle_pending(one)
         for one in found:
             with About(one.file):
@@ -166,9 +165,8 @@ class Unix(Kind):
             if self.matches(file := files[fd]) and file.status.st_ino not in self._socks
         }
 
-    def _refuse_outsiders(self, one: Socket, members: set[int]) -> None:
-        link = one.file.link
-        if others := inflight.outsiders((self._holders or {}).get(link, set()) - members, link):
+    def _refuse_outsiders(self, one: Socket, saving: Saving) -> None:
+        if others := inflight.outsiders(self._holders, one.file.link, saving):
             told = ", ".join(map(str, others))
             raise Unsupported(
                 f"{one.file.name} is a socket that process {told} outside the tree has open, too",
