@@ -16,7 +16,6 @@ import termios
 from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import ghost, inflight
 from pycriu.fds.inflight import ACCESS
-from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
 
@@ -26,23 +25,19 @@ if TYPE_CHECKING:
 
     from pycriu.fds.opening import Opening
     from pycriu.fds.saving import Saving
-    from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
 
-DATA, PACKETS = "fifo-data.img", "pycriu-fifo-packets.img"
 
-
-class Fifo(Kind):
+class Fifo(inflight.Ends):
     """Ends of FIFOs."""
 
     TYPE = 3  # fd_types.FIFO
+    DATA, PACKETS = "fifo-data.img", "pycriu-fifo-packets.img"
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._holders: dict[str, set[int]] = {}
-        self._ends: dict[int, list[OpenFile]] = {}  # pipe id → the tree's descriptors
         self._paths: dict[int, int] = {}  # id of the open file → id of the entry for its path
-        self._contents: dict[int, inflight.Content] = {}
         self._held: dict[int, int] = {}  # pipe id → an end of ours, so that no open waits and no data is lost
 
     # ------------------------------------------------------------------------------------------------------------ dump
@@ -58,12 +53,10 @@ class Fifo(Kind):
             self._holders[file.link] = inflight.holders(file.link).get(file.link, set())
 
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
-        """Collect the ends."""
-        for file in files:
-            self._ends.setdefault(inflight.identity(file), []).append(file)
-            number = saving.number_of(file.pid, file.fd)
-            if number is not None and number not in self._paths:
-                self._paths[number] = saving.kinds.regular.attach(file, saving)
+        """Collect the ends, and their paths."""
+        super().gather(files, saving)
+        for number, file in saving.unseen(files, self._paths):
+            self._paths[number] = saving.kinds.regular.attach(file, saving)
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
@@ -84,15 +77,7 @@ class Fifo(Kind):
         entry = m.fifo_entry(id=number, pipe_id=inflight.identity(file), regf_id=self._paths[number])
         return m.file_entry(type=self.TYPE, id=number, fifo=entry)
 
-    def write(self, new: NewCheckpoint) -> None:
-        """What was in flight."""
-        inflight.write(new, DATA, PACKETS, self._contents)
-
     # --------------------------------------------------------------------------------------------------------- restore
-
-    def read(self, images: ImagesDir, entries: list[Any]) -> None:
-        """The data in flight."""
-        self._contents = inflight.read(images, DATA, PACKETS)
 
     def signals(self, entry: Any, opening: Opening) -> Any:
         """Flags and owner are those of the entry for its path."""

@@ -14,6 +14,7 @@ import os
 import termios
 
 from pycriu.errors import ImageError, KernelError, TraceeGone
+from pycriu.fds.kind import Kind
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pycriu.fds.openfile import OpenFile
     from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
+    from pycriu.log import Log
 
 F_SETPIPE_SZ, F_GETPIPE_SZ = 1031, 1032
 SPLICE_F_NONBLOCK = 2
@@ -38,6 +40,38 @@ class Content:
     capacity: int
     data: bytes
     packets: tuple[int, ...] = ()
+
+
+class Ends(Kind):
+    """What the kinds of both do alike."""
+
+    DATA = PACKETS = ""  # images: of CRIU's format, and ours
+
+    def __init__(self, options: Any, log: Log) -> None:
+        super().__init__(options, log)
+        self._ends: dict[int, list[OpenFile]] = {}  # pipe id → the tree's descriptors
+        self._contents: dict[int, Content] = {}
+
+    def gather(self, files: list[OpenFile], saving: Saving) -> None:
+        """Collect the ends."""
+        for file in files:
+            self._ends.setdefault(identity(file), []).append(file)
+
+    def write(self, new: NewCheckpoint) -> None:
+        """What was in flight."""
+        if not self._contents:
+            return
+        pairs = [
+            (m.pipe_data_entry(pipe_id=number, bytes=len(content.data), size=content.capacity), content.data)
+            for number, content in self._contents.items()
+        ]
+        new.write(self.DATA, pairs)
+        some = {number: content.packets for number, content in self._contents.items() if content.packets}
+        new.write_any(self.PACKETS, [m.pycriu_packets_entry(pipe_id=number, bytes=some[number]) for number in some])
+
+    def read(self, images: ImagesDir, entries: list[Any]) -> None:
+        """The same; ImageError for packets that do not make up the data."""
+        self._contents = read(images, self.DATA, self.PACKETS)
 
 
 def identity(file: OpenFile) -> int:
@@ -145,18 +179,6 @@ def read(images: ImagesDir, name: str, packets: str) -> dict[int, Content]:
             raise ImageError(f"{packets}: the packets of pipe {entry.pipe_id} do not make up its {len(data)} bytes")
         found[entry.pipe_id] = Content(entry.size, data, mine)
     return found
-
-
-def write(new: NewCheckpoint, name: str, packets: str, contents: dict[int, Content]) -> None:
-    """The image `name`, of CRIU's format, and `packets`, of ours."""
-    if contents:
-        pairs = [
-            (m.pipe_data_entry(pipe_id=number, bytes=len(content.data), size=content.capacity), content.data)
-            for number, content in contents.items()
-        ]
-        new.write(name, pairs)
-        some = {number: content.packets for number, content in contents.items() if content.packets}
-        new.write_any(packets, [m.pycriu_packets_entry(pipe_id=number, bytes=some[number]) for number in some])
 
 
 def holders(wanted: str) -> dict[str, set[int]]:

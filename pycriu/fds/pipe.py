@@ -14,7 +14,6 @@ import stat
 from pycriu.errors import About, Unsupported
 from pycriu.fds import inflight
 from pycriu.fds.inflight import ACCESS
-from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
 
@@ -24,22 +23,18 @@ if TYPE_CHECKING:
 
     from pycriu.fds.opening import Opening
     from pycriu.fds.saving import Saving
-    from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
 
-DATA, PACKETS = "pipes-data.img", "pycriu-packets.img"
 
-
-class Pipe(Kind):
+class Pipe(inflight.Ends):
     """Both ends of pipe(2)."""
 
     TYPE = 2  # fd_types.PIPE
+    DATA, PACKETS = "pipes-data.img", "pycriu-packets.img"
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._holders: dict[str, set[int]] | None = None
-        self._ends: dict[int, list[OpenFile]] = {}  # pipe id → the tree's descriptors
-        self._contents: dict[int, inflight.Content] = {}
         self._made: dict[int, tuple[int, int]] = {}
         self._given: set[tuple[int, bool]] = set()
 
@@ -53,11 +48,6 @@ class Pipe(Kind):
         """Look once who has ends of pipes, while nobody has to wait for that."""
         if self._holders is None:
             self._holders = inflight.holders("pipe:[")
-
-    def gather(self, files: list[OpenFile], saving: Saving) -> None:
-        """Collect the ends."""
-        for file in files:
-            self._ends.setdefault(inflight.identity(file), []).append(file)
 
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
@@ -81,15 +71,7 @@ class Pipe(Kind):
         entry = m.pipe_entry(id=number, pipe_id=inflight.identity(file), flags=file.flags, fown=no_owner())
         return m.file_entry(type=self.TYPE, id=number, pipe=entry)
 
-    def write(self, new: NewCheckpoint) -> None:
-        """What was in flight."""
-        inflight.write(new, DATA, PACKETS, self._contents)
-
     # --------------------------------------------------------------------------------------------------------- restore
-
-    def read(self, images: ImagesDir, entries: list[Any]) -> None:
-        """The data in flight."""
-        self._contents = inflight.read(images, DATA, PACKETS)
 
     def open(self, entry: Any, opening: Opening) -> int:
         """One end: the pipe is made for the first."""
