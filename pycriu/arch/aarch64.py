@@ -32,6 +32,7 @@ _NOTES = (
     ptrace.NT_PRFPREG, NT_ARM_TLS, NT_ARM_SVE, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS, NT_ARM_PAC_ENABLED_KEYS,
 )  # fmt: skip
 _ABSENT = (22, 61, 19)  # EINVAL, ENODATA, ENODEV: what a kernel or CPU without the set answers
+_ALL_ENABLED = 0b1111  # PR_PAC_APIAKEY to PR_PAC_APDBKEY: before Linux 5.13 no key could be disabled
 
 
 def prepare_call(_gpr: Registers) -> None:
@@ -109,7 +110,8 @@ def _save_keys(sets: dict[int, bytes], info: Any) -> None:
          keys.apdakey_lo, keys.apdakey_hi, keys.apdbkey_lo, keys.apdbkey_hi) = struct.unpack(
             "<8Q", sets[NT_ARM_PACA_KEYS]
         )  # fmt: skip
-        keys.pac_enabled_key = int.from_bytes(sets.get(NT_ARM_PAC_ENABLED_KEYS, b"")[:8], "little")
+        enabled = sets.get(NT_ARM_PAC_ENABLED_KEYS)
+        keys.pac_enabled_key = _ALL_ENABLED if enabled is None else int.from_bytes(enabled[:8], "little")
     if NT_ARM_PACG_KEYS in sets:
         generic = info.pac_keys.pac_generic_keys
         generic.apgakey_lo, generic.apgakey_hi = struct.unpack("<2Q", sets[NT_ARM_PACG_KEYS])
@@ -168,16 +170,31 @@ def restore_others(tid: int, core: Any, extras: dict[str, bytes]) -> None:
 
 def _restore_keys(tid: int, keys: Any) -> None:
     if keys.HasField("pac_address_keys"):
-        k = keys.pac_address_keys
-        data = struct.pack(
-            "<8Q", k.apiakey_lo, k.apiakey_hi, k.apibkey_lo, k.apibkey_hi,
-            k.apdakey_lo, k.apdakey_hi, k.apdbkey_lo, k.apdbkey_hi,
-        )  # fmt: skip
-        ptrace.set_regset(tid, NT_ARM_PACA_KEYS, data)
-        ptrace.set_regset(tid, NT_ARM_PAC_ENABLED_KEYS, k.pac_enabled_key.to_bytes(8, "little"))
+        ptrace.set_regset(tid, NT_ARM_PACA_KEYS, address_keys(keys.pac_address_keys))
+        _enable_keys(tid, keys.pac_address_keys.pac_enabled_key)
     if keys.HasField("pac_generic_keys"):
-        g = keys.pac_generic_keys
-        ptrace.set_regset(tid, NT_ARM_PACG_KEYS, struct.pack("<2Q", g.apgakey_lo, g.apgakey_hi))
+        ptrace.set_regset(tid, NT_ARM_PACG_KEYS, generic_key(keys.pac_generic_keys))
+
+
+def _enable_keys(tid: int, enabled: int) -> None:
+    try:
+        ptrace.set_regset(tid, NT_ARM_PAC_ENABLED_KEYS, enabled.to_bytes(8, "little"))
+    except KernelError as error:
+        if error.errno not in _ABSENT or enabled != _ALL_ENABLED:
+            raise
+
+
+def address_keys(keys: Any) -> bytes:
+    """struct user_pac_address_keys of a pac_address_keys."""
+    return struct.pack(
+        "<8Q", keys.apiakey_lo, keys.apiakey_hi, keys.apibkey_lo, keys.apibkey_hi,
+        keys.apdakey_lo, keys.apdakey_hi, keys.apdbkey_lo, keys.apdbkey_hi,
+    )  # fmt: skip
+
+
+def generic_key(keys: Any) -> bytes:
+    """struct user_pac_generic_keys of a pac_generic_keys."""
+    return struct.pack("<2Q", keys.apgakey_lo, keys.apgakey_hi)
 
 
 AARCH64 = Arch(

@@ -10,7 +10,16 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pycriu.arch.aarch64 import AARCH64, NT_ARM_PACA_KEYS, NT_ARM_PACG_KEYS, NT_ARM_SVE, NT_ARM_TLS, RAW_SVE
+from pycriu.arch.aarch64 import (
+    AARCH64,
+    NT_ARM_PACA_KEYS,
+    NT_ARM_PACG_KEYS,
+    NT_ARM_SVE,
+    NT_ARM_TLS,
+    RAW_SVE,
+    address_keys,
+    generic_key,
+)
 from pycriu.arch.x86_64 import NT_X86_XSTATE, RAW_XSTATE, X86_64
 from pycriu.errors import ImageError, Unsupported
 
@@ -148,15 +157,9 @@ def _pac(keys: Any, top: int) -> list[Note]:
     mask = (1 << _PAC_TOP + 1) - (1 << width) if width <= _PAC_TOP else 0
     found = [("LINUX", NT_ARM_PAC_MASK, struct.pack("<QQ", mask, mask))]
     if keys.HasField("pac_address_keys"):
-        k = keys.pac_address_keys
-        data = struct.pack(
-            "<8Q", k.apiakey_lo, k.apiakey_hi, k.apibkey_lo, k.apibkey_hi,
-            k.apdakey_lo, k.apdakey_hi, k.apdbkey_lo, k.apdbkey_hi,
-        )  # fmt: skip
-        found.append(("LINUX", NT_ARM_PACA_KEYS, data))
+        found.append(("LINUX", NT_ARM_PACA_KEYS, address_keys(keys.pac_address_keys)))
     if keys.HasField("pac_generic_keys"):
-        g = keys.pac_generic_keys
-        found.append(("LINUX", NT_ARM_PACG_KEYS, struct.pack("<2Q", g.apgakey_lo, g.apgakey_hi)))
+        found.append(("LINUX", NT_ARM_PACG_KEYS, generic_key(keys.pac_generic_keys)))
     return found
 
 

@@ -13,6 +13,7 @@ from pycriu.arch.description import MASK64, Arch, signed
 from pycriu.arch.x86_64 import AX, IP, NAMES, ORIG_AX, X86_64
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
+from pycriu.kernel import ptrace
 
 ARCHES = [X86_64, AARCH64]
 X86_PATTERN = [number * 0x0101010101010101 & MASK64 for number in range(1, 28)]
@@ -77,6 +78,21 @@ def test_x86_restart_syscall_whose_name_is_known() -> None:
     assert X86_64.after_interruption(gpr, -1) == X86_64.after_interruption(gpr)
     assert not X86_64.restarting(caught(35, -516))
     assert not X86_64.restarting(caught(219, 0))
+
+
+def test_aarch64_keys_of_a_kernel_that_cannot_disable_any_are_enabled() -> None:
+    sets = {
+        ptrace.NT_PRFPREG: bytes(528),
+        aarch64.NT_ARM_TLS: bytes(8),
+        aarch64.NT_ARM_PACA_KEYS: bytes(range(64)),
+        aarch64.NT_ARM_PACG_KEYS: bytes(range(16)),
+    }
+    keys = AARCH64.save(ARM_PATTERN, sets, 0)[0].pac_keys
+    assert keys.pac_address_keys.pac_enabled_key == 0b1111
+    assert aarch64.address_keys(keys.pac_address_keys) == bytes(range(64))
+    assert aarch64.generic_key(keys.pac_generic_keys) == bytes(range(16))
+    some = AARCH64.save(ARM_PATTERN, sets | {aarch64.NT_ARM_PAC_ENABLED_KEYS: b"\1".ljust(8, b"\0")}, 0)[0]
+    assert some.pac_keys.pac_address_keys.pac_enabled_key == 1
 
 
 def test_aarch64_restart_syscall() -> None:
