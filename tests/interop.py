@@ -221,9 +221,9 @@ Each victim of `tests/victims`, dumped by one and restored by the other, judges 
 limit of CRIU: it fails with images of its own, too, by the words of the last column (of the newest version). Most
 victims hold the plain and the exotic of their resource, so one detail that CRIU lacks makes a "no"; what both can do
 of such a resource is tried piece by piece in `tests/host/test_peer*.py`. Made by `python3 -m tests.interop --write`
-on Linux {linux}, {machine}; tried again by `tests/host/test_interop.py`. CRIU 3.17 and 4.1.1 in guests, which
-some victims try (`tests/runtime/test_criu.py`): both ways on x86_64, and on aarch64 from CRIU to pycriu; what pycriu
-has dumped on aarch64, CRIU does not bring back yet.
+on Linux {linux}, {machine}; tried again by `tests/host/test_interop.py`. CRIU 3.17, 4.1.1 and 4.2.1 in guests, which
+some victims try (`tests/runtime/test_criu.py`): both ways on both CPUs. On aarch64 with pointer authentication, CRIU
+4.1 as Debian builds it hangs with any image, its own included; 4.2 does not.
 
 """
 

@@ -36,7 +36,7 @@ PACKAGES = debian.PROGRAMS | {"script": "bsdutils"}
 TERMINFO = "ncurses-base"
 DEBIAN_NAMES = {"vi": "vim.tiny"}
 FOLDERS = ("bin", "usr/bin", "usr/sbin")
-CRIU_SUITES = ("bookworm", "trixie")  # 3.17, which cannot run on kernels of today, and 4.1
+CRIU_SUITES = ("bookworm", "trixie", "sid")  # 3.17, which cannot run on kernels of today, 4.1, and the newest
 IN_IMAGE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1"}  # recipes/libc puts them there, and the loader
 
 

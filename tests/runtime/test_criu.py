@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""CRIU in the guest, of today and of 2022 (3.17), and pycriu: each restores what the other has dumped, on each CPU.
+"""CRIU in the guest, from 3.17 of 2022 to today's, and pycriu: each restores what the other has dumped, on each CPU.
 
 On the host every victim makes these trips (tests/host/test_interop.py), but CRIU 3.17 cannot run on kernels from 6.13
 on, whose vDSO it does not know.
+
+Two of CRIU's releases have a limit on aarch64 that images of their own do not get around either, so images are made
+to fit before they are restored (UNFIT). All else in them must be as CRIU wants it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,22 @@ from tests import debian, packed
 
 THERE = "/data"
 VICTIMS = "/usr/lib/victims"
+# Release and CPU: what is taken out of each image of that kind before that CRIU restores it, and why.
+# 3.17 has room for 40 words of the auxiliary vector, and cuts its own off there; kernels from 6.3 on have more.
+# 4.1 is built with signed return addresses in its restorer, which then changes the keys under them: it waits for ever
+# for a task that has crashed (https://github.com/checkpoint-restore/criu/issues/2709, mended in 4.2).
+UNFIT = {
+    ("bookworm", "aarch64"): ("mm", "del entry['mm_saved_auxv'][40:]"),
+    ("trixie", "aarch64"): ("core", "del entry['ti_aarch64']['pac_keys']"),
+}
+EDIT = """python3 -c "
+import sys; sys.path.append('/usr/lib/python3/dist-packages')
+from pycriu import images
+for name in sys.argv[1:]:
+    with open(name, 'rb') as file: content = images.load(file)
+    for entry in content['entries']: {change}
+    with open(name, 'wb') as file: images.dump(content, file)
+" {folder}/images/{kind}-[0-9]*.img"""
 LOOPBACK = f"import sys; sys.path.append('{VICTIMS}'); import victim; victim.need_loopback()"  # CRIU tries TCP_REPAIR
 
 
@@ -43,8 +62,6 @@ def ready(target: guest.Guest, boot: bootfile.Boot) -> guest.Guest:
 @pytest.mark.parametrize("name", ["memory", "sessions"])
 @pytest.mark.parametrize("release", packed.CRIU_SUITES)
 def test_victim_between_both(ready: guest.Guest, release: str, name: str, way: str) -> None:
-    if way == "pycriu-criu" and ready.boot.machine.name == "aarch64":
-        pytest.skip("a defect: restored by CRIU from images of pycriu, a task of aarch64 never leaves CRIU's restorer")
     shell, folder = ready.shell, f"/tmp/{release}-{name}-{way}"
     here = f"{THERE}/{release}"
     tools = {"criu": f"{here}/ld.so --library-path {here} {here}/criu", "pycriu": "pycriu"}
@@ -63,6 +80,9 @@ def test_victim_between_both(ready: guest.Guest, release: str, name: str, way: s
     shell.run(f"mkdir -p {folder}/images; cd {folder} && (sh -c '{line}' &)")
     assert hear("READY") == "READY"
     run(f"{dumper} dump -t $(cat pid)", "dump.log")
+    if restorer != "pycriu" and (release, ready.boot.machine.name) in UNFIT:
+        kind, change = UNFIT[release, ready.boot.machine.name]
+        shell.run(EDIT.format(folder=folder, kind=kind, change=change))
     run(f"{restorer} restore -d", "restore.log")
     shell.run(f"touch {folder}/go")
     assert hear("PASS") == "PASS"
