@@ -49,8 +49,13 @@ class Pidfile:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
-        os.write(fd, str(os.getpid()).encode())
-        os.close(fd)
+        try:
+            os.write(fd, str(os.getpid()).encode())
+        except OSError as error:
+            os.unlink(self._path)
+            raise UserError(f"--pidfile {self._path}: {error.strerror}") from None
+        finally:
+            os.close(fd)
 
     def __exit__(self, *_: object) -> None:
         if self._path:

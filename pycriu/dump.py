@@ -101,7 +101,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             finish(tree, kinds, options)
             size = new.pages_size()
     result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size)
-    store.write_service(options.work_dir, "stats-dump", stats_entry(result))
+    store.write_stats(options.work_dir, "stats-dump", stats_entry(result), log.warn)
     tell(snapshots, log)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result

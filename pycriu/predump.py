@@ -122,7 +122,7 @@ def pre_dump(options: DumpOptions, log: Log) -> PreDumpResult:
         new.commit()
     options.hook("post-dump", options.pid)
     result = PreDumpResult(len(taken), work.pages, work.skipped, round((time.monotonic() - begin) * 1e6))
-    store.write_service(options.work_dir, "stats-dump", stats_entry(result))
+    store.write_stats(options.work_dir, "stats-dump", stats_entry(result), log.warn)
     size = result.pages * PAGE_SIZE >> 10
     log.info("Nobody was stopped, %d pages (%d KiB) written, %d in parent", result.pages, size, result.skipped)
     return result

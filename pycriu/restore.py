@@ -76,7 +76,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     root = checkpoint.root.pid
     options.hook("post-resume", root)
     took = round((time.monotonic() - begin) * 1e6)
-    store.write_service(options.work_dir, "stats-restore", stats_entry(took, pages))
+    store.write_stats(options.work_dir, "stats-restore", stats_entry(took, pages), log.warn)
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
     return RestoreResult(root, took, pages, lambda: os.waitpid(root, 0)[1])
 
@@ -165,6 +165,9 @@ class Pidfile:
             raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
         try:
             os.write(fd, str(self._pid).encode())
+        except OSError as error:
+            os.unlink(self._path)
+            raise UserError(f"--pidfile {self._path}: {error.strerror}") from None
         finally:
             os.close(fd)
 

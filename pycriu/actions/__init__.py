@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import sys
 
 from pycriu import arguments, log
 from pycriu.errors import UserError
@@ -289,7 +290,7 @@ def say(lines: Iterable[str]) -> None:
         failed = None
     except OSError as error:
         failed = UserError(f"standard output: {error.strerror}")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), log.STDOUT)  # the interpreter flushes once more at its end
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes once more at its end
     if failed:
         raise failed
 

@@ -31,8 +31,10 @@ def _serve(request: Request, place: Server) -> int:
         with wire.Link(wire.inherited(number), "the client") as link:
             place.serve(link)
         return 0
-    with wire.listen(address, arguments.number(request.values, "port")) as waiting:
+    port = arguments.number(request.values, "port") if request.text("port") else 0  # as CRIU: any that is free
+    with wire.listen(address, port) as waiting:
         request.log.info("Listening on port %d", waiting.getsockname()[1])
+        request.log.flush()
         ready = background.begin("the page server") if request.flag("restore-detached") else None
         if ready == -1:
             place.leave()

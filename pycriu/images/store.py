@@ -430,6 +430,14 @@ def write_alone(path: str, message: Message) -> None:
     write_service(directory, name, message)
 
 
+def write_stats(directory: str, name: str, message: Message, warn: Callable[[str, object], None]) -> None:
+    """Figures of work that is done: nothing fails because they cannot be written."""
+    try:
+        write_service(directory, name, message)
+    except PycriuError as error:
+        warn("no figures: %s", error.message)
+
+
 def write_service(directory: str, name: str, message: Message) -> None:
     """Write a service image (`stats-dump`) into the work directory, whole or not at all."""
     path = f"{directory}/{name}"
@@ -439,7 +447,11 @@ def write_service(directory: str, name: str, message: Message) -> None:
             os.unlink(f"{path}.tmp")
         # a new file: whoever else may write here could have put a link to somewhere else in its place
         with open(f"{path}.tmp", "xb", buffering=0, opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
-            _write_all(file, data)
+            try:
+                _write_all(file, data)
+            except OSError:
+                os.unlink(f"{path}.tmp")
+                raise
         os.rename(f"{path}.tmp", path)
     except OSError as error:
         raise refusal(error, path) from None

@@ -156,14 +156,17 @@ class Link:
         return found
 
 
+_NO_ADDRESS = (OverflowError, UnicodeError, ValueError)  # ports above 65535, names that are none
+
+
 def connect(address: str | None, port: int) -> socket.socket:
     """A connection to a page server; UserError where there is none."""
     host = address or "127.0.0.1"
     try:
         return socket.create_connection((host, port), timeout=SILENCE)
-    except OSError as error:
+    except (OSError, *_NO_ADDRESS) as error:
         raise UserError(
-            f"no page server at {host} port {port}: {error.strerror or error}",
+            f"no page server at {host} port {port}: {getattr(error, 'strerror', None) or error}",
             "start one there: pycriu page-server --address … --port … -D …",
         ) from None
 
@@ -177,9 +180,10 @@ def listen(address: str | None, port: int) -> socket.socket:
         waiting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         waiting.bind((host, port))
         waiting.listen(1)
-    except OSError as error:
+    except (OSError, *_NO_ADDRESS) as error:
         waiting.close()
-        raise UserError(f"--address {host} --port {port}: {error.strerror or error}", "take another one") from None
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"--address {host} --port {port}: {said}", "take another one") from None
     return waiting
 
 

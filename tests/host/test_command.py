@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import DEADLINE, alive, state, wait_until
+from tests.host.conftest import DEADLINE, alive, reap, state, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -77,3 +77,46 @@ def test_an_interrupted_dump_leaves_everything_as_it_was(host: Host, number: sig
     assert os.listdir(host.images) == []
     assert subject.status("TracerPid") == "0"
     assert subject.go() == ["True"]
+
+
+def test_figures_that_cannot_be_written_fail_nothing(host: Host) -> None:
+    work = host.folder / "work"
+    for name in ("stats-dump", "stats-restore"):
+        (work / f"{name}.tmp").mkdir(parents=True)  # where they would be written
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    for outcome in (host.dump(subject, "-W", str(work)), host.restore("-W", str(work))):
+        assert outcome.ok, outcome
+        assert "no figures: " in outcome.log
+        assert "finished successfully" in outcome.log
+    assert subject.go() == ["ok"]
+
+
+def test_a_log_that_cannot_be_written_fails_nothing(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    with open("/dev/full", "wb") as full:
+        for words in (("dump", "-t", str(subject.pid)), ("restore", "-d")):
+            line = host.command(*words, "-D", str(host.images), "-v4", "-o", "-", "--display-stats")
+            done = subprocess.run(line, cwd=host.folder, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert "the log is not complete: No space left on device" in done.stderr
+            if words[0] == "dump":
+                reap(subject.pid)
+    assert subject.go() == ["ok"]
+
+
+def test_a_pidfile_that_cannot_be_written_is_gone_again(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    place = host.folder / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(place)], check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        (place / "filler").write_bytes(bytes(4096))
+        outcome = host.restore("-W", str(place), "--pidfile", "pid")
+        assert not outcome.ok
+        assert f"--pidfile {place}/pid: No space left on device" in outcome.log
+        assert os.listdir(place) == ["filler"]
+        assert not alive(subject.pid)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -257,8 +258,9 @@ def test_a_log_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])
 def test_no_image_gets_the_number_of_a_standard_descriptor(tmp_path: Path, closed: str) -> None:
-    # a page server without a port fails while it has its directory open, and says so on standard error
-    line = f"{sys.executable} -m pycriu page-server -D . -o log {closed}; {sys.executable} -m pycriu check {closed}"
+    # a page server with a wrong port fails while it has its directory open, and says so on standard error
+    command = f"{sys.executable} -m pycriu"
+    line = f"{command} page-server -D . --port 0 -o log {closed}; {command} check {closed}"
     done = subprocess.run(
         ["sh", "-c", line], cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
@@ -266,7 +268,7 @@ def test_no_image_gets_the_number_of_a_standard_descriptor(tmp_path: Path, close
     assert done.returncode in (0, 1)
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["log"]
-    assert "--port is missing" in (tmp_path / "log").read_text()
+    assert "--port 0: not a positive number" in (tmp_path / "log").read_text()
 
 
 def run_with(out: BinaryIO, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -275,3 +277,25 @@ def run_with(out: BinaryIO, folder: Path, *words: str) -> subprocess.CompletedPr
         [sys.executable, "-m", "pycriu", *words], cwd=folder, stdout=out, stderr=subprocess.PIPE, text=True,
         check=False, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("address", [("--port", "99999"), ("--port", "1", "--address", "x" * 80 + ".nowhere")])
+def test_an_address_that_cannot_be_one(tmp_path: Path, address: tuple[str, ...]) -> None:
+    done = pycriu("page-server", "-D", str(tmp_path), *address, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"--port {address[1]}: " in done.stderr
+    assert "bug" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_page_server_without_a_port_takes_a_free_one_and_says_which(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "pycriu", "page-server", "-D", str(tmp_path), "--address", "127.0.0.1", "-v3"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
+        assert server.stderr is not None
+        said = next(line for line in server.stderr if "Listening on port" in line)
+        try:
+            with socket.create_connection(("127.0.0.1", int(said.split()[-1])), timeout=20):
+                pass  # who says nothing ends it
+            assert server.wait(20) == 1
+        finally:
+            server.kill()
