@@ -77,7 +77,7 @@ $(SUITES): build/test/%:
 host:
 	@$(DEV) -m tests.debian
 	@$(DEV) -m tests.clients
-	@$(DEV) -m tests.interop --fetch
+	@$(DEV) -m tests.peer
 	@$(DEV) -m pytest --numprocesses auto --dist worksteal tests/host
 
 runtime: $(addprefix runtime-,$(MACHINES))

@@ -83,6 +83,14 @@ def unpack(
     shutil.rmtree(root / "cache")
 
 
+def fetch(root: Path, suite: str, packages: tuple[str, ...], *, architecture: str = "") -> None:
+    """`unpack`, all libraries included, unless it has been done; who comes meanwhile waits."""
+    with layer_cache.default().turn(root.name):
+        if not (root / "whole").exists():
+            unpack(root, (suite,), packages, alone=True, architecture=architecture)
+            (root / "whole").touch()
+
+
 def _apt(root: Path, *words: str) -> str:
     """Run apt-get; what it says when it fails, else nothing."""
     done = subprocess.run(

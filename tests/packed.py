@@ -19,7 +19,7 @@ from layer.errors import LayerError
 from layer.fetch import debian as archive
 from layer.image import elf, ext4
 from layer.machine import Machine
-from tests import debian
+from tests import debian, peer
 
 TESTS = Path(__file__).parent
 # scenario of tests/programs → the programs it runs, beside those that every guest has
@@ -36,7 +36,7 @@ PACKAGES = debian.PROGRAMS | {"script": "bsdutils"}
 TERMINFO = "ncurses-base"
 DEBIAN_NAMES = {"vi": "vim.tiny"}
 FOLDERS = ("bin", "usr/bin", "usr/sbin")
-CRIU_SUITES = ("bookworm", "trixie", "sid")  # 3.17, which cannot run on kernels of today, 4.1, and the newest
+CRIU_SUITES = (peer.OLD, *peer.SUITES)  # 3.17, which cannot run on kernels of today, 4.1, and the newest
 IN_IMAGE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1"}  # recipes/libc puts them there, and the loader
 
 
@@ -63,12 +63,15 @@ def disk(machine: Machine, folder: Path) -> Path:
 
 
 def criu_disk(machine: Machine, folder: Path) -> Path:
-    """A disk with CRIU of each of CRIU_SUITES, in a folder of that name, with its libraries and the loader `ld.so`."""
+    """A disk with CRIU of each of CRIU_SUITES, in a folder of that name, with its libraries and the loader `ld.so`.
+
+    NoPeerError where one cannot be fetched.
+    """
     content = folder / "criu"
     shutil.rmtree(content, ignore_errors=True)
     loader = machine.elf.interpreter.rpartition("/")[2]
     for suite in CRIU_SUITES:
-        root = fetched(machine, suite, ("criu",)) / "root"
+        root = peer.fetch(suite, machine.debian_arch) / "root"
         (content / suite).mkdir(parents=True)
         program = shutil.copy(root / "usr/sbin/criu", content / suite / "criu")
         for library in closure(root, machine, [Path(program)], set()):
@@ -79,17 +82,14 @@ def criu_disk(machine: Machine, folder: Path) -> Path:
     return folder / "criu.ext4"
 
 
-def fetched(machine: Machine, suite: str = "", packages: tuple[str, ...] = ()) -> Path:
-    """Packages, unpacked below root/; fetched if they are not there. Without more words: those of the scenarios."""
-    place = debian.cache() / f"{f'criu-{suite}' if suite else 'programs'}-{machine.debian_arch}"
-    if not (place / "whole").exists():
-        packages = packages or (*(PACKAGES[name] for name in _wanted()), TERMINFO)
-        try:
-            suites = (suite or archive.codename(),)
-            debian.unpack(place, suites, packages, alone=True, architecture=machine.debian_arch)
-        except LayerError as error:
-            raise debian.NotHadError(str(error)) from None
-        (place / "whole").touch()
+def fetched(machine: Machine) -> Path:
+    """The packages of the scenarios, unpacked below root/; fetched if they are not there."""
+    place = debian.cache() / f"programs-{machine.debian_arch}"
+    packages = (*(PACKAGES[name] for name in _wanted()), TERMINFO)
+    try:
+        debian.fetch(place, archive.codename(), packages, architecture=machine.debian_arch)
+    except LayerError as error:
+        raise debian.NotHadError(str(error)) from None
     return place
 
 

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,8 +28,7 @@ import pytest
 
 from pycriu.crit.check import findings
 from pycriu.crit.source import open_source
-from pycriu.kernel import netlink, nftables
-from tests import debian
+from tests import debian, rules
 
 DEADLINE = 20.0 * float(os.environ.get("PYCRIU_TEST_SLOWNESS", "1"))
 PR_SET_CHILD_SUBREAPER = 36
@@ -116,16 +114,6 @@ def clean_up() -> None:
                 continue
         assert time.monotonic() < end, f"tasks that cannot be killed: {pids}"
         time.sleep(0.001)
-
-
-def tables_of(pids: set[int]) -> set[str]:
-    """The tables of rules that hold connections of trees with these roots."""
-    if nftables.available() is not None:
-        return set()
-    with netlink.Netlink(12, "nf_tables") as link:
-        bodies = link.dump(10 << 8 | 1, struct.pack("=BBH", 1, 0, 0))
-    names = [netlink.attributes(body[4:])[1].rstrip(b"\0").decode() for body in bodies]
-    return {name for name in names if name.startswith(tuple(f"CRIU-{pid}-" for pid in pids))}
 
 
 class Outcome:
@@ -368,8 +356,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield made
     finally:
         clean_up()
-        for table in tables_of(made.pids):
-            nftables.let_go(table)
+        rules.let_go(rules.of_trees(made.pids))
         if (tmp_path / "undo").exists():  # of a victim, see tests/victims/README.md
             subprocess.run(["sh", "undo"], cwd=tmp_path, check=True)
 

@@ -19,14 +19,11 @@ import pytest
 
 import pycriu.check as check
 from pycriu.probes.table import FEATURES, REQUIRED
-from tests import debian
+from tests import debian, peer
 from tests.host.conftest import children, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import peer
 
 TOP = Path(__file__).parents[2]
 
@@ -55,17 +52,12 @@ def pycriu(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture(scope="module", params=["trixie", "sid"])
+@pytest.fixture(scope="module", params=peer.SUITES)
 def criu(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """CRIU's command line: that of a Debian release, and the newest."""
     try:
-        if request.param == "trixie":
-            return peer.find(None, debian.cache()).command
-        root = debian.cache() / "peer-sid"
-        if not (root / "root/usr/sbin/criu").exists():
-            debian.unpack(root, ("sid",), ("criu",), alone=True)
-        return peer.unpacked(root)
-    except (peer.NoPeerError, debian.NotHadError) as error:
+        return peer.of_suite(request.param).command
+    except peer.NoPeerError as error:
         pytest.skip(str(error))
 
 

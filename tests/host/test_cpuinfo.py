@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import peer
-from tests import debian
+from tests import peer
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -75,7 +74,7 @@ def test_without_the_option_there_is_nothing_of_it(host: Host) -> None:
 
 def test_criu_and_we_understand_each_other(host: Host) -> None:
     try:
-        criu = peer.find(None, debian.cache(), download=False)
+        criu = peer.find()
     except peer.NoPeerError as error:
         pytest.skip(str(error))
     where = ("-D", str(host.images))

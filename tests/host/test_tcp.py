@@ -30,7 +30,8 @@ from pycriu.kernel import nftables, ptrace, segment, tcp
 from pycriu.log import Log
 from pycriu.options import DumpOptions, RestoreOptions
 from pycriu.restore import restore
-from tests.host.conftest import Host, Subject, alive, below, reap, tables_of, wait_until
+from tests import rules
+from tests.host.conftest import Host, Subject, alive, below, reap, wait_until
 from tests.images import framed
 
 SERVER = """
@@ -96,7 +97,7 @@ class Talk:
 
     def tables(self) -> set[str]:
         """The tables of rules that hold connections of the subject."""
-        return tables_of({self.subject.pid})
+        return rules.of_trees({self.subject.pid})
 
     def options(self) -> list[str]:
         """What the server has said of its socket."""

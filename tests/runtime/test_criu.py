@@ -15,7 +15,7 @@ import dataclasses
 import pytest
 
 from layer.target import bootfile, guest
-from tests import debian, packed
+from tests import packed, peer
 
 THERE = "/data"
 VICTIMS = "/usr/lib/victims"
@@ -44,7 +44,7 @@ def options(options: guest.Options, boot: bootfile.Boot) -> guest.Options:
     options.logs.mkdir(parents=True, exist_ok=True)
     try:
         disk = packed.criu_disk(boot.machine, options.logs)
-    except debian.NotHadError as error:
+    except peer.NoPeerError as error:
         pytest.skip(f"no CRIU for {boot.machine.name}: {error}")
     return dataclasses.replace(options, disk=disk)
 

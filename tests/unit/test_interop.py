@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests import interop
 from tests.interop import NO, NONE, OURS, YES, Cell
 
@@ -37,3 +39,25 @@ def test_the_page_has_no_defect() -> None:
     assert said
     assert set(said.values()) <= {YES, NO, NONE}
     assert {name for name, _, _ in said} <= set(interop.VICTIMS)
+
+
+def test_a_reason_behind_a_yes_is_not_on_the_page() -> None:
+    text = interop.page({"pipes": [Cell(YES, "a first try that failed")]}, ["CRIU 9.9"])
+    assert "first try" not in text
+
+
+@pytest.mark.parametrize(
+    ("between", "own", "cell"),
+    [
+        (["PASS"], [], Cell(YES)),
+        (["SKIP no such device"], [], Cell(NONE, "no such device")),
+        (["FAIL a"], ["FAIL b"], Cell(NO, "FAIL b")),
+        (["FAIL a", "PASS"], ["PASS"], Cell(YES, "FAIL a")),
+        (["FAIL a", "FAIL c"], ["PASS", "PASS"], Cell(OURS, "FAIL a")),
+        (["FAIL a", "FAIL c"], ["PASS", "FAIL b"], Cell(NO, "FAIL b")),
+    ],
+)
+def test_each_is_tried_again_before_it_is_a_defect(between: list[str], own: list[str], cell: Cell) -> None:
+    ways = iter(between), iter(own)
+    assert interop.judged(*(lambda way=way: next(way) for way in ways)) == cell
+    assert [list(way) for way in ways] == [[], []]
