@@ -50,7 +50,7 @@ _OPTIONS = (
     ("ext_ack", 11),
     ("get_strict_chk", 12),
 )
-_OWN_NOTES = frozenset(("type", *(name for name, _ in _OPTIONS)))
+_OWN_NOTES = dict.fromkeys(("type", *(name for name, _ in _OPTIONS)), 4)  # name → length
 
 
 class Netlink(Kind):
@@ -105,14 +105,11 @@ class Netlink(Kind):
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Notes and entries, checked."""
-        self._notes = own.socket_notes(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES)
+        self._notes = own.socket_notes(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES.keys())
         for one in (entry.nlsk for entry in entries):
             name = f"netlink socket {one.id}"
             sockets.check(one.opts, name)
-            its_notes = self._notes.get(one.id, {})
-            sockets.check_notes(its_notes, name)
-            if any(len(its_notes.get(key, bytes(4))) != 4 for key in _OWN_NOTES):
-                raise ImageError(f"{name}: a note is not four bytes long")
+            sockets.check_notes(self._notes.get(one.id, {}), name, _OWN_NOTES)
             if len(one.groups) > _MAX_GROUPS or one.dst_group > 32:
                 raise ImageError(f"{name} is in more groups than there are, or sends to one that cannot be")
 

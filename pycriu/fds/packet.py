@@ -45,7 +45,7 @@ _MAX_RING = 1 << 30  # bytes
 
 # Options without a field in CRIU's message: name, number.
 _OPTIONS = (("tx_has_off", 19), ("qdisc_bypass", 20), ("ignore_outgoing", 23), ("vnet_hdr_sz", 24))
-_OWN_NOTES = frozenset(("fanout", *(name for name, _ in _OPTIONS)))
+_OWN_NOTES = dict.fromkeys(("fanout", *(name for name, _ in _OPTIONS)), 4)  # name → length
 _MEMBERSHIP = struct.Struct("=iHH8s")  # struct packet_mreq
 _MEMBERSHIP_LONG = struct.Struct("=iHH32s")
 _SOCKADDR = struct.Struct("=H2siHBB8s")  # struct sockaddr_ll
@@ -128,14 +128,11 @@ class Packet(Kind):
 
     def read(self, images: ImagesDir, entries: list[Any]) -> None:
         """Notes and entries, checked."""
-        self._notes = own.socket_notes(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES)
+        self._notes = own.socket_notes(images, NOTES_IMAGE, sockets.NOTES | _OWN_NOTES.keys())
         for one in (entry.psk for entry in entries):
             name = f"packet socket {one.id}"
-            its_notes = self._notes.get(one.id, {})
             sockets.check(one.opts, name)
-            sockets.check_notes(its_notes, name)
-            if any(len(its_notes.get(key, bytes(4))) != 4 for key in _OWN_NOTES):
-                raise ImageError(f"{name}: a note is not four bytes long")
+            sockets.check_notes(self._notes.get(one.id, {}), name, _OWN_NOTES)
             _check(one, name)
 
     def rehearse(self, entry: Any) -> None:

@@ -20,6 +20,7 @@ from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from pycriu.fds.openfile import OpenFile
@@ -272,11 +273,14 @@ def check(opts: Any, name: str) -> None:
         raise ImageError(f"{name} is bound to a device with an impossible name")
 
 
-def check_notes(found: dict[str, bytes], name: str) -> None:
-    """ImageError for a note whose value is longer than the option."""
+def check_notes(found: dict[str, bytes], name: str, its_own: Mapping[str, int | None]) -> None:
+    """ImageError for a value longer than its option; `its_own`, the family's, have this length (None: any)."""
     for key, _, size in _OTHERS:
         if len(found.get(key, b"")) > size:
             raise ImageError(f"{name}: the note {key} is {len(found[key])} bytes, {size} is the most")
+    for key, exact in its_own.items():
+        if exact is not None and len(found.get(key, bytes(exact))) != exact:
+            raise ImageError(f"{name}: the note {key} is {len(found[key])} bytes, not {exact}")
 
 
 def restore_reuse(fd: int, opts: Any) -> None:

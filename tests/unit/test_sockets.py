@@ -42,7 +42,7 @@ def test_options_come_back() -> None:
         assert (entry.so_sndbuf, entry.so_linger, entry.so_passcred, len(entry.so_filter)) == (100000, 7, True, 4)
         assert not entry.HasField("so_mark")
         sockets.check(entry, "one")
-        sockets.check_notes(others, "one")
+        sockets.check_notes(others, "one", {})
         sockets.restore(two.fileno(), entry)
         sockets.restore_reuse(two.fileno(), entry)
         sockets.restore_notes(two.fileno(), others)
@@ -92,9 +92,12 @@ def test_impossible_options_are_refused(bad: dict[str, object]) -> None:
         sockets.check(entry(**bad), "socket 7")
 
 
-def test_a_note_is_no_longer_than_its_option() -> None:
+def test_a_note_is_as_long_as_its_option() -> None:
     with pytest.raises(ImageError, match="peek_off"):
-        sockets.check_notes({"peek_off": bytes(5)}, "socket 7")
+        sockets.check_notes({"peek_off": bytes(5)}, "socket 7", {})
+    sockets.check_notes({"owner": bytes(8), "where": b""}, "socket 7", {"owner": 8, "where": None})
+    with pytest.raises(ImageError, match="owner is 7 bytes, not 8"):
+        sockets.check_notes({"owner": bytes(7)}, "socket 7", {"owner": 8, "where": None})
 
 
 IMAGE = "pycriu-sockets-unix.img"

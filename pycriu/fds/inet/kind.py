@@ -288,7 +288,7 @@ class Inet(Kind):
             about = _check_entry(isk, name)
             mine = self._notes.get(isk.ino, {})
             sockets.check(isk.opts, name)
-            sockets.check_notes({key: mine[key] for key in mine.keys() & sockets.NOTES}, name)
+            sockets.check_notes(mine, name, {})
             settings.check(_options(isk, mine), about, name)
             datagrams.parse(mine.get(_DATAGRAMS, b""), name)
             if not _is_connection(isk) or closes:
@@ -359,7 +359,7 @@ class Inet(Kind):
         if "groups" in options:
             settings.join(fd, options["groups"], f"the socket {isk.id}")
         sockets.restore(fd, isk.opts)
-        sockets.restore_notes(fd, {key: mine[key] for key in mine.keys() & sockets.NOTES})
+        sockets.restore_notes(fd, mine)
 
     @staticmethod
     def _enlarge(fd: int) -> None:

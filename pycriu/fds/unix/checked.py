@@ -93,14 +93,11 @@ def check(one: One, by_inode: dict[int, One]) -> None:
     if entry.state == LISTEN and not one.name.name:
         raise ImageError(f"{name} listens without a name")
     sockets.check(entry.opts, name)
-    sockets.check_notes(one.notes, name)
-    _check_notes(one, name)
+    sockets.check_notes(one.notes, name, OWN_NOTES)
+    _check_lists(one, name)
 
 
-def _check_notes(one: One, name: str) -> None:
-    for key, size in OWN_NOTES.items():
-        if size is not None and len(one.notes.get(key, bytes(size))) != size:
-            raise ImageError(f"{name}: the note {key} is {len(one.notes[key])} bytes, not {size}")
+def _check_lists(one: One, name: str) -> None:
     for key in ("pending", "peergroups", "connectorgroups"):
         if len(one.notes.get(key, b"")) % 4 or len(one.notes.get(key, b"")) > 1 << 18:
             raise ImageError(f"{name}: the note {key} holds no list of numbers")
