@@ -7,17 +7,16 @@ A FIFO may be open outside the tree as well, unless there is data in it: nobody 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import stat
-import termios
 
 from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.fds import ghost, inflight
 from pycriu.fds.inflight import ACCESS
 from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,11 +105,10 @@ class Fifo(inflight.Ends):
     def _fill(self, fd: int, content: inflight.Content | None, path: str) -> None:
         if content is None:
             return
-        waiting = ctypes.c_int(0)
-        fcntl.ioctl(fd, termios.FIONREAD, waiting)
-        if waiting.value and content.data:
+        waiting = libc.unread(fd)
+        if waiting and content.data:
             raise UserError(
-                f"{path} holds {waiting.value} bytes that somebody else has written",
+                f"{path} holds {waiting} bytes that somebody else has written",
                 "the task's own would mix with them",
             )
         inflight.fill(fd, content, path)

@@ -8,10 +8,8 @@ place for them, so they are in an image of our own.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import termios
 
 from pycriu.errors import ImageError, KernelError, TraceeGone
 from pycriu.fds.kind import Kind
@@ -110,16 +108,15 @@ def reader(files: list[OpenFile]) -> int:
 def peek(fd: int, name: str, *, packets: bool) -> Content:
     """What is in the pipe of which `fd` is a reading end; `packets`: its writers are in packet mode."""
     capacity = fcntl.fcntl(fd, F_GETPIPE_SZ)
-    waiting = ctypes.c_int(0)
-    fcntl.ioctl(fd, termios.FIONREAD, waiting)
-    if not waiting.value:
+    waiting = libc.unread(fd)
+    if not waiting:
         return Content(capacity, b"")
     side_in, side_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.fcntl(side_out, F_SETPIPE_SZ, capacity)
-        got = libc.call("tee", fd, side_out, waiting.value, SPLICE_F_NONBLOCK, what=name)
-        if got != waiting.value:
-            raise KernelError("tee", 11, f"{got} of {waiting.value} bytes of {name}")
+        got = libc.call("tee", fd, side_out, waiting, SPLICE_F_NONBLOCK, what=name)
+        if got != waiting:
+            raise KernelError("tee", 11, f"{got} of {waiting} bytes of {name}")
         parts = _drain(side_in, got)
     finally:
         os.close(side_in)

@@ -13,6 +13,7 @@ import select
 
 from pycriu.errors import ImageError, Unsupported
 from pycriu.images import messages as m
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ class Readers:
         self.inspect()
         fd = file.borrow()
         try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if poll.poll(0):
+            if libc.poll(fd, select.POLLIN):
                 raise Unsupported(
                     f"{file.name} has messages of the kernel before it, and nothing tells how many",
                     "let the task read them first",

@@ -145,10 +145,7 @@ def _look(file: OpenFile, row: sockdiag.NetlinkSocket) -> tuple[sockdiag.Netlink
 def _refuse_unread(fd: int, row: sockdiag.NetlinkSocket, file: OpenFile) -> None:
     if row.flags & sockdiag.CB_RUNNING:
         raise Unsupported(f"{file.name} is a netlink socket in the middle of an answer", "try again")
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    ((_, events),) = poll.poll(0) or ((fd, 0),)
-    if events & (select.POLLIN | select.POLLERR):
+    if libc.poll(fd, select.POLLIN) & (select.POLLIN | select.POLLERR):
         raise Unsupported(
             f"{file.name} is a netlink socket with messages that the task has not read",
             "only the kernel could send them again; try again when the task has read them",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import stat
 
 from pycriu.errors import About, Unsupported
@@ -16,6 +15,7 @@ from pycriu.fds import inflight
 from pycriu.fds.inflight import ACCESS
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,9 +113,7 @@ class Pipe(inflight.Ends):
 def _other_end_open(file: OpenFile) -> bool:
     fd = file.borrow()
     try:
-        poll = select.poll()
-        poll.register(fd, 0)  # POLLHUP and POLLERR are always reported
-        return not poll.poll(0)
+        return not libc.poll(fd, 0)  # POLLHUP for a reading end, POLLERR for a writing one
     finally:
         os.close(fd)
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import stat
-import termios
 
 from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.fds.openfile import OpenFile
@@ -85,9 +83,7 @@ def unread(file: OpenFile) -> int:
     """Bytes of events that nobody has read yet (FIONREAD)."""
     fd = file.borrow()
     try:
-        waiting = ctypes.c_int(0)
-        fcntl.ioctl(fd, termios.FIONREAD, waiting)
-        return waiting.value
+        return libc.unread(fd)
     finally:
         os.close(fd)
 

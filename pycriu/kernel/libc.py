@@ -16,6 +16,7 @@ from pycriu.kernel import syscalls
 CLONE_FILES = 0x400
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
 KCMP_EPOLL_TFD = 7
+_FIONREAD = 0x541B
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -121,6 +122,22 @@ def execveat(fd: int, argv0: bytes) -> None:
     path = ctypes.cast(empty, ctypes.c_void_p).value or 0
     at_empty_path = 0x1000
     call("execveat", fd, path, ctypes.addressof(argv), ctypes.addressof(envp), at_empty_path)
+
+
+def poll(fd: int, events: int) -> int:
+    """poll(2) without waiting: which of `events` there are, and POLLERR, POLLHUP, POLLNVAL, always told."""
+    import select
+
+    asked = select.poll()
+    asked.register(fd, events)
+    return next((found for _, found in asked.poll(0)), 0)
+
+
+def unread(fd: int) -> int:
+    """ioctl(2), FIONREAD: how many bytes wait to be read."""
+    size = ctypes.c_int(0)
+    call("ioctl", fd, _FIONREAD, ctypes.addressof(size), what="FIONREAD")
+    return size.value
 
 
 def start_writeback(fd: int, start: int, length: int) -> None:

@@ -17,6 +17,7 @@ import os
 import select
 
 from pycriu.errors import KernelError, PycriuError
+from pycriu.kernel import libc
 from pycriu.kernel import terminal as tty
 from pycriu.kernel.terminal import IXON, NCCS, VEOF, VEOL, VEOL2, VLNEXT, VSTART, VSTOP, Settings
 from pycriu.record import record, replace
@@ -70,9 +71,7 @@ _BOTH_WAYS = select.POLLIN | select.POLLOUT
 
 def _events(fd: int, wanted: int) -> int:
     """Which of these events are there. Asking makes the kernel finish what it does in the background."""
-    poll = select.poll()
-    poll.register(fd, wanted)
-    return next((events & wanted for _, events in poll.poll(0)), 0)
+    return libc.poll(fd, wanted) & wanted
 
 
 def look(masters: list[int]) -> list[Waiting]:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import select
 
 from pycriu.errors import KernelError, Unsupported
 from pycriu.fds import sockets
 from pycriu.fds.inet import settings
 from pycriu.fds.openfile import OpenFile
-from pycriu.kernel import sockdiag, tcp
+from pycriu.kernel import libc, sockdiag, tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +31,7 @@ _MD5 = "MD5 (TCP_MD5SIG)"
 
 def poll(sock: _socket.socket) -> int:
     """What poll(2) says at once."""
-    poller = select.poll()
-    poller.register(sock, POLLIN | POLLPRI | POLLRDHUP)
-    found = poller.poll(0)
-    return found[0][1] if found else 0
+    return libc.poll(sock.fileno(), POLLIN | POLLPRI | POLLRDHUP)
 
 
 def diag(files: list[OpenFile]) -> dict[int, sockdiag.Inet]:

@@ -27,7 +27,7 @@ from pycriu.fds.queues import SOCK_DGRAM, SOCK_STREAM
 from pycriu.fds.unix import checked, making
 from pycriu.images import messages as m
 from pycriu.images import own
-from pycriu.kernel import procfs, sockdiag
+from pycriu.kernel import libc, procfs, sockdiag
 from pycriu.kernel.sockdiag import AF_UNIX, CLOSE, LISTEN
 
 TYPE_CHECKING = False
@@ -309,9 +309,7 @@ def _with_ids(message: queues.Message, files: dict[int, OpenFile], one: Socket, 
 
 def _look_at_state(one: Socket) -> None:
     """Errors, out-of-band bytes, credentials and the name of the peer."""
-    poll = select.poll()
-    poll.register(one.fd, select.POLLPRI)
-    ((_, events),) = poll.poll(0) or ((one.fd, 0),)
+    events = libc.poll(one.fd, select.POLLPRI)
     if events & select.POLLPRI:
         raise Unsupported(f"{one.file.name} has an out-of-band byte (MSG_OOB) waiting, which cannot be saved")
     if events & select.POLLERR:  # ECONNRESET: no other error is kept for later
