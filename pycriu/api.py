@@ -98,6 +98,7 @@ def dump(
     network_lock: str = "nftables",
     prev_images_dir: str | None = None,
     page_server: PageServer | None = None,
+    track_mem: bool = False,
     hook: Hook | None = no_hook,
 ) -> DumpResult:
     """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
@@ -119,7 +120,8 @@ def dump(
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
-        page_server=page_server, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
+        page_server=page_server, track_mem=track_mem, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
+        hook=hook or no_hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -136,6 +138,7 @@ def pre_dump(
     timeout: int = 10,
     prev_images_dir: str | None = None,
     page_server: PageServer | None = None,
+    track_mem: bool = True,
     hook: Hook | None = no_hook,
 ) -> PreDumpResult:
     """Save the memory of a tree that runs on, so that the dump which follows has less to do.
@@ -146,7 +149,7 @@ def pre_dump(
     images, work = _directories(images_dir, work_dir)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
-        prev_images_dir=prev_images_dir, page_server=page_server, hook=hook or no_hook,
+        prev_images_dir=prev_images_dir, page_server=page_server, track_mem=track_mem, hook=hook or no_hook,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_pre_dump(options, log)

@@ -42,6 +42,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.incremental import Parent
     from pycriu.progress import Progress
+    from pycriu.tracking import Tracker
 
 ENDING = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 
@@ -71,6 +72,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     facts = cpu_facts(options)
     with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
         begin_images(new, parent, size, options)
+        tracker = opened_tracker(options, log)
         preload(cpu)
         begin = time.monotonic()
         with (
@@ -87,6 +89,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             looked = time.monotonic()
             show(options.progress, new, snapshots)
             segments = copy_pages(new, snapshots, kinds, options, parent)
+            tracker.begin_saved(snapshots)
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
@@ -95,14 +98,19 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             segments.write(new, entries.IPC_NAMESPACE)
             new.write_any("cpuinfo.img", facts)
             entries.write(new, tree.root, snapshots, saving, cpu)
+            tracker.write(new)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
             options.hook("post-dump", options.pid)
             finish(tree, kinds, options)
             size = new.pages_size()
-    result = measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size)
-    store.write_stats(options.work_dir, "stats-dump", stats_entry(result), log.warn)
     tell(snapshots, log)
+    return told(measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size), options, log)
+
+
+def told(result: DumpResult, options: DumpOptions, log: Log) -> DumpResult:
+    """The same, in the statistics and the log."""
+    store.write_stats(options.work_dir, "stats-dump", stats_entry(result), log.warn)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
 
@@ -125,6 +133,25 @@ def measured(
     freezing, stood, copying = (round(span * 1e6) for span in spans)
     shared = max(0, size // PAGE_SIZE - pages)
     return DumpResult(threads, pages, freezing, stood, copying, 0 if parent is None else parent.skipped, shared)
+
+
+class NoTracker:
+    """Nobody wants to know what changes from now on."""
+
+    def begin_saved(self, _snapshots: list[Snapshot]) -> None:
+        """Nothing."""
+
+    def write(self, _new: store.NewCheckpoint) -> None:
+        """Nothing."""
+
+
+def opened_tracker(options: DumpOptions, log: Log) -> Tracker | NoTracker:
+    """Who lets the kernel note what changes from now on, where that is wanted and possible."""
+    if not options.track_mem:
+        return NoTracker()
+    from pycriu import tracking
+
+    return tracking.opened(options, log) or NoTracker()
 
 
 class NoParent:

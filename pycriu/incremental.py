@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Dumps that hold only what has changed since an earlier one: its images, opened for comparison before anybody stops.
 
-A page is left to the parent (`pagemap_entry.flags`) where its content is the same there. It does not matter whose page
-that was, nor what has become of the memory in between: equal is equal.
+A page is left to the parent (`pagemap_entry.flags`) where the kernel has noted that nobody has written to it since
+(`tracking`), and else where its content is the same there. For the latter it does not matter whose page that was, nor
+what has become of the memory in between: equal is equal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 
 from pycriu import lineage, pagecompare, pagecopy
 from pycriu.errors import ImageError, UserError
-from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.kernel.pagemap import PAGE_SIZE, Run, append
 from pycriu.tracee import Tracee
 
 TYPE_CHECKING = False
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     from pycriu.images.store import NewCheckpoint
     from pycriu.log import Log
+    from pycriu.pagecompare import Read
     from pycriu.pagecopy import Batch
+    from pycriu.resources.memory import Mapping
     from pycriu.snapshot import Snapshot
+    from pycriu.tracking import Track
 
 _NOTHING = pagecompare.Comparison([])
 
@@ -37,6 +41,8 @@ class Parent:
         self._chain = lineage.Lineage(self._first)
         self._known: dict[str, pagecompare.Comparison] = {}
         self._open: list[int] = []
+        self._tracks: dict[int, Track] = {}
+        self._told: list[str] = []  # to the log, when nobody waits any more
         self.skipped = 0  # pages that the parent has
         self.link = os.path.relpath(os.path.realpath(given), os.path.realpath(images_dir))
         try:
@@ -44,6 +50,7 @@ class Parent:
             for name in self._first.names():
                 if name.startswith("pagemap-"):
                     self._known[name] = self._read(name)
+            self._read_tracks()
         except BaseException:
             self.close()
             raise
@@ -61,6 +68,9 @@ class Parent:
 
     def close(self) -> None:
         """Give everything back."""
+        for line in self._told:
+            self._log.info("%s", line)
+        self._told = []
         for fd in self._open:
             os.close(fd)
         self._open = []
@@ -96,6 +106,47 @@ class Parent:
             )
         return pagecompare.Comparison(found)
 
+    def _read_tracks(self) -> None:
+        prefix = "pycriu-track-"
+        numbers = [name[len(prefix) : -4] for name in self._first.names() if name.startswith(prefix)]
+        pids = [int(number) for number in numbers if number.isascii() and number.isdecimal()]
+        if not pids:
+            return
+        from pycriu import tracking
+
+        for pid in pids:
+            try:
+                self._tracks[pid] = tracking.read(pid, self._first)
+            except tracking.Untracked as error:
+                self._log.warn("%s", error)
+
+    def unchanged(
+        self, pid: int, started: int, mappings: list[Mapping], runs: list[Run]
+    ) -> tuple[list[Run], list[Run]]:
+        """Which pages of a process that stands still are as the parent has them, and which have been written to since.
+
+        So far as the kernel has noted that: of the others, or all, nothing is known.
+        """
+        if pid not in self._tracks:
+            self._told.append(f"Process {pid}: contents are compared: its changes have not been noted")
+            return [], []
+        from pycriu import tracking
+
+        try:
+            same, dirty = self._tracks[pid].ask(started, mappings, runs)
+        except (tracking.Untracked, OSError) as error:
+            self._told.append(f"Process {pid}: contents are compared: {error}")
+            return [], []
+        known = self.has(f"pagemap-{pid}.img").has
+        same = pagecompare.both(same, known)
+        doubtful = pagecompare.both(pagecompare.without(pagecompare.without(runs, same), dirty), known)
+        counts = [sum(pages for _, pages in some) for some in (runs, same, dirty, doubtful)]
+        self._told.append(
+            f"Process {pid}: of {counts[0]} pages, by soft-dirty bits, {counts[1]} are unchanged, {counts[2]} changed; "
+            f"contents of {counts[3]} are compared"
+        )
+        return same, dirty
+
     def has(self, name: str) -> pagecompare.Comparison:
         """What the parent has under the name of a pagemap image."""
         return self._known.get(name, _NOTHING)
@@ -103,14 +154,16 @@ class Parent:
     def copy_snapshot(self, snapshot: Snapshot, out: int, *, write_back: bool) -> None:
         """The pages of a process that stands still; what the parent has is not written."""
         task, known = snapshot.task, self.has(f"pagemap-{snapshot.pid}.img")
-        snapshot.runs, snapshot.inherited = pagecompare.compare(lambda *to: read_task(task, *to), snapshot.runs, known)
+        same, dirty = self.unchanged(snapshot.pid, snapshot.stat.starttime, snapshot.mappings, snapshot.runs)
+        doubtful = pagecompare.without(pagecompare.without(snapshot.runs, same), dirty)
+        changed, equal = pagecompare.compare(lambda *to: read_task(task, *to), doubtful, known)
+        snapshot.runs, snapshot.inherited = pagecompare.union(changed + dirty), pagecompare.union(equal + same)
         pagecopy.copy(task, snapshot.runs, out, write_back=write_back)
         self.skipped += sum(pages for _, pages in snapshot.inherited)
 
-    def copy_running(self, pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
-        """The same for a task that runs: what it has unmapped meanwhile is left out."""
-        with Running(pid) as task:
-            written, inherited = pagecompare.copy(task.read, runs, self.has(f"pagemap-{pid}.img"), out)
+    def copy_running(self, pid: int, runs: list[Run], out: int, read: Read) -> tuple[list[Run], list[Run]]:
+        """The same for a task that runs, which `read` reads: what it has unmapped meanwhile is left out."""
+        written, inherited = pagecompare.copy(read, runs, self.has(f"pagemap-{pid}.img"), out)
         self.skipped += sum(pages for _, pages in inherited)
         return written, inherited
 
@@ -122,10 +175,9 @@ class Parent:
         return written, inherited
 
 
-def copy_running(pid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
-    """Write the pages of a task that runs, as far as they are still there; the runs written, and no others."""
-    with Running(pid) as task:
-        return pagecompare.copy(task.read, runs, _NOTHING, out)
+def copy_running(runs: list[Run], out: int, read: Read) -> tuple[list[Run], list[Run]]:
+    """Write the pages of a task that runs, which `read` reads as far as they are there; the runs written, no others."""
+    return pagecompare.copy(read, runs, _NOTHING, out)
 
 
 def read_task(task: Tracee, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
@@ -163,7 +215,7 @@ class Running:
                         continue
                 except OSError:
                     continue
-                pagecompare.append(found, page, 1)
+                append(found, page, 1)
                 at += PAGE_SIZE
         return [(start, pages * PAGE_SIZE) for start, pages in found]
 

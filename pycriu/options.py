@@ -71,6 +71,7 @@ class DumpOptions:
     hook: Hook = no_hook  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     page_server: PageServer | None = None  # send pages there, instead of writing them
+    track_mem: bool = False  # from now on, the kernel is to note which pages change, where it can
 
 
 @record

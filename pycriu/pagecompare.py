@@ -10,7 +10,7 @@ import ctypes
 import os
 
 from pycriu.errors import ImageError
-from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.kernel.pagemap import PAGE_SIZE, Run, append
 from pycriu.pagecopy import Batch, Buffer, batches, in_halves, write_all
 
 TYPE_CHECKING = False
@@ -128,14 +128,6 @@ def _same_pages(ours: Buffer, theirs: Buffer, at: int, size: int, fd: int, offse
         else:
             found.append((page, 1, equal))
     return found
-
-
-def append(runs: list[Run], start: int, pages: int) -> None:
-    """Add a run behind the others, as part of the last where they touch."""
-    if runs and runs[-1][0] + runs[-1][1] * PAGE_SIZE == start:
-        runs[-1] = (runs[-1][0], runs[-1][1] + pages)
-    else:
-        runs.append((start, pages))
 
 
 def merged(runs: list[Run]) -> list[Run]:

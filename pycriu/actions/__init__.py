@@ -130,6 +130,7 @@ class Request:
             cpu_cap=self.text("cpu-cap"),
             progress=self.progress(),
             prev_images_dir=self.text("prev-images-dir"),
+            track_mem=self.flag("track-mem"),
             page_server=self.page_server(),
             **(self.file_options() | self._external()),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pycriu import arguments
 from pycriu.actions import Request, free_images, light_protobuf
+from pycriu.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def run(request: Request) -> int:
 def perform(request: Request) -> PreDumpResult:
     """The pre-dump that is asked for."""
     arguments.choice(request.values, "pre-dump-mode", "splice", "read")  # both copy while the tasks run
-    options = request.dump_options()
+    options = replace(request.dump_options(), track_mem=request.values.get("track-mem") is not False)
     light_protobuf()
     from pycriu.predump import pre_dump
 

@@ -76,11 +76,7 @@ def now(clock: int) -> int:
 
 def boot_id() -> bytes:
     """16 bytes that no other boot has; zeros where the kernel does not tell, which are no boot's."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return bytes.fromhex(file.read().strip().replace("-", ""))
-    except FileNotFoundError:
-        return _NO_BOOT
+    return procfs.boot_id() or _NO_BOOT
 
 
 class Timerfd(Kind):

@@ -1081,6 +1081,20 @@ class pycriu_timerfd_entry(Message):
     expiry: int
     boot: bytes
     def __init__(self, *, id: int | None = ..., expiry: int | None = ..., boot: bytes | None = ...) -> None: ...
+class pycriu_track_entry(Message):
+    token: bytes
+    boot: bytes
+    started: int
+    @property
+    def marked(self) -> Scalars[int]: ...
+    @property
+    def other(self) -> Scalars[int]: ...
+    @property
+    def start(self) -> Scalars[int]: ...
+    @property
+    def pages(self) -> Scalars[int]: ...
+    entries: bytes
+    def __init__(self, *, token: bytes | None = ..., boot: bytes | None = ..., started: int | None = ..., marked: Iterable[int] | None = ..., other: Iterable[int] | None = ..., start: Iterable[int] | None = ..., pages: Iterable[int] | None = ..., entries: bytes | None = ...) -> None: ...
 class pycriu_tty_entry(Message):
     index: int
     mode: int

@@ -106,6 +106,14 @@ def _within(regions: list[tuple[int, int]], spans: list[tuple[int, int]]) -> lis
     return [(start, (end - start) // PAGE_SIZE) for start, end in runs]
 
 
+def append(runs: list[Run], start: int, pages: int) -> None:
+    """Add a run behind the others, as part of the last where they touch."""
+    if runs and runs[-1][0] + runs[-1][1] * PAGE_SIZE == start:
+        runs[-1] = (runs[-1][0], runs[-1][1] + pages)
+    else:
+        runs.append((start, pages))
+
+
 def _append(runs: list[tuple[int, int]], start: int, end: int) -> None:
     if runs and runs[-1][1] == start:
         runs[-1] = (runs[-1][0], end)

@@ -210,6 +210,15 @@ def uptime() -> int:
         return int(float(file.read().split()[0]) * 1e6)
 
 
+def boot_id() -> bytes:
+    """16 bytes that no other boot has; none where the kernel does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except FileNotFoundError:
+        return b""
+
+
 def descriptors(pid: int) -> list[int]:
     """Numbers of the open descriptors of `pid`, ascending."""
     try:

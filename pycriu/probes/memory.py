@@ -12,7 +12,7 @@ import signal
 import struct
 
 from pycriu.errors import KernelError
-from pycriu.kernel import libc, procfs
+from pycriu.kernel import libc, procfs, softdirty
 from pycriu.probes.subject import Absent, Subject, called, in_child, prctl
 
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_MM_MAP_SIZE = 35, 14, 15
@@ -24,7 +24,7 @@ PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 ARCH_MAP_VDSO_32, ARCH_MAP_VDSO_64 = 0x2002, 0x2003
 UFFD_EVENTS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6  # fork, remap, remove, unmap
 UFFD_WP_ASYNC = 1 << 13 | 1 << 15  # unpopulated pages, too
-SOFT_DIRTY, PRESENT = 1 << 55, 1 << 63  # in a word of pagemap
+PRESENT = 1 << 63  # in a word of pagemap
 MFD_HUGETLB = 4
 UFFDIO_API, UFFD_API, UFFD_USER_MODE_ONLY = 0xC018AA3F, 0xAA, 1
 
@@ -46,13 +46,8 @@ def pagemap_scan(_subject: Subject) -> None:
 
 def soft_dirty(_subject: Subject) -> None:
     """/proc/PID/clear_refs takes the soft-dirty bit away, a write brings it back."""
-    with _Page() as page:
-        with open("/proc/self/clear_refs", "wb", buffering=0) as file:
-            file.write(b"4")
-        clean = _pagemap_word(page.address) & SOFT_DIRTY
-        page.write(b"x")
-        if clean or not _pagemap_word(page.address) & SOFT_DIRTY:
-            raise Absent("the soft-dirty bit of a page does not follow writes")
+    if not softdirty.works():
+        raise Absent("the soft-dirty bit of a page does not follow writes")
 
 
 def userfaultfd(_subject: Subject) -> None:

@@ -30,11 +30,7 @@ _LONGEST = 1 << 61  # ns that a clock may show
 
 def boot() -> Numbers:
     """16 bytes that no other boot has; none where the kernel does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return tuple(bytes.fromhex(file.read().strip().replace("-", "")))
-    except FileNotFoundError:
-        return ()
+    return tuple(procfs.boot_id())
 
 
 def offsets(pid: int | str) -> Times:

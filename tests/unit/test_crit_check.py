@@ -239,3 +239,20 @@ def test_whatever_an_image_holds_is_an_answer_or_an_error(
             assert back.read_bytes() == data
         shutil.copy2(good / name, folder / name)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("pycriu-track-27273.img", {}, []),
+        ("pycriu-track-1.img", {}, ["there are no pages of process 1"]),
+        ("pycriu-track-27273.img", {"pages": [1, 2]}, ["1 runs, 2 lengths, 16 bytes for 3 pages"]),
+        ("pycriu-track-27273.img", {"token": b"x"}, ["1 bytes"]),
+    ],
+)
+def test_what_was_noted_of_pages(folder: Path, name: str, changes: dict[str, Any], said: list[str]) -> None:
+    good = {"token": bytes(16), "boot": bytes(16), "started": 1, "start": [4096], "pages": [2], "entries": bytes(16)}
+    (folder / name).write_bytes(framed(name, [m.pycriu_track_entry(**(good | changes))]))
+    findings = found(folder)
+    assert len(findings) == len(said)
+    assert all(one in finding for one, finding in zip(said, findings, strict=True))

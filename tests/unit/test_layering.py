@@ -25,7 +25,7 @@ FLOORS = (
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare"},
     {"fds"},
     {"resources"},
-    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "dedup", "pageserver"},
+    {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "tracking", "dedup", "pageserver"},
     {"crit", "edits"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun"},

@@ -33,6 +33,7 @@ def check(model: Model) -> None:
     _check_tasks(model)
     _check_watches(model)
     _check_packets(model)
+    _check_tracks(model)
     _check_others(model)
 
 
@@ -74,6 +75,23 @@ def _check_watches(model: Model) -> None:
             if entry.id in counts and slot.index >= counts[entry.id]:
                 model.found("pycriu-epoll.img", f"there is no watch {slot.index}", number, f"{field}.index")
             model.refer(slot.target, (), ("pycriu-epoll.img", number, f"{field}.target"))
+
+
+def _check_tracks(model: Model) -> None:
+    """What is noted of pages, of processes whose pages are here."""
+    for name, pid in model.numbered("pycriu-track"):
+        if f"pagemap-{pid}.img" not in model.names:
+            model.found(name, f"there are no pages of process {pid}")
+        for entry in model.entries(name):
+            pages = sum(entry.pages)
+            if len(entry.start) != len(entry.pages) or len(entry.entries) != 8 * pages:
+                said = (
+                    f"{len(entry.start)} runs, {len(entry.pages)} lengths, {len(entry.entries)} bytes for {pages} pages"
+                )
+                model.found(name, said, 0, "entries")
+            for field in ("token", "boot"):
+                if len(getattr(entry, field)) != 16:
+                    model.found(name, f"{len(getattr(entry, field))} bytes", 0, field)
 
 
 def _check_packets(model: Model) -> None:
