@@ -321,9 +321,19 @@ def alone(request: pytest.FixtureRequest) -> Iterator[None]:
         groups.add("terminals")
     with ExitStack() as held:
         for group in sorted(groups):
-            lock = held.enter_context(open(Path(tempfile.gettempdir(), f"pycriu-tests-{group}.lock"), "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(held, group, fcntl.LOCK_EX)
+        _lock(held, "pids", fcntl.LOCK_EX if _is_prolific(request) else fcntl.LOCK_SH)
         yield
+
+
+def _lock(held: ExitStack, name: str, kind: int) -> None:
+    path = Path(tempfile.gettempdir(), f"pycriu-tests-{name}.lock")
+    fcntl.flock(held.enter_context(path.open("w")), kind)
+
+
+def _is_prolific(request: pytest.FixtureRequest) -> bool:
+    """Whether it uses up all PIDs there are in some seconds: the one of a dumped process is soon somebody else's."""
+    return request.node.get_closest_marker("prolific") is not None
 
 
 @cache

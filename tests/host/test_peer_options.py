@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,6 +91,8 @@ def test_a_script_that_fails_has_the_same_consequences(host: Host, tools: dict[s
         end: list[object] = [dumped.returncode == 0, alive(subject.pid)]
         if dumped.returncode == 0:
             done = tool.run("restore", "-d", "-D", str(host.images), "--action-script", program, env=environment)
+            if done.returncode:
+                time.sleep(0.5)  # CRIU kills whom it has restored, and does not wait for the end
             end += [done.returncode, alive(subject.pid)]
         ends[name] = [*end, told.read_text()]
         told.unlink()

@@ -43,7 +43,7 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0
 assert libc.syscall(317, 1, 0, fprog) == 0
 assert libc.syscall(110) == -1
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-os.nice(3)
+os.setpriority(os.PRIO_PROCESS, 0, 3)
 pause_for_dump()
 with open("/proc/self/timers") as file:
     say("timers", file.read() == timers)

@@ -166,7 +166,7 @@ def test_a_script_does_not_outlive_a_dump_that_is_ended(host: Host) -> None:
     assert dumper.wait(20) == 1
     assert dumper.stderr is not None
     assert b"interrupted by signal 15" in dumper.stderr.read()
-    assert not alive(int((host.folder / "its-pid").read_text()))
+    wait_until(lambda: not alive(int((host.folder / "its-pid").read_text())), "its end")
     assert subject.go() == ["ok"]
 
 

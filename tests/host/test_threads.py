@@ -95,6 +95,7 @@ say("ended", threading.active_count())
 """
 
 
+@pytest.mark.prolific
 def test_threads_that_are_made_while_the_tree_is_being_stopped(host: Host) -> None:
     subject = host.python(CHURN)
     for number in range(6):
@@ -105,6 +106,7 @@ def test_threads_that_are_made_while_the_tree_is_being_stopped(host: Host) -> No
     assert subject.go() == ["ended 1"]
 
 
+@pytest.mark.prolific
 def test_threads_that_are_ending_have_nothing_of_their_own(host: Host) -> None:
     """Nor have they what they shared: the kernel takes it away from them before they are gone."""
     subject = host.python(CHURN)

@@ -26,6 +26,7 @@ PATIENCE = 60.0  # seconds
 PROMPT = "ready> "
 _PR_SET_CHILD_SUBREAPER = 36
 _count = [0]
+_names: dict[int, str] = {}  # of those that have been dumped
 
 
 def play(scenario: Callable[[], None]) -> None:
@@ -73,6 +74,7 @@ def dump(pid: int, *options: str) -> str:
     _count[0] += 1
     images = f"images-{_count[0]}"
     os.mkdir(images)
+    _names[pid] = _name(pid)
     _pycriu("dump", "-t", str(pid), "-D", images, *options)
     if "--leave-running" not in options:
         with contextlib.suppress(ChildProcessError):
@@ -193,7 +195,7 @@ class Terminal:
         """What was dumped elsewhere becomes a job of this terminal, and runs."""
         self.type(shlex.join([*PYCRIU, "restore", "-D", images, "--shell-job"]))
         self.expect("--shell-job")
-        wait_until(lambda: _runs(pid), f"{pid} is back", PATIENCE)
+        wait_until(lambda: _runs(pid, _names[pid]), f"{pid} is back", PATIENCE)
 
     def close(self) -> None:
         """Hang up."""
@@ -209,9 +211,10 @@ def _over(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: int, name: str) -> bool:
+    """Whether it is back and has been let go: just born, it is not held yet, but has no name of its own either."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return "TracerPid:\t0" in status_lines("TracerPid", pid=str(pid))
+        return "TracerPid:\t0" in status_lines("TracerPid", pid=str(pid)) and _name(pid) == name
     return False
 
 
