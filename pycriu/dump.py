@@ -40,6 +40,8 @@ from pycriu.tracee import SIGSTOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pycriu.incremental import Parent
     from pycriu.progress import Progress
     from pycriu.tracking import Tracker
@@ -96,7 +98,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             haste.end()
             copied = time.monotonic()
             segments.write(new, entries.IPC_NAMESPACE)
-            new.write_any("cpuinfo.img", facts)
+            for name, entry in facts:
+                new.write(name, [entry])
             entries.write(new, tree.root, snapshots, saving, cpu)
             tracker.write(new)
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
@@ -115,8 +118,8 @@ def told(result: DumpResult, options: DumpOptions, log: Log) -> DumpResult:
     return result
 
 
-def cpu_facts(options: DumpOptions) -> list[m.cpuinfo_entry]:
-    """What the CPU offers, where the user wants it in the images."""
+def cpu_facts(options: DumpOptions) -> list[tuple[str, Any]]:
+    """What the CPU offers, where the user wants it in the images: image and entry."""
     if options.cpu_cap is None:
         return []
     from pycriu.arch import cpuinfo

@@ -59,10 +59,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         images.edited = edits
         kinds = Kinds(options, log)
         check_cpu(images, options)
-        if images.inventory().allow_uprobes and not options.allow_uprobes:
-            raise UserError(
-                "these images were made with --allow-uprobes", "say it here, too; probes must be as they were"
-            )
+        check_uprobes(images, options)
         checkpoint = Checkpoint(images, cpu, kinds)
         try:
             for said in edits.check_used() if edits else ():
@@ -140,14 +137,19 @@ def stop_again(nursery: spawn.Nursery, checkpoint: Checkpoint) -> None:
             stops.see(nursery.tasks[parent.pid], member.pid)
 
 
+def check_uprobes(images: store.ImagesDir, options: RestoreOptions) -> None:
+    """UserError where there may have been uprobes, and the user does not say so."""
+    if images.inventory().allow_uprobes and not options.allow_uprobes:
+        raise UserError("these images were made with --allow-uprobes", "--allow-uprobes, if probes are as they were")
+
+
 def check_cpu(images: store.ImagesDir, options: RestoreOptions) -> None:
     """UserError where the CPU lacks what that of the dump had, if the user wants to know."""
     if options.cpu_cap is None:
         return
     from pycriu.arch import cpuinfo
 
-    if what := cpuinfo.wanted(options.cpu_cap):
-        cpuinfo.check(images.read_one(cpuinfo.IMAGE), cpuinfo.here(), what)
+    cpuinfo.check(images, cpuinfo.wanted(options.cpu_cap))
 
 
 class Pidfile:

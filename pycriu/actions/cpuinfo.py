@@ -18,10 +18,10 @@ def run(request: Request) -> int:
     from pycriu.images import store
 
     what = cpuinfo.wanted(request.text("cpu-cap") or "")
-    own = cpuinfo.here()
     if request.words == ["dump"]:
-        store.write_alone(os.path.join(request.images, cpuinfo.IMAGE), own)
+        name, entry = cpuinfo.here()
+        store.write_alone(os.path.join(request.images, name), entry)
         return 0
     with store.ImagesDir(request.images) as images:
-        cpuinfo.check(images.read_one(cpuinfo.IMAGE), own, what)
+        cpuinfo.check(images, what)
     return 0

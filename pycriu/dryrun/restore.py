@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from pycriu import arch, spawn
+from pycriu.arch import cpuinfo
 from pycriu.check import describe, probe, running_configuration
 from pycriu.checkpoint import Checkpoint
 from pycriu.dryrun import report, rounds
@@ -20,7 +21,7 @@ from pycriu.images import store
 from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
 from pycriu.resources import limits, memory
-from pycriu.restore import asked_edits
+from pycriu.restore import asked_edits, check_cpu, check_uprobes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class Round(rounds.Round):
         with About():
             self.remarks += self._edits.check_used() if self._edits else []
         self.remarks += checkpoint.check_here()
+        with About():
+            check_uprobes(images, options)
+        with About():
+            check_cpu(images, options)
+        if options.cpu_cap is None:
+            self.remarks += cpuinfo.remarks(images)
         with About():
             if options.shell_job and not options.detached:
                 spawn.join_our_group(checkpoint.root)

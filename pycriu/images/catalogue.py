@@ -133,6 +133,7 @@ KINDS = (
     Kind("pycriu-tty", 0x50544559, "pycriu_tty_entry", many=True, own=True),
     Kind("pycriu-punched", 0x50595055, "pycriu_punched_entry", own=True),
     Kind("pycriu-track", 0x50595452, "pycriu_track_entry", own=True),
+    Kind("pycriu-cpu", 0x50594350, "pycriu_cpu_entry", own=True),
     Kind("stats-dump", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("stats-restore", 0x57093306, "stats_entry", framing=SERVICE),
     Kind("irmap-cache", 0x57004059, "irmap_cache_entry", many=True, framing=SERVICE),

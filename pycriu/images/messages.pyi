@@ -978,6 +978,11 @@ class pycriu_attribute(Message):
     name: bytes
     value: bytes
     def __init__(self, *, name: bytes | None = ..., value: bytes | None = ...) -> None: ...
+class pycriu_cpu_entry(Message):
+    mtype: int
+    @property
+    def capabilities(self) -> Scalars[int]: ...
+    def __init__(self, *, mtype: int | None = ..., capabilities: Iterable[int] | None = ...) -> None: ...
 class pycriu_epoll_entry(Message):
     id: int
     @property

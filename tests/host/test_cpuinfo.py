@@ -15,7 +15,7 @@ from tests import peer
 if TYPE_CHECKING:
     from tests.host.conftest import Host
 
-pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the format has no place for other CPUs' facts")
+pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="plants instructions of x86_64")
 
 
 def boast(host: Host) -> None:
@@ -58,6 +58,12 @@ def test_a_checkpoint_with_what_its_cpu_had(host: Host) -> None:
     refused = host.restore("--cpu-cap=ins")
     assert not refused.ok
     assert "missing here: tbm" in refused.errors()
+    dry = host.run("restore", "--dry-run", "-D", str(host.images), "--cpu-cap=ins")
+    assert dry.status == 1
+    assert "missing here: tbm" in dry.log
+    dry = host.run("restore", "--dry-run", "-D", str(host.images))
+    assert dry.ok, dry
+    assert "note: a program that uses what this CPU lacks will die: instructions" in dry.log
     restored = host.restore("--cpu-cap=ins,fpu,^ins")
     assert restored.ok, restored
     assert subject.go() == ["ok"]
