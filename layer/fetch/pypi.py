@@ -8,10 +8,13 @@ index is read directly, in either of its two formats.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import ssl
 import sys
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from layer.fetch.lock import GoneError, Pin
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 # What pip falls back to when nothing is configured. Asked of pip, so that no address stands here.
 PIP_DEFAULT = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,20 @@ def download(package: str, file: str, sha256: str) -> bytes:
 
 
 def read(url: str, *, accept: str = "*/*") -> bytes:
-    """What an address serves."""
+    """What an address serves; asked again where the network, not the server, is what fails. OSError in the end."""
     request = urllib.request.Request(url, headers={"Accept": accept})
-    with urllib.request.urlopen(
-        request, timeout=120, context=ssl.create_default_context(cafile=_setting("cert") or None)
-    ) as reply:
-        content: bytes = reply.read()
+    context = ssl.create_default_context(cafile=_setting("cert") or None)
+    for failures in itertools.count(1):
+        try:
+            with urllib.request.urlopen(request, timeout=60, context=context) as reply:
+                content: bytes = reply.read()
+                break
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if failures == _ATTEMPTS or not url.startswith("http"):
+                raise
+            time.sleep(failures)
     return content
 
 

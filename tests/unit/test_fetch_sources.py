@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 
 from layer.fetch import aptsources, pypi
@@ -84,3 +87,24 @@ def test_an_index_page_gives_sdists_with_a_hash_only(page: str) -> None:
     (found,) = pypi.parse(page, "https://index.example/simple/pkg/")
     assert found == pypi.Sdist("pkg-1.0.tar.gz", "https://index.example/f/pkg-1.0.tar.gz", SHA)
     assert found.version == "1.0"
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_connection_that_is_dropped_is_made_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(pypi.time, "sleep", pauses.append)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answering = threading.Thread(target=_drop_then_answer, args=(server, failures))
+        answering.start()
+        assert pypi.read(f"http://127.0.0.1:{server.getsockname()[1]}/file") == b"content"
+        answering.join()
+    assert len(pauses) == failures
+
+
+def _drop_then_answer(server: socket.socket, failures: int) -> None:
+    for left in range(failures, -1, -1):
+        client, _ = server.accept()
+        with client:
+            client.recv(4096)
+            if not left:
+                client.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\ncontent")
