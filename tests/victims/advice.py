@@ -50,7 +50,7 @@ def scenario() -> Iterator[victim.Damage]:
         ctypes.memmove(droppable, b"again", 5)
         victim.equal(ctypes.string_at(droppable, 5), b"again", "droppable memory")
     if key:
-        victim.equal(dies(lambda: ctypes.string_at(key, 1)), signal.SIGSEGV, "reading what the key forbids")
+        victim.equal(victim.dies(lambda: ctypes.string_at(key, 1)), signal.SIGSEGV, "reading what the key forbids")
     judge_fork()
 
 
@@ -113,20 +113,10 @@ def kernel() -> tuple[int, int]:
 def judge_guard(at: int) -> None:
     for page, ends in ((1, 0), (2, signal.SIGSEGV), (3, 0)):
         there = at + page * PAGE
-        ended = dies(lambda there=there: ctypes.memset(there, 1, 1))
+        ended = victim.dies(lambda there=there: ctypes.memset(there, 1, 1))
         victim.equal(ended, ends, f"writing to page {page} of a guarded area")
     call_madvise(at + 2 * PAGE, GUARD_REMOVE, PAGE)
     victim.equal(ctypes.string_at(at + 2 * PAGE, 2), b"\0\0", "a guard page without its guard")
-
-
-def dies(work: object) -> int:
-    """The signal that a child dies of when it does that."""
-    pid = os.fork()
-    if not pid:
-        libc.prctl(4, 0, 0, 0, 0)  # no core dump
-        work()  # type: ignore[operator]
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
 
 
 def seal() -> int:
@@ -184,7 +174,7 @@ def judge_fork() -> None:
             os._exit(wrong)
         ctypes.string_at(kept_back, 5)
 
-    victim.equal(dies(look), signal.SIGSEGV, "a child that looks for an area that it is not given")
+    victim.equal(victim.dies(look), signal.SIGSEGV, "a child that looks for an area that it is not given")
 
 
 victim.play(scenario)

@@ -5,10 +5,8 @@ Missing: groups that decide who may open files, events that nobody has read yet 
 """
 
 import ctypes
-import fcntl
 import os
 import struct
-import termios
 from collections.abc import Iterator
 
 import victim
@@ -37,7 +35,7 @@ def scenario() -> Iterator[victim.Damage]:
     mark(fd, FILESYSTEM, OPEN_EXEC, "/proc")
     before = info(fd)
     yield lambda: mark(fd, ADD | REMOVE, MODIFY, "file")
-    victim.equal(waiting(fd), 0, "bytes of events that nobody made")
+    victim.equal(victim.unread(fd), 0, "bytes of events that nobody made")
     victim.equal(info(fd), before, "the marks")
     victim.check(not os.get_blocking(fd), "O_NONBLOCK was lost")
     touch("folder/new")
@@ -56,17 +54,10 @@ def mark(fd: int, flags: int, mask: int, name: str) -> None:
     victim.equal(done, 0, f"fanotify_mark({name}): {os.strerror(ctypes.get_errno())}")
 
 
-def waiting(fd: int) -> int:
-    """Bytes of events that can be read."""
-    size = ctypes.c_int(0)
-    fcntl.ioctl(fd, termios.FIONREAD, size)
-    return size.value
-
-
 def events(fd: int) -> list[tuple[str, int, int]]:
     """The last word of the path, mask and thread of what has happened."""
     found = []
-    data = os.read(fd, 1 << 16) if waiting(fd) else b""
+    data = os.read(fd, 1 << 16) if victim.unread(fd) else b""
     while data:
         size, _, _, _, mask, opened, who = struct.unpack_from("=IBBHQii", data)
         found.append((os.path.basename(os.readlink(f"/proc/self/fd/{opened}")), mask, who))

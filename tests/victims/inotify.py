@@ -5,10 +5,8 @@ Missing: events that nobody has read yet and watches on deleted files (refused);
 """
 
 import ctypes
-import fcntl
 import os
 import struct
-import termios
 from collections.abc import Iterator
 
 import victim
@@ -36,7 +34,7 @@ def scenario() -> Iterator[victim.Damage]:
     events(fd)
     before = watches(fd), watches(second)
     yield lambda: libc.inotify_rm_watch(fd, file)
-    victim.equal(waiting(fd), 0, "bytes of events that nobody made")
+    victim.equal(victim.unread(fd), 0, "bytes of events that nobody made")
     victim.equal((watches(fd), watches(second)), before, "the watches")
     victim.check(not os.get_blocking(fd) and os.get_blocking(second), "O_NONBLOCK")
     touch("folder/new")
@@ -68,17 +66,10 @@ def watch(fd: int, name: str, mask: int) -> int:
     return number
 
 
-def waiting(fd: int) -> int:
-    """Bytes of events that can be read."""
-    size = ctypes.c_int(0)
-    fcntl.ioctl(fd, termios.FIONREAD, size)
-    return size.value
-
-
 def events(fd: int) -> list[tuple[int, int, bytes]]:
     """Watch, mask and name of what has happened."""
     found = []
-    data = os.read(fd, 1 << 16) if waiting(fd) else b""
+    data = os.read(fd, 1 << 16) if victim.unread(fd) else b""
     while data:
         number, mask, _, size = struct.unpack_from("=iIII", data)
         found.append((number, mask, data[16 : 16 + size].rstrip(b"\0")))

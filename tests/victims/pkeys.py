@@ -11,7 +11,7 @@ import mmap
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import victim
 
@@ -118,23 +118,15 @@ def lines(starts: list[int]) -> list[list[str]]:
 def judge_access(areas: list[int], to_execute: int) -> None:
     """Whether pages can be read and written as the rights say."""
     for at, readable, writable in zip(areas, (False, True, True), (False, False, True), strict=True):
-        read = dies(lambda at=at: ctypes.string_at(at, 12))
+        read = victim.dies(lambda at=at: ctypes.string_at(at, 12))
         victim.equal(read, 0 if readable else signal.SIGSEGV, f"reading at {at:#x}")
-        write = dies(lambda at=at: ctypes.memset(at, 1, 1))
+        write = victim.dies(lambda at=at: ctypes.memset(at, 1, 1))
         victim.equal(write, 0 if writable else signal.SIGSEGV, f"writing at {at:#x}")
-    victim.equal(dies(lambda: ctypes.string_at(to_execute, 1)), signal.SIGSEGV, "reading what may be executed only")
+    victim.equal(
+        victim.dies(lambda: ctypes.string_at(to_execute, 1)), signal.SIGSEGV, "reading what may be executed only"
+    )
     for at in areas[1:]:
         victim.equal(ctypes.string_at(at, 12), b"behind a key", f"the memory at {at:#x}")
-
-
-def dies(work: Callable[[], object]) -> int:
-    """The signal that a child dies of when it does that."""
-    pid = os.fork()
-    if not pid:
-        libc.prctl(4, 0, 0, 0, 0)  # no core dump
-        work()
-        os._exit(0)
-    return os.waitpid(pid, 0)[1] & 0x7F
 
 
 victim.play(scenario)

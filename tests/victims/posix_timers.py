@@ -22,25 +22,17 @@ CLOCKS = {"REALTIME": 0, "MONOTONIC": 1, "PROCESS_CPUTIME": 2, "THREAD_CPUTIME":
 ALARMS = {"REALTIME_ALARM": 8, "BOOTTIME_ALARM": 9}  # a machine without a clock that wakes it has no such timers
 LONG, PERIOD, EXTRA = 5000, 0.25, 0.02
 VALUE = 0x123456789ABCDEF
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def call(number: int, *args: object) -> int:
-    result: int = libc.syscall(number, *args)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), f"system call {number}: {os.strerror(ctypes.get_errno())}")
-    return result
 
 
 def create(clock: int, number: int = signal.SIGALRM, how: int = SIGEV_SIGNAL, value: int = VALUE) -> int:
     event = ctypes.create_string_buffer(struct.pack("<QiiI44x", value, number, how, os.getpid()), 64)
     timer = ctypes.c_int(-1)
-    call(CREATE, clock, event, ctypes.byref(timer))
+    victim.call(CREATE, clock, event, ctypes.byref(timer))
     return timer.value
 
 
 def arm(timer: int, value: float, period: float = 0.0, flags: int = 0) -> None:
-    call(SETTIME, timer, flags, spec(value, period), None)
+    victim.call(SETTIME, timer, flags, spec(value, period), None)
 
 
 def spec(value: float, period: float) -> ctypes.Array[ctypes.c_char]:
@@ -51,7 +43,7 @@ def spec(value: float, period: float) -> ctypes.Array[ctypes.c_char]:
 def left(timer: int) -> tuple[float, float]:
     """What is left, and the period."""
     room = ctypes.create_string_buffer(32)
-    call(GETTIME, timer, room)
+    victim.call(GETTIME, timer, room)
     a, b, c, d = struct.unpack("<4q", room.raw)
     return c + d / 1e9, a + b / 1e9
 
@@ -81,7 +73,7 @@ def scenario() -> Iterator[victim.Damage]:
     periodic = create(1, signal.SIGUSR1, SIGEV_SIGNAL | SIGEV_THREAD_ID)
     pending = create(1, signal.SIGRTMIN + 3)
     for timer in gap:
-        call(DELETE, timer)
+        victim.call(DELETE, timer)
     for timer in (*long.values(), silent):
         arm(timer, LONG, 3.0)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 3])
@@ -91,7 +83,7 @@ def scenario() -> Iterator[victim.Damage]:
     arm(periodic, PERIOD, PERIOD)
     victim.wait_until(lambda: ticks.count(signal.SIGUSR1) > 1, "the first ticks")
     before = known()
-    yield lambda: call(DELETE, long["TAI"])
+    yield lambda: victim.call(DELETE, long["TAI"])
     victim.equal(known(), before, "/proc/self/timers")
     for name, timer in (*long.items(), ("no clock at all", silent)):
         now, again = left(timer)

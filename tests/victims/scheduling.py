@@ -23,22 +23,15 @@ MS = 1_000_000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(number: int, *args: object) -> int:
-    result: int = libc.syscall(number, *args)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), f"system call {number}: {os.strerror(ctypes.get_errno())}")
-    return result
-
-
 def attr() -> tuple[int, ...]:
     room = ctypes.create_string_buffer(ATTR.size)
-    call(GETATTR, 0, room, ATTR.size, 0)
+    victim.call(GETATTR, 0, room, ATTR.size, 0)
     return ATTR.unpack(room.raw)[1:]
 
 
 def set_attr(policy: int, flags: int = 0, nice: int = 0, priority: int = 0, times: tuple[int, ...] = (0, 0, 0)) -> None:
     raw = ATTR.pack(ATTR.size, policy, flags, nice, priority, *times)
-    call(SETATTR, 0, ctypes.create_string_buffer(raw, len(raw)), 0)
+    victim.call(SETATTR, 0, ctypes.create_string_buffer(raw, len(raw)), 0)
 
 
 def memory_policy() -> tuple[int, bytes]:
@@ -50,7 +43,7 @@ def memory_policy() -> tuple[int, bytes]:
 
 def seen() -> tuple[object, ...]:
     slack = libc.prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)
-    return attr(), sorted(os.sched_getaffinity(0)), call(IOPRIO_GET, 1, 0), slack, memory_policy(), os.nice(0)
+    return attr(), sorted(os.sched_getaffinity(0)), victim.call(IOPRIO_GET, 1, 0), slack, memory_policy(), os.nice(0)
 
 
 def bind_memory() -> None:
@@ -60,7 +53,7 @@ def bind_memory() -> None:
 
 def bind() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    call(IOPRIO_SET, 1, 0, 2 << 13 | 6)
+    victim.call(IOPRIO_SET, 1, 0, 2 << 13 | 6)
     libc.prctl(PR_SET_TIMERSLACK, 123_456, 0, 0, 0)
 
 
@@ -91,7 +84,7 @@ def scenario() -> Iterator[victim.Damage]:
         damage = os.read(hold, 1)
         if damage:
             os.nice(3)
-            call(IOPRIO_SET, 1, 0, 2 << 13 | 1)
+            victim.call(IOPRIO_SET, 1, 0, 2 << 13 | 1)
         victim.equal(seen(), before, f"a process with {name}")
 
     children = {name: victim.child(lambda name=name, way=way: live(name, way)) for name, way in WAYS.items()}  # type: ignore[misc]

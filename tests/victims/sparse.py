@@ -9,7 +9,7 @@ import mmap
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import victim
 
@@ -43,7 +43,7 @@ def scenario() -> Iterator[victim.Damage]:
     victim.check(resident() < 200 << 20, f"{resident() >> 20} MiB are in memory: pages that nobody touched, too")
     libc.mprotect(closed + TIB // 2, 4 * PAGE, 1)
     victim.equal(ctypes.string_at(closed + TIB // 2 + PAGE, 7), b"closed\0", "what was in closed pages")
-    victim.equal(dies(lambda: ctypes.string_at(closed, 1)), signal.SIGSEGV, "reading closed pages")
+    victim.equal(victim.dies(lambda: ctypes.string_at(closed, 1)), signal.SIGSEGV, "reading closed pages")
     victim.equal(ctypes.string_at(private + TIB - PAGE * 3, 2), b"\0\0", "a page that nobody touched")
     victim.equal(ctypes.string_at(lowest, 4), b"deep", "the depth of the stack")
     judge_stack()
@@ -88,23 +88,15 @@ def judge_stack() -> None:
     if limit == resource.RLIM_INFINITY:
         return
     end = stack_end()
-    victim.equal(dies(lambda: grow(end - limit + 4 * PAGE)), 0, "growing the stack up to its limit")
-    victim.equal(dies(lambda: grow(end - limit - 4 * PAGE)), signal.SIGSEGV, "growing the stack beyond its limit")
+    victim.equal(victim.dies(lambda: grow(end - limit + 4 * PAGE)), 0, "growing the stack up to its limit")
+    victim.equal(
+        victim.dies(lambda: grow(end - limit - 4 * PAGE)), signal.SIGSEGV, "growing the stack beyond its limit"
+    )
 
 
 def stack_end() -> int:
     with open("/proc/self/maps", encoding="utf-8") as maps:
         return next(int(line.split()[0].split("-")[1], 16) for line in maps if line.rstrip().endswith("[stack]"))
-
-
-def dies(work: Callable[[], object]) -> int:
-    """The signal that a child dies of when it does that."""
-    pid = os.fork()
-    if not pid:
-        libc.prctl(4, 0, 0, 0, 0)  # no core dump
-        work()
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
 
 
 def lines(*areas: int) -> list[str]:

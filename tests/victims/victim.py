@@ -191,6 +191,35 @@ def connected(address: tuple[object, ...]) -> socket.socket:
     return sock
 
 
+def dies(work: Callable[[], object]) -> int:
+    """The signal that a child dies of when it does that; 0: none."""
+    import ctypes
+
+    pid = os.fork()
+    if not pid:
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # no core dump
+        work()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] & 0x7F
+
+
+def call(number: int, *args: object) -> int:
+    """A system call by number; OSError where it fails."""
+    import ctypes
+
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *args)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"system call {number}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def unread(fd: int) -> int:
+    """Bytes that can be read."""
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def sleeping(pid: int) -> bool:
     """Whether a process sleeps in the kernel (and so has arrived in its system call)."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
