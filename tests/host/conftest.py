@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -172,6 +172,20 @@ class Subject:
             .split(":", 1)[1]
             .strip()
         )
+
+
+@contextmanager
+def traced(subject: Subject) -> Iterator[int]:
+    """A debugger has it, whose PID this is; it does not stop it."""
+    code = PRELUDE + f"libc.ptrace(0x4206, {subject.pid}, 0, 0)\nsay('traced')\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == b"traced\n"
+        try:
+            yield tracer.pid
+        finally:
+            tracer.kill()
+    wait_until(lambda: subject.status("TracerPid") == "0", "the tracer is gone")
 
 
 def assert_sound(images: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.host.conftest import DEADLINE, alive, reap, state, wait_until
 
 if TYPE_CHECKING:
-    from tests.host.conftest import Host
+    from tests.host.conftest import Host, Subject
 
 ENDS_WITH_7 = """
 pause_for_dump()
@@ -38,13 +38,19 @@ def command(host: Host, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_an_attached_restore_stays_until_the_root_ends(host: Host) -> None:
+def attached_restore(host: Host) -> tuple[Subject, subprocess.Popen[str]]:
+    """What has been dumped and runs again, and the restore that waits for it."""
     subject = host.python(ENDS_WITH_7)
     assert host.dump(subject).ok
     restoring = command(host, "restore")
     wait_until(lambda: alive(subject.pid) or restoring.poll() is not None, "the root runs")
     with pytest.raises(subprocess.TimeoutExpired):
         restoring.wait(0.2)
+    return subject, restoring
+
+
+def test_an_attached_restore_stays_until_the_root_ends(host: Host) -> None:
+    subject, restoring = attached_restore(host)
     (host.folder / "go").touch()
     assert restoring.wait(DEADLINE) == 0  # as criu: the status of the restore, not of the root
     assert subject.said()[-1] == "goes on"
@@ -52,12 +58,7 @@ def test_an_attached_restore_stays_until_the_root_ends(host: Host) -> None:
 
 
 def test_an_attached_restore_that_is_killed_leaves_the_tasks(host: Host) -> None:
-    subject = host.python(ENDS_WITH_7)
-    assert host.dump(subject).ok
-    restoring = command(host, "restore")
-    wait_until(lambda: alive(subject.pid) or restoring.poll() is not None, "the root runs")
-    with pytest.raises(subprocess.TimeoutExpired):
-        restoring.wait(0.2)
+    subject, restoring = attached_restore(host)
     restoring.send_signal(signal.SIGTERM)
     assert restoring.wait(DEADLINE) == -signal.SIGTERM
     assert subject.go() == ["goes on"]

@@ -9,13 +9,12 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.conftest import DEADLINE, PRELUDE, below, untouched, wait_until
+from tests.host.conftest import DEADLINE, below, traced, untouched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,20 +201,12 @@ def test_what_cannot_even_be_stopped_is_told_with_the_rest(host: Host) -> None:
     subject = host.python(
         "import fcntl\nx = open('x', 'w')\nfcntl.flock(x, fcntl.LOCK_EX)\npause_for_dump()\nsay('ok')"
     )
-    tracer = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + f"libc.ptrace(0x4206, {subject.pid}, 0, 0)\nsay('traced')\ntime.sleep(60)"],
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert tracer.stdout is not None
-    assert tracer.stdout.readline() == b"traced\n"
-    status, report = dry_run(host, subject)
+    with traced(subject) as tracer:
+        status, report = dry_run(host, subject)
     assert status == 1
     assert [one["option"] for one in report["obstacles"]] == ["--file-locks", None]
-    assert f"traced by {tracer.pid}" in report["obstacles"][1]["problem"]
+    assert f"traced by {tracer}" in report["obstacles"][1]["problem"]
     assert report["obstacles"][1]["remedy"] == "detach that debugger first"
-    tracer.kill()
-    tracer.communicate()
-    wait_until(lambda: subject.status("TracerPid") == "0", "the tracer is gone")
     assert dry_run(host, subject, "-l")[0] == 0
     assert subject.go() == ["ok"]
 

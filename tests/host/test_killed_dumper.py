@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,18 @@ def dump_and_die(pid: int, images: Path, *, before: int) -> int:
         os._exit(status)
 
 
+def deaths(subject: Subject, images: Path) -> Iterator[int]:
+    """Dumps, each killed before a later request, whose number this is, until one lives to do its work."""
+    for number in count(1):
+        status = dump_and_die(subject.pid, images, before=number)
+        if os.WIFEXITED(status):
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        yield number
+    assert os.WEXITSTATUS(status) == 0, "the dump that nobody killed failed"
+    assert number > 20, f"only {number - 1} requests were tried"
+
+
 def kill_before(number: int) -> None:
     """Make the real ptrace(2) wrapper count, and kill this process before request `number`."""
     real: Callable[..., int] = ptrace._ptrace  # the one place through which every request goes
@@ -173,15 +186,7 @@ def test_a_program_on_a_stack_of_its_own_survives(host: Host, compiled: Callable
 
 def survives(host: Host, subject: Subject, fine: str = FINE) -> None:
     """Dump it again and again, each time killed one request later."""
-    number = 0
-    while True:
-        number += 1
-        status = dump_and_die(subject.pid, host.images, before=number)
-        if os.WIFEXITED(status):
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    for _ in deaths(subject, host.images):
         goes_on(subject)
-    assert os.WEXITSTATUS(status) == 0, "the dump that nobody killed failed"
-    assert number > 20, f"only {number - 1} requests were tried"
     time.sleep(0.05)
     assert subject.go()[-1] == fine

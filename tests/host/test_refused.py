@@ -7,13 +7,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import PRELUDE, reap, state, untouched, wait_until
+from tests.host.conftest import reap, state, traced, untouched, wait_until
 
 if TYPE_CHECKING:
     from tests.host.conftest import Host
@@ -82,19 +81,10 @@ def test_busy_registers_survive_a_refusal(host: Host) -> None:
 
 def test_traced_process_names_the_tracer(host: Host) -> None:
     subject = host.python("pause_for_dump()\nsay('ok')")
-    tracer = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + f"libc.ptrace(0x4206, {subject.pid}, 0, 0)\nsay('traced')\ntime.sleep(60)"],
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert tracer.stdout is not None
-    assert tracer.stdout.readline() == b"traced\n"
-    outcome = host.dump(subject)
+    with traced(subject) as tracer:
+        outcome = host.dump(subject)
     assert not outcome.ok
-    assert f"traced by {tracer.pid}" in outcome.log
-    tracer.kill()
-    tracer.wait()
-    tracer.stdout.close()
-    wait_until(lambda: subject.status("TracerPid") == "0", "the tracer is gone")
+    assert f"traced by {tracer}" in outcome.log
     assert subject.go() == ["ok"]
 
 
