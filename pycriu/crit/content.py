@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycriu.errors import ImageError
-from pycriu.images.catalogue import LAZY, PARENT, PRESENT
+from pycriu.images.catalogue import PARENT, PRESENT
 from pycriu.pageimages import PUNCHED
 
 if TYPE_CHECKING:
@@ -250,8 +250,3 @@ def present(entry: Any) -> bool:
 def in_parent(entry: Any) -> bool:
     """Whether the pages are in the checkpoint that this one builds upon."""
     return bool(entry.flags & PARENT) if entry.HasField("flags") else bool(entry.in_parent)
-
-
-def is_lazy(entry: Any) -> bool:
-    """Whether the pages are still where the task was."""
-    return not present(entry) and not in_parent(entry) and bool(entry.flags & LAZY)

@@ -24,7 +24,6 @@ from pycriu.resources.memory.mappings import (
     FILE_PRIVATE,
     FILE_SHARED,
     MAP_GROWSDOWN,
-    MAP_SHARED,
     MEMFD,
     SYSVIPC,
     VSYSCALL,
@@ -319,11 +318,6 @@ def _nested(data: bytes, name: str) -> tuple[Any, int]:
     if found is None:
         raise ImageError(f"{name}: no ghost_chunk_entry where one is due")
     return found, length
-
-
-def is_shared(vma: Any) -> bool:
-    """Whether others see what is written to a mapping."""
-    return bool(vma.flags & MAP_SHARED)
 
 
 def kind_name(value: int) -> str:

@@ -186,13 +186,6 @@ def get_user_dispatch(tid: int) -> bool:
     return buffer.raw[0] != 0
 
 
-def get_siginfo(tid: int) -> bytes:
-    """PTRACE_GETSIGINFO: the 128 bytes of siginfo_t that caused the present stop."""
-    buffer = ctypes.create_string_buffer(_SIGINFO_SIZE)
-    _request("PTRACE_GETSIGINFO", GETSIGINFO, tid, 0, ctypes.addressof(buffer))
-    return buffer.raw
-
-
 def wait(tid: int) -> int:
     """Wait for the next report of one tracee and return the raw wait status; TraceeGone when it ended instead."""
     try:
