@@ -48,6 +48,7 @@ class Tool:
 
     name: str
     command: tuple[str, ...]
+    to_restore: tuple[str, ...] = ()  # options beside the victim's
 
     def dump(self, folder: Path, pid: int, *options: str) -> None:
         """End the tree at `pid`."""
@@ -55,7 +56,7 @@ class Tool:
 
     def restore(self, folder: Path, *options: str) -> None:
         """Bring it back."""
-        self._run(folder, "restore", "-d", *options)
+        self._run(folder, "restore", "-d", *self.to_restore, *options)
 
     def _run(self, folder: Path, action: str, *words: str) -> None:
         log = f"{action}.log"

@@ -120,6 +120,8 @@ def age(images: Images, inventory: Any, version: str) -> list[tuple[str, str]]:
     """Today's as an earlier version; what is lost by that."""
     if version == "4":
         return []
+    processes = [message for message, _ in images["pstree.img"]]
+    layouts.cgroups_of_processes(images, processes)
     lost = []
     for name, entries in images.items():
         if store.kind_of(name).own:
@@ -131,7 +133,6 @@ def age(images: Images, inventory: Any, version: str) -> list[tuple[str, str]]:
     for name in _pagemaps(images):
         images[name] = layouts.pagemap(images[name], name, narrow=True, flags=not old)
     if old:
-        processes = [message for message, _ in images["pstree.img"]]
         layouts.scatter_files(images)
         layouts.scatter_tasks(images, processes)
     inventory.img_version = framing_of(version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pycriu.crit.check.model import DEAD, ZOMBIE
 from pycriu.crit.content import in_parent, page_count, present
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
@@ -90,7 +91,10 @@ def scatter_files(images: Images) -> None:
         message.CopyFrom(getattr(entry, field))
         for part, (owner, inner) in PARTS.items():
             if owner == name:
-                images.setdefault(part, []).extend(_plain(_copies(getattr(message, inner))))
+                loose = _copies(getattr(message, inner))
+                for one in loose:
+                    one.id = message.id  # by which it finds its file; inside of it, CRIU leaves zero
+                images.setdefault(part, []).extend(_plain(loose))
                 message.ClearField(inner)
         images.setdefault(name, []).append((message, b""))
     for name in PARTS:
@@ -111,14 +115,20 @@ def gather_tasks(images: Images, processes: Iterable[Any]) -> None:
     """What belongs to a process into its core and mm images. `processes` are the entries of pstree.img."""
     for process in processes:
         pid = process.pid
-        tids = [pid, *(tid for tid in process.threads if tid != pid)]
-        cores = {tid: _only(images, f"core-{tid}.img") for tid in tids}
+        cores = _cores(images, process)
         for stem, move in _CORE_PARTS.items():
             if (old := images.pop(f"{stem}-{pid}.img", None)) is not None:
                 move(cores[pid], [message for message, _ in old])
         _gather_threads(images, pid, cores)
         if (old := images.pop(f"vmas-{pid}.img", None)) is not None:
             _only(images, f"mm-{pid}.img").vmas.extend(message for message, _ in old)
+
+
+def _cores(images: Images, process: Any) -> dict[int, Any]:
+    """The cores of a process, that of its first thread first. What CRIU says of threads of who has ended is random."""
+    first = _only(images, f"core-{process.pid}.img")
+    others = [] if first.tc.task_state in (DEAD, ZOMBIE) else [tid for tid in process.threads if tid != process.pid]
+    return {process.pid: first, **{tid: _only(images, f"core-{tid}.img") for tid in others}}
 
 
 def _gather_threads(images: Images, pid: int, cores: dict[int, Any]) -> None:
@@ -129,8 +139,12 @@ def _gather_threads(images: Images, pid: int, cores: dict[int, Any]) -> None:
             core.thread_core.creds.CopyFrom(creds[0][0])
         if (old := images.pop(f"signal-p-{tid}.img", None)) is not None:
             core.thread_core.signals_p.signals.extend(message for message, _ in old)
-    if cores[pid].tc.HasField("old_seccomp_mode"):
+    task = cores[pid].tc
+    if task.HasField("old_seccomp_mode"):
         _move_seccomp(cores[pid])
+    for core in cores.values():
+        if task.HasField("cg_set") and core.HasField("thread_core") and not core.thread_core.HasField("cg_set"):
+            core.thread_core.cg_set = task.cg_set
 
 
 def _only(images: Images, name: str) -> Any:
@@ -188,6 +202,18 @@ def scatter_tasks(images: Images, processes: Iterable[Any]) -> None:
         if tc.sigactions:
             images[f"sigacts-{process.pid}.img"] = _plain(_copies(tc.sigactions))
             tc.ClearField("sigactions")
+
+
+def cgroups_of_processes(images: Images, processes: Iterable[Any]) -> None:
+    """Where a process is among the cgroups was said of it, not of its threads. A thread elsewhere still says so."""
+    for process in processes:
+        first, *others = _cores(images, process).values()
+        if not first.thread_core.HasField("cg_set"):
+            continue
+        first.tc.cg_set = first.thread_core.cg_set
+        for core in (first, *others):
+            if core.thread_core.cg_set == first.tc.cg_set:
+                core.thread_core.ClearField("cg_set")
 
 
 def tables_by_id(images: Images, inventory: Any, processes: Iterable[Any]) -> None:

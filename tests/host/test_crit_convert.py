@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Converted checkpoints live: pycriu restores what came back from every version, CRIU restores every version itself."""
+"""Converted checkpoints live: pycriu restores what came back from every version, CRIU 3.17 what was made for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pycriu.crit import convert, layouts, source
-from tests import debian
+from tests import peer
 from tests.host.conftest import Host, Subject, wait_until
-from tests.host.test_peer import EXPECTED, STATE, criu, peer, reaped, run  # noqa: F401 - a fixture
+from tests.host.test_peer import EXPECTED, STATE, criu, reaped, run  # noqa: F401 - a fixture
 
 CRIT = [sys.executable, "-m", "pycriu.crit"]
 VERSIONS = ["1.0", "1.1", "3", "4"]
-OLD_SUITE = "bookworm"  # has CRIU 3.17
 
 
 def converted(host: Host, version: str, *words: str) -> None:
@@ -54,35 +52,6 @@ def dumped_by(command: tuple[str, ...], host: Host) -> Subject:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_criu_restores_it(host: Host, criu: tuple[str, ...], version: str) -> None:  # noqa: F811
-    """CRIU still reads what all versions have where, and so is the judge of ours.
-
-    But for one thing: CRIU 4.1.1 dies (SIGSEGV) where open files are in images apart, so that these are together here.
-    """
-    subject = host.python(STATE)
-    dumped = host.dump(subject)
-    assert dumped.ok, dumped
-    converted(host, version, "--lossy")
-    if version in ("1.0", "1.1"):
-        files_together(host, convert.framing_of(version))
-    restored = run(criu, host, "restore", "-d")
-    assert restored.ok, restored
-    assert subject.go() == EXPECTED
-
-
-def files_together(host: Host, framing: int) -> None:
-    """Open files in files.img, and all else as it is."""
-    there = host.folder / "together"
-    with source.open_source(str(host.images)) as old:
-        images, inventory = convert.read(old)
-        assert "reg-files.img" in images
-        layouts.gather_files(images)
-        convert.write(old, images, inventory, str(there), framing)
-    host.images.rename(host.folder / "apart")
-    there.rename(host.images)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
 def test_what_criu_has_dumped_there_and_back(host: Host, criu: tuple[str, ...], version: str) -> None:  # noqa: F811
     subject = dumped_by(criu, host)
     converted(host, version, "--lossy")
@@ -94,18 +63,11 @@ def test_what_criu_has_dumped_there_and_back(host: Host, criu: tuple[str, ...], 
 
 @pytest.fixture(scope="module")
 def criu_3() -> tuple[str, ...]:
-    """CRIU 3.17, if it can be had and works here."""
-    root = debian.cache() / "peer-3.17"
-    if not (root / "root/usr/sbin/criu").exists():
-        try:
-            debian.unpack(root, (OLD_SUITE,), ("criu",), alone=True)
-        except debian.NotHadError as error:
-            pytest.skip(f"no CRIU 3.17: {error}")
-    command = peer.unpacked(root)
-    checked = subprocess.run([*command, "check"], capture_output=True, text=True, check=False)
-    if checked.returncode:
-        pytest.skip(f"CRIU 3.17 check: {(checked.stdout + checked.stderr).strip().splitlines()[-1]}")
-    return command
+    """CRIU 3.17, if it was fetched and works here."""
+    try:
+        return peer.working(peer.of_suite(peer.OLD)).command
+    except peer.NoPeerError as error:
+        pytest.skip(str(error))
 
 
 def test_criu_3_restores_what_pycriu_has_dumped(host: Host, criu_3: tuple[str, ...]) -> None:

@@ -239,3 +239,61 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     with open(there, "rb") as file:
         assert os.fstat(file.fileno()).st_size == 3 * c.PAGE
         assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == c.PAGE
+
+
+def test_threads_of_who_has_ended_mean_nothing(tmp_path: Path) -> None:
+    """CRIU writes what is in its memory."""
+
+    def change(images: dict[str, Any]) -> None:
+        images["pstree.img"].append(
+            m.pstree_entry(pid=107, ppid=c.FIRST, pgid=c.FIRST, sid=c.FIRST, threads=[2097948640])
+        )
+        images["core-107.img"] = [m.core_entry(mtype=1, tc=c.task("ended"))]
+        images["core-107.img"][0].tc.task_state = 2
+
+    there = convert(c.write(tmp_path, change), "1.0", tmp_path / "there")
+    with store.ImagesDir(str(convert(there, "4", tmp_path / "back"))) as found:
+        core: Any = found.read_one("core-107.img")
+        assert core.tc.comm == "ended"
+
+
+def test_cgroups_are_of_processes_before_version_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread that is where its process is loses nothing; one that is elsewhere is told."""
+
+    def change(images: dict[str, Any]) -> None:
+        for tid, cgroups in ((c.FIRST, 1), (c.SECOND, 2), (c.THREAD, 1)):
+            images[f"core-{tid}.img"][0].thread_core.cg_set = cgroups
+
+    def elsewhere(images: dict[str, Any]) -> None:
+        change(images)
+        images[f"core-{c.THREAD}.img"][0].thread_core.cg_set = 3
+
+    there = convert(c.write(tmp_path, change), "3", tmp_path / "there")
+    back = convert(there, "4", tmp_path / "back")
+    for tid, cgroups in ((c.FIRST, 1), (c.SECOND, 2), (c.THREAD, 1)):
+        with store.ImagesDir(str(there)) as old, store.ImagesDir(str(back)) as new:
+            before: Any = old.read_one(f"core-{tid}.img")
+            after: Any = new.read_one(f"core-{tid}.img")
+        assert not before.thread_core.HasField("cg_set")
+        assert before.HasField("tc") == (tid != c.THREAD)
+        assert not before.HasField("tc") or before.tc.cg_set == cgroups
+        assert after.thread_core.cg_set == cgroups
+    (tmp_path / "other").mkdir()
+    images = c.write(tmp_path / "other", elsewhere)
+    assert cli.main(["convert", str(images), "-o", str(tmp_path / "no"), "--to", "3"]) == 1
+    assert f"the cgroup of a thread (core-{c.THREAD}.img[0].thread_core.cg_set)" in capsys.readouterr().err
+
+
+def test_what_lies_apart_says_whose_it_is(tmp_path: Path) -> None:
+    """Inside the entry of an epoll file, CRIU leaves the number of the file zero."""
+
+    def change(images: dict[str, Any]) -> None:
+        target = m.eventpoll_tfd_entry(id=0, tfd=2, events=1, data=7)
+        epoll = m.eventpoll_file_entry(id=4, flags=0, fown=c.fown(), tfd=[target])
+        images["files.img"].append(m.file_entry(type=schema.enum("fd_types")["EVENTPOLL"], id=4, epfd=epoll))
+
+    there = convert(c.write(tmp_path, change), "1.0", tmp_path / "there")
+    with store.ImagesDir(str(there)) as found:
+        target: Any = found.read_one("eventpoll-tfd.img")
+        assert (target.id, target.tfd) == (4, 2)
+    convert(there, "4", tmp_path / "back")
