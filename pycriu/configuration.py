@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Configuration files: options, one per line, in front of those of the command line.
 
-As for CRIU: the name of an option without dashes, then its value if it takes one, in double quotes where it has blanks;
-`#` begins a comment. Later files overrule earlier ones, and the command line overrules them all.
+As for CRIU: the name of an option without dashes, then its value if it takes one, in double quotes where it has blanks
+(\\" for one of its own); `#` begins a comment. Later files overrule earlier ones, the command line overrules them all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pycriu.arguments import Values
 
 _NOT_HERE = ("config", "no-default-config", "help", "version")  # which the command line alone can ask for
+
+_QUOTE = "\0"  # stands for one that is part of a value; no file that may be one of options has such a byte
 
 
 def parse(files: Iterable[str], words: Sequence[str]) -> tuple[Values, list[str]]:
@@ -64,7 +66,8 @@ def words_of(line: str) -> list[str]:
         raise UserError(f"{name} has dashes", f"say {name.lstrip('-')}")
     value = rest[0] if rest else ""
     if value.startswith('"'):
-        value, closed, behind = value[1:].partition('"')
+        value, closed, behind = value[1:].replace('\\"', _QUOTE).partition('"')
+        value = value.replace(_QUOTE, '"')
         if not closed:
             raise UserError("a double quote is missing at the end")
         if behind.strip() and not behind.strip().startswith("#"):

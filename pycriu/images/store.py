@@ -386,7 +386,7 @@ class NewCheckpoint:
         if commit.INVENTORY not in self._written:
             raise ImageError(f"{self.path}: a checkpoint without inventory.img is none")
         for name in self._written - self._raw.keys():
-            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._place)
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._place)
             self._raw[name] = open(fd, "r+b", buffering=0)  # noqa: SIM115 - closed by __exit__
         files = {name: file.fileno() for name, file in self._raw.items()}
         self._guard(lambda: sync_together(files, self._place), "")

@@ -26,6 +26,7 @@ from pycriu.errors import UserError
         ('images-dir "a b"', ["--images-dir=a b"]),
         ('log-file "x # y" # z', ["--log-file=x # y"]),
         ('log-file ""', ["--log-file="]),
+        (r'log-file "x\"y" # z', ['--log-file=x"y']),
         ("action-script /a --b", ["--action-script=/a --b"]),
     ],
 )
@@ -52,6 +53,7 @@ def test_later_files_and_the_command_line_overrule(tmp_path: Path) -> None:
         ("--tree 5", "--tree has dashes"),
         ("-j", "-j has dashes"),
         ('log-file "open', "a double quote is missing at the end"),
+        (r'log-file "open\"', "a double quote is missing at the end"),
         ('log-file "a" b', "b stands behind the value"),
         ("lazy-pages", "--lazy-pages is not supported by pycriu: "),
         ("config other", "config means nothing in a configuration file"),
