@@ -13,6 +13,7 @@ Until `release` every task is traced with PTRACE_O_EXITKILL: a restore that fail
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -66,6 +67,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
                 log.info("%s", said)
             for remark in checkpoint.check_here():
                 log.warn("%s", remark)
+            refuse_pidfile(options.pidfile)
             with Haste():  # which tasks inherit, until `Builder.finish` gives them their own
                 pages = restore_tree(checkpoint, kinds, cpu, options, log)
         finally:
@@ -150,6 +152,12 @@ def check_cpu(images: store.ImagesDir, options: RestoreOptions) -> None:
     from pycriu.arch import cpuinfo
 
     cpuinfo.check(images, cpuinfo.wanted(options.cpu_cap))
+
+
+def refuse_pidfile(path: str | None) -> None:
+    """UserError where the pidfile is there already."""
+    if path is not None and os.path.lexists(path):
+        raise UserError(f"--pidfile {path}: {os.strerror(errno.EEXIST)}", "the file must not exist yet")
 
 
 class Pidfile:

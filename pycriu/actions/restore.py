@@ -8,12 +8,13 @@ import os
 
 from pycriu import arguments
 from pycriu.actions import Request, free_images, light_protobuf, say_stats, tell_dry_run
-from pycriu.errors import UserError
+from pycriu.errors import Several, Unsupported, UserError
 from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.actions import Outcome
+    from pycriu.errors import PycriuError
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
@@ -45,6 +46,10 @@ def perform(request: Request) -> RestoreResult:
 
     try:
         result = restore(asked, request.log)
+    except (UserError, Unsupported) as error:
+        if more := others(request, asked, error):
+            raise Several([error, *more]) from error
+        raise
     finally:
         if asked.progress:
             asked.progress.end()
@@ -52,6 +57,21 @@ def perform(request: Request) -> RestoreResult:
         asked.progress.summary(summary(result))
     free_images(request, restored=True)
     return result
+
+
+def others(request: Request, asked: RestoreOptions, error: PycriuError) -> list[PycriuError]:
+    """What else stands in the way of a restore that was refused, found as a dry run finds it; for who reads the log."""
+    if request.client is not None:
+        return []
+    from pycriu.dryrun.restore import Round
+
+    try:
+        found = Round(asked, request.log).found
+    except OSError:  # what was refused may be in the way of looking, too
+        return []
+    if error.message not in found:  # it came up in the middle of the work
+        return []
+    return [one for message, (one, _) in found.items() if message != error.message]
 
 
 def summary(result: RestoreResult) -> str:

@@ -21,7 +21,7 @@ from pycriu.images import store
 from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
 from pycriu.resources import limits, memory
-from pycriu.restore import asked_edits, check_cpu, check_uprobes
+from pycriu.restore import asked_edits, check_cpu, check_uprobes, refuse_pidfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class Round(rounds.Round):
                 spawn.join_our_group(checkpoint.root)
             spawn.plan(checkpoint.root, shell_job=options.shell_job)
         with About():
-            if options.pidfile is not None and os.path.lexists(options.pidfile):
-                raise UserError(f"--pidfile {options.pidfile}: {os.strerror(17)}", "the file must not exist yet")
+            refuse_pidfile(options.pidfile)
         self._look_at_files(checkpoint, kinds)
         with About():
             memory.check_huge_pages([task.plan for task in checkpoint.tasks.values()])

@@ -184,6 +184,9 @@ def test_everything_is_told_at_once_and_when_it_is_put_right_the_restore_succeed
     assert len(report["obstacles"]) == len(expected(*family, (0, 0))), report["obstacles"]
     assert sorted(report["options"]) == ["--skip-file-rwx-check", "--tcp-established"]
     assert (report["processes"], report["action"], report["passes_with_options"]) == (2, "restore", False)
+    refused = host.restore("--pidfile", str(host.folder / "pid"))  # tells the same, but what shows with an option only
+    hidden = [one["problem"] for one in report["obstacles"] if one["problem"] not in refused.log]
+    assert (refused.ok, hidden) == (False, []), refused
 
     ruin.put_right()
     (host.folder / "service").unlink()

@@ -107,4 +107,4 @@ def test_the_dry_runs_say_so(text: Text) -> None:
     shell.expect(r"With --shell-job it would succeed\.\r\nstatus 1\r\n")
     text.grows()
     shell.type(f"{PYCRIU} dump -D checkpoint/ -t {pid} --shell-job; {PYCRIU} restore --dry-run -D checkpoint/")
-    shell.expect(r"The restore would succeed \(2 processes, 2 threads, \d+ KiB\)\.")
+    shell.expect(r"The restore would succeed \([12] process(es)?, [12] threads?, \d+ KiB\)\.")  # with a sleep
