@@ -55,7 +55,7 @@ def _decode(args: argparse.Namespace, out: TextIO) -> None:
         with source.open_source(path) as images:
             found: Any = {name: _image(images.bytes(name), name, args) for name in images.names() if _has_entries(name)}
     else:
-        data, label = (sys.stdin.buffer.read(), "standard input") if path is None else source.read_file(path)
+        data, label = _standard_input() if path is None else source.read_file(path)
         found = _image(data, label, args)
     nice = args.pretty or (args.format or ("raw" if args.out else "nice")) == "nice"
     if args.out is None:
@@ -65,6 +65,10 @@ def _decode(args: argparse.Namespace, out: TextIO) -> None:
     with replaced(args.out, chosen=True) as file:
         for text in json.JSONEncoder(indent=4 if nice else None).iterencode(found):
             file.write(text.encode("ascii"))
+
+
+def _standard_input() -> tuple[bytes, str]:
+    return source.bounded(sys.stdin.buffer, "standard input"), "standard input"
 
 
 def _has_entries(name: str) -> bool:

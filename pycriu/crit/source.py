@@ -105,7 +105,7 @@ class Directory(Source):
             return None
         if not os.path.isdir(where):
             raise ImageError(f"{where} leads to no directory", "the checkpoint builds upon another one, which is gone")
-        return Directory(where)
+        return Directory(os.path.realpath(where))
 
 
 class Archive(Source):
@@ -199,20 +199,29 @@ def read_file(path: str) -> tuple[builtins.bytes, str]:
             return images.bytes(name), path
     try:
         with open(path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > store.MAX_IMAGE:
-                raise ImageError(f"{path}: {size} bytes; an image of messages has {store.MAX_IMAGE} at most")
-            return file.read(), path
+            return bounded(file, path), path
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
+def bounded(file: IO[builtins.bytes], label: str) -> builtins.bytes:
+    """All that can be read, as far as it may be an image of messages: a device or a pipe need not have an end."""
+    data = file.read(store.MAX_IMAGE + 1)
+    if len(data) > store.MAX_IMAGE:
+        raise ImageError(f"{label}: more than {store.MAX_IMAGE} bytes, which is the most for an image of messages")
+    return data
+
+
 def chain(source: Source) -> list[Source]:
     """The source and what it builds upon, nearest first; ImageError where that has no end. Closing is the caller's."""
-    found = [source]
+    found, seen = [source], {os.path.realpath(source.path)}
     while (parent := found[-1].parent()) is not None:
         found.append(parent)
+        if parent.path in seen:
+            raise ImageError(f"{source.path}: the parents lead in a circle, back to {parent.path}")
+        seen.add(parent.path)
         if len(found) > _MAX_PARENTS:
-            raise ImageError(f"{source.path}: a chain of more than {_MAX_PARENTS} parents; they lead in a circle")
+            raise ImageError(f"{source.path}: a chain of more than {_MAX_PARENTS} parents")
     return found
 
 

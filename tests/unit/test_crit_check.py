@@ -256,3 +256,15 @@ def test_what_was_noted_of_pages(folder: Path, name: str, changes: dict[str, Any
     findings = found(folder)
     assert len(findings) == len(said)
     assert all(one in finding for one, finding in zip(said, findings, strict=True))
+
+
+def test_parents_that_lead_in_a_circle_are_a_fault_though_no_page_is_in_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(folder, folder.parent / "other"))
+    (folder / "parent").symlink_to("../other")
+    assert found(folder) == []
+    (other / "parent").symlink_to(folder)
+    assert found(folder) == [f"parent: the parents lead in a circle, back to {folder}"]
+    assert cli.main(["stats", str(folder)]) == 1
+    assert capsys.readouterr().err == f"crit: {folder}: the parents lead in a circle, back to {folder}\n"

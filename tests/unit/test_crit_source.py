@@ -234,3 +234,13 @@ def test_every_command_does_with_the_modules_that_a_target_has() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
+
+
+def test_what_has_no_end_is_no_image(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(store, "MAX_IMAGE", 1 << 16)
+    assert cli.main(["decode", "-i", "/dev/zero"]) == 1
+    assert "/dev/zero: more than 65536 bytes" in capsys.readouterr().err
+    with open("/dev/zero") as endless:
+        monkeypatch.setattr("sys.stdin", endless)
+        assert cli.main(["decode"]) == 1
+    assert "standard input: more than 65536 bytes" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from typing import Any
 
@@ -228,13 +229,15 @@ def _check_parents(model: Model, runs: dict[str, Runs]) -> None:
         for name in wanted:
             model.found(name, "pages are in a parent, but there is none", None, "flags")
         return
-    depth = 0
-    while parent is not None and wanted and depth < 1 << 10:
+    seen = {os.path.realpath(model.images.path)}
+    while parent is not None:
         wanted = {name: left for name, some in wanted.items() if (left := _left(model, parent, name, some))}
-        depth += 1
         source: Source = parent
         try:
-            parent = source.parent() if wanted else None
+            if source.path in seen:
+                raise ImageError(f"the parents lead in a circle, back to {source.path}")
+            seen.add(source.path)
+            parent = source.parent()
         except ImageError as error:
             model.found("parent", str(error).split("\n")[0])
             parent = None
