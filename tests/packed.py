@@ -19,7 +19,7 @@ from layer.errors import LayerError
 from layer.fetch import debian as archive
 from layer.image import elf, ext4
 from layer.machine import Machine
-from tests import debian, peer
+from tests import clients, debian, peer
 
 TESTS = Path(__file__).parent
 # scenario of tests/programs → the programs it runs, beside those that every guest has
@@ -80,6 +80,20 @@ def criu_disk(machine: Machine, folder: Path) -> Path:
         shutil.copy(next(place for place in places if place.exists()).resolve(), content / suite / "ld.so")
     ext4.make(folder / "criu.ext4", content=content)
     return folder / "criu.ext4"
+
+
+def bindings_disk(folder: Path) -> Path:
+    """A disk with CRIU's Python bindings, and the client that uses them, in `rpc`; clients.NotHadError.
+
+    They are plain Python: those for the host's tests serve every machine, with the protobuf of its image.
+    """
+    content = folder / "bindings"
+    shutil.rmtree(content, ignore_errors=True)
+    module = clients.find().root / "usr/lib/python3/dist-packages/pycriu"
+    shutil.copytree(module, content / "rpc/pycriu", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TESTS / "runtime/rpc_client.py", content / "rpc")
+    ext4.make(folder / "bindings.ext4", content=content)
+    return folder / "bindings.ext4"
 
 
 def fetched(machine: Machine) -> Path:
