@@ -220,8 +220,8 @@ def _is_open(device: int, pids: set[int]) -> bool:
     for pid in pids:
         try:
             for fd in procfs.descriptors(pid):
-                if os.stat(f"/proc/{pid}/fd/{fd}").st_rdev in aliases:
+                if procfs.target(pid, f"fd/{fd}").st_rdev in aliases:
                     return True
-        except (TraceeGone, FileNotFoundError, ProcessLookupError):
+        except TraceeGone:
             continue
     return False

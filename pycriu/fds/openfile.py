@@ -34,10 +34,7 @@ class OpenFile:
         self.fdinfo = procfs.parse_fdinfo(self.text)
         # Flags of the open file, without FD_CLOEXEC's stand-in.
         self.flags = int(self.fdinfo["flags"], 8) & ~os.O_CLOEXEC & ~_OPEN_ONLY
-        try:
-            self.status = os.stat(f"/proc/{pid}/fd/{fd}")
-        except FileNotFoundError:
-            raise TraceeGone(f"descriptor {fd} of process {pid} is gone") from None
+        self.status = procfs.target(pid, f"fd/{fd}")
 
     @property
     def name(self) -> str:

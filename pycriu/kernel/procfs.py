@@ -243,6 +243,18 @@ def link(pid: int, name: str) -> str:
         raise TraceeGone(f"task {pid} is ending (/proc/{pid}/{name})") from None
 
 
+def target(pid: int, name: str) -> os.stat_result:
+    """The status of what /proc/`pid`/`name`, a magic link, leads to; PermissionError where we may not look."""
+    try:
+        return os.stat(f"/proc/{pid}/{name}")
+    except (FileNotFoundError, ProcessLookupError):  # the latter of a name that the kernel has cached (map_files)
+        raise TraceeGone(f"task {pid} is gone (/proc/{pid}/{name})") from None
+    except PermissionError:
+        if not is_ending(pid):
+            raise
+        raise TraceeGone(f"task {pid} is ending (/proc/{pid}/{name})") from None
+
+
 def is_ending(tid: int) -> bool:
     """Whether a task is on its way out, or gone: it may have lost already what it shared with others (do_exit)."""
     try:

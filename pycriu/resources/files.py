@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import About, ImageError, TraceeGone
+from pycriu.errors import About, ImageError
 from pycriu.fds.openfile import FD_CLOEXEC, Place
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.images import messages as m
@@ -56,10 +56,7 @@ def _kind(file: OpenFile, kinds: Kinds) -> Kind:
 
 def _place(pid: int, name: str, kinds: Kinds) -> Place:
     path = procfs.link(pid, name)
-    try:
-        status = os.stat(f"/proc/{pid}/{name}")
-    except FileNotFoundError:
-        raise TraceeGone(f"process {pid} is gone") from None
+    status = procfs.target(pid, name)
     place = Place(path, status, f"/proc/{pid}/{name}", f"the {_PLACES[name]} of process {pid} ({path})")
     with About(pid):
         kinds.regular.inspect_place(place)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import threading
 
 import pytest
@@ -216,3 +217,22 @@ def test_a_descriptor_that_is_closed_while_it_is_looked_at_is_gone() -> None:
         other.join()
         os.close(number)
     assert seen == {True, False}
+
+
+def test_a_link_of_a_task_that_has_ended_meanwhile_is_gone() -> None:
+    """The kernel finds no memory behind the cached name of a mapping (ESRCH), and no descriptor behind a number."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as task:
+        assert task.stdin is not None
+        assert task.stdout is not None
+        task.stdin.write(b"begun")
+        task.stdin.flush()
+        assert task.stdout.read(5) == b"begun"  # and so has mapped what it runs
+        mapped = sorted(os.listdir(f"/proc/{task.pid}/map_files"))[0]
+        names = (f"map_files/{mapped}", "fd/0", "exe")
+        for name in names:
+            assert os.path.samestat(procfs.target(task.pid, name), os.stat(f"/proc/{task.pid}/{name}"))
+        task.kill()
+        os.waitid(os.P_PID, task.pid, os.WEXITED | os.WNOWAIT)
+        for name in names:
+            with pytest.raises(TraceeGone):
+                procfs.target(task.pid, name)

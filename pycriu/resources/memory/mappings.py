@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pycriu.errors import About, PycriuError, TraceeGone, Unsupported
+from pycriu.errors import About, PycriuError, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile, Place
 from pycriu.images import messages as m
@@ -129,19 +129,17 @@ def classify(pid: int, line: procfs.Mapping, regular: Regular, file: Place | Non
 
 def _file_of(pid: int, line: procfs.Mapping) -> Place:
     """What is mapped: where its link leads, and the status of the very file."""
-    link = f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}"
+    name = f"map_files/{line.start:x}-{line.end:x}"
+    path = procfs.link(pid, name)
     try:
-        path = procfs.link(pid, f"map_files/{line.start:x}-{line.end:x}")
-        status = os.stat(link)
+        status = procfs.target(pid, name)
     except PermissionError:
         raise PycriuError(
             f"process {pid}: the mapped file {line.name} cannot be looked at", "CAP_CHECKPOINT_RESTORE is needed"
         ) from None
-    except FileNotFoundError:
-        raise TraceeGone(f"process {pid}: the mapping {line} is gone") from None
     if path == memfd.SECRET:
         raise memfd.secret(f"the mapping {line} of process {pid}")
-    return Place(path, status, link, f"process {pid}: the mapped file {path}")
+    return Place(path, status, f"/proc/{pid}/{name}", f"process {pid}: the mapped file {path}")
 
 
 def _check_file(pid: int, line: procfs.Mapping, file: Place, regular: Regular) -> None:
