@@ -39,19 +39,24 @@ def test_loop_left_running_ten_times(host: Host) -> None:
     assert loop.said() == ["ready", *(f"n {n}" for n in range(1, len(loop.said())))]
 
 
-ZOMBIE = """
-import signal
-caught = []
-signal.signal(signal.SIGCHLD, lambda *a: caught.append(1))
-def make(how):
+FAMILY = """
+def child(body, status=0):
     pid = os.fork()
     if pid == 0:
-        how()
-        os._exit(1)
+        body()
+        os._exit(status)
     return pid
-ways = WAYS
-pids = [make(way) for way in ways]
-while any(open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z" for pid in pids): time.sleep(0.002)
+def wait_for_zombies(*pids):
+    while any(open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z" for pid in pids): time.sleep(0.002)
+"""
+
+ZOMBIE = (
+    FAMILY
+    + """
+caught = []
+signal.signal(signal.SIGCHLD, lambda *a: caught.append(1))
+pids = [child(way, 1) for way in WAYS]
+wait_for_zombies(*pids)
 time.sleep(0.01)
 before = len(caught)
 pause_for_dump()
@@ -62,6 +67,7 @@ for pid in pids:
     except ChildProcessError:
         say("no child")
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -82,19 +88,16 @@ def test_zombies_come_back_and_can_be_waited_for(host: Host, ways: str, count: i
     assert parent.go() == ["caught 0"] + ["True"] * count
 
 
-STATUSES = """
+STATUSES = (
+    FAMILY
+    + """
 ways = [lambda: os._exit(7), lambda: os.kill(os.getpid(), 9), lambda: os.kill(os.getpid(), 15)]
-pids = []
-for way in ways:
-    pid = os.fork()
-    if pid == 0:
-        way()
-        os._exit(1)
-    pids.append(pid)
-while any(open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z" for pid in pids): time.sleep(0.002)
+pids = [child(way, 1) for way in ways]
+wait_for_zombies(*pids)
 pause_for_dump()
 say([os.waitpid(pid, 0)[1] & ~0x80 for pid in pids])
 """
+)
 
 
 def test_zombies_keep_their_exit_status(host: Host) -> None:
@@ -103,20 +106,17 @@ def test_zombies_keep_their_exit_status(host: Host) -> None:
     assert parent.go() == ["[1792, 9, 15]"]
 
 
-LIVE_BESIDE_ZOMBIE = """
-def child(body):
-    pid = os.fork()
-    if pid == 0:
-        body()
-        os._exit(5)
-    return pid
-dead = child(lambda: None)
-while open(f"/proc/{dead}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
-a, b = child(wait_for_go), child(lambda: (os.setpgid(0, 0), wait_for_go()))
+LIVE_BESIDE_ZOMBIE = (
+    FAMILY
+    + """
+dead = child(lambda: None, 5)
+wait_for_zombies(dead)
+a, b = child(wait_for_go, 5), child(lambda: (os.setpgid(0, 0), wait_for_go()), 5)
 time.sleep(0.05)
 pause_for_dump()
 say(sorted(os.waitpid(pid, 0)[1] >> 8 for pid in (dead, a, b)))
 """
+)
 
 
 def test_live_children_beside_a_zombie(host: Host) -> None:
@@ -125,20 +125,17 @@ def test_live_children_beside_a_zombie(host: Host) -> None:
     assert parent.go() == ["[5, 5, 5]"]
 
 
-ZOMBIE_LEADS_GROUP = """
-def child(body):
-    pid = os.fork()
-    if pid == 0:
-        body()
-        os._exit(0)
-    return pid
+ZOMBIE_LEADS_GROUP = (
+    FAMILY
+    + """
 leader = child(lambda: (os.setpgid(0, 0), time.sleep(0.2)))
 time.sleep(0.05)
 mate = child(lambda: (os.setpgid(0, leader), wait_for_go()))
-while open(f"/proc/{leader}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
+wait_for_zombies(leader)
 pause_for_dump()
 say(os.getpgid(mate) == leader, os.waitpid(leader, 0)[1], os.waitpid(mate, 0)[1])
 """
+)
 
 
 def test_group_whose_leader_is_a_zombie(host: Host) -> None:
@@ -148,16 +145,19 @@ def test_group_whose_leader_is_a_zombie(host: Host) -> None:
     assert parent.go() == ["True 0 0"]
 
 
-LEADER_THREAD_GONE = """
-import ctypes, threading
+LEADER_THREAD_GONE = (
+    FAMILY
+    + """
+import threading
 pid = os.fork()
 if pid == 0:
     threading.Thread(target=wait_for_go).start()
     libc.syscall(60, 0)  # exit(2) of the first thread only
-while open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] != "Z": time.sleep(0.002)
+wait_for_zombies(pid)
 pause_for_dump()
 say(os.waitpid(pid, 0)[1])
 """
+)
 
 
 def test_a_process_whose_first_thread_ended_is_no_zombie(host: Host) -> None:
@@ -244,13 +244,9 @@ def test_sixty_generations(host: Host) -> None:
     assert parent.go() == ["0"]
 
 
-SESSIONS = """
-def child(body):
-    pid = os.fork()
-    if pid == 0:
-        body()
-        os._exit(0)
-    return pid
+SESSIONS = (
+    FAMILY
+    + """
 def leader():
     os.setsid()
     kids = [child(lambda: (os.setpgid(0, 0), wait_for_go())), child(wait_for_go)]
@@ -272,6 +268,7 @@ def everybody(pid=None):
 before = ids()
 pause_for_dump()
 """
+)
 
 
 def test_sessions_and_groups(host: Host) -> None:
