@@ -64,13 +64,22 @@ class Progress:
         try:
             while not end.acquire(timeout=wait):
                 wait, self.shown = AGAIN, True
-                self._write(_CLEAR + line(verb, min(done(), total), total, time.monotonic() - begin))
+                said = line(verb, min(done(), total), total, time.monotonic() - begin)
+                self._write(_CLEAR + said[: self._width()])
             if self.shown:
                 self._write(_CLEAR)
         except OSError:
             return  # the terminal is gone, or what was looked at: the work goes on
         finally:
             ended.release()
+
+    def _width(self) -> int | None:
+        """What fits into a line: one that runs over into the next cannot be taken back."""
+        try:
+            columns = os.get_terminal_size(self._fd).columns
+        except OSError:
+            return None
+        return columns - 1 if columns else None
 
     def _write(self, text: str) -> None:
         os.write(self._fd, text.encode())

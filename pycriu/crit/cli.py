@@ -49,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         if not isinstance(error, BrokenPipeError):  # whoever read us has seen enough
             print(f"crit: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("crit: interrupted", file=sys.stderr)
     else:
         return status
     return int(getattr(module, "TROUBLE", 1))

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pycriu.errors import ImageError, PycriuError, UserError
@@ -43,23 +45,33 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     fd, draft = tempfile.mkstemp(prefix=f"{os.path.basename(path)}-", suffix=".json")
     with open(fd, "w", encoding="utf-8") as file:
         file.write(text)
-    keep = True
+    keep = False
     try:
         data = _until_valid(command, draft, args.image, image, out)
         changed = data is not None and data != before
         if changed:
             _write(path, before, data or b"")
         out.write(f"{args.image}: {'written' if changed else 'nothing has changed'}\n")
-        keep = False
     except _NotChanged:
-        keep = False
         out.write(f"{args.image}: nothing has changed\n")
     except PycriuError as error:
+        keep = _differs(draft, text)
+        if not keep:
+            raise
         raise type(error)(error.message, f"{error.hint or 'nothing was written'}; your text is in {draft}") from None
     finally:
         if not keep:
-            os.unlink(draft)
+            with suppress(OSError):  # whatever the editor has made of it
+                os.unlink(draft)
     return 0
+
+
+def _differs(draft: str, text: str) -> bool:
+    """Whether an editor has left anything that is worth keeping."""
+    try:
+        return os.path.isfile(draft) and _text(draft) != text
+    except UserError:  # no text at all
+        return True
 
 
 class _NotChanged(Exception):
@@ -107,10 +119,13 @@ def _until_valid(command: list[str], draft: str, label: str, image: dict[str, An
 
 
 def _edit(command: list[str], draft: str) -> None:
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the editor, which knows what to do with it
     try:
         status = subprocess.run([*command, draft], check=False).returncode
     except OSError as error:
         raise UserError(f"{command[0]}: {error.strerror}", "EDITOR names the editor") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
         raise UserError(f"{command[0]} ended with status {status}", "nothing was written")
 

@@ -82,7 +82,7 @@ def test_no_change_writes_nothing(
         ("open(path, 'w').write(text.replace('\"pid\": 100,', ''))", "missing required fields"),
         ("open(path, 'w').write(text.replace('\"pid\": 100', '\"pid\": -1'))", "cannot be its value"),
         ("open(path, 'wb').write(b'\\xff')", "codec can't decode"),
-        ("sys.exit(3)", "ended with status 3"),
+        ("open(path, 'w').write('{'); sys.exit(3)", "ended with status 3"),
         ("import os; os.unlink(path)", "No such file"),
     ],
 )
@@ -156,3 +156,24 @@ def test_on_a_terminal_one_may_try_again(tmp_path: Path, drafts: Path, monkeypat
             terminal.close()
             assert terminal.exitstatus == status
         assert pid_of(images) == pgid
+
+
+@pytest.mark.parametrize("body", ["sys.exit(3)", "import os; os.unlink(path)", "import os; os.kill(os.getpid(), 9)"])
+def test_an_editor_that_fails_and_has_changed_nothing_leaves_nothing(
+    tmp_path: Path, drafts: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    images = c.write(tmp_path)
+    editor(tmp_path, body, monkeypatch)
+    assert cli.main(["edit", str(images / "pstree.img")]) == 1
+    assert list(drafts.iterdir()) == []
+    assert pid_of(images) == 100
+
+
+def test_ctrl_c_is_for_the_editor(tmp_path: Path, drafts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = c.write(tmp_path)
+    interrupt = "import os, signal, time\nsignal.signal(signal.SIGINT, lambda *_: None)\n"
+    interrupt += "os.kill(os.getppid(), signal.SIGINT)\ntime.sleep(0.1)\n"
+    editor(tmp_path, interrupt + CHANGE, monkeypatch)
+    assert cli.main(["edit", str(images / "pstree.img")]) == 0
+    assert pid_of(images) == 555
+    assert list(drafts.iterdir()) == []

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 import time
 
 import pytest
@@ -98,3 +101,18 @@ def test_a_terminal_that_goes_away_does_no_harm() -> None:
 def test_the_memory_of_a_task() -> None:
     assert progress._resident(os.getpid()) > 1 << 20
     assert progress._resident(0) == 0
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_line_is_no_longer_than_the_terminal_is_wide() -> None:
+    controller, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 20, 0, 0))
+    shown = progress.Progress(terminal)
+    shown.begin("saved", 1 << 20, lambda: 1 << 20)
+    time.sleep(0.1)
+    shown.end()
+    said = read(controller).split("\r\x1b[K")
+    assert len(said) > 2
+    assert set(said[1:-1]) == {"saved 256 of 1048576"[:19]}
+    os.close(controller)
+    os.close(terminal)
