@@ -38,7 +38,13 @@ int main(int argc, char **argv)
 		result = criu_check();
 	else if (!strcmp(action, "dump") || !strcmp(action, "self"))
 		result = criu_dump();
-	else if (!strcmp(action, "restore"))
+	else if (!strcmp(action, "pre-dump")) {
+		criu_set_images_dir_fd(open("first", O_DIRECTORY));
+		result = criu_pre_dump();
+	} else if (!strcmp(action, "dump-the-rest")) {
+		criu_set_parent_images("../first");
+		result = criu_dump();
+	} else if (!strcmp(action, "restore"))
 		result = criu_restore();
 	else if (!strcmp(action, "child"))
 		result = criu_restore_child();

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests import clients
+from tests.host import rpc as shared
 from tests.host.conftest import DEADLINE, Host, alive, reap, wait_until
-from tests.host.test_rpc_bindings import HEAD, SUBJECT, service  # noqa: F401 - a fixture
+from tests.host.rpc import HEAD, SUBJECT
+
+daemon = shared.daemon
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +60,7 @@ THEIRS = HEAD.replace('assert "dist-packages" in pycriu.__file__\n', "")
 
 @pytest.fixture(params=["binary", "socket", "fd"])
 def words(host: Host, request: pytest.FixtureRequest) -> tuple[str, str]:
-    where = request.getfixturevalue("service") if request.param == "socket" else clients.criu(host.folder)
+    where = request.getfixturevalue("daemon") if request.param == "socket" else clients.criu(host.folder)
     return request.param, str(where)
 
 

@@ -6,124 +6,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pycriu import images
-from tests import clients
+from tests.host import rpc as shared
 from tests.host.conftest import DEADLINE, alive, reap, wait_until
+from tests.host.rpc import SUBJECT, Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.host.conftest import Subject
 
-    from tests.host.conftest import Host, Subject
-
-SUBJECT = """
-memory = bytearray(os.urandom(1 << 20))
-copy = bytes(memory)
-pause_for_dump()
-say("memory", memory == copy)
-"""
-
-# What each script of a client begins with: `ask` is upstream's object, on the way that the test wants to try.
-HEAD = """
-import errno, json, os, socket, sys, time
-import pycriu
-assert "dist-packages" in pycriu.__file__
-from pycriu import rpc
-def client():
-    ask = pycriu.criu()
-    way, where = sys.argv[1:3]
-    if way == "fd":
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        child = os.fork()
-        if not child:
-            its.set_inheritable(True)
-            if os.fork():
-                os._exit(0)
-            os.setsid()  # not below us: nobody can dump its own parent
-            os.execv(where, [where, "swrk", str(its.fileno())])
-        its.close()
-        os.waitpid(child, 0)
-        ask.use_fd(ours.detach())
-    else:
-        (ask.use_sk if way == "socket" else ask.use_binary)(where)
-    ask.opts.images_dir_fd = images
-    ask.opts.log_level = 4
-    return ask
-images = os.open("images", os.O_DIRECTORY)
-def attempt(call):
-    try:
-        return call()
-    except pycriu.CRIUExceptionExternal as error:
-        return [error.typ, error.errno]
-def tell(*what):
-    print(json.dumps(what), flush=True)
-"""
-
-
-class Client:
-    """Runs scripts that use upstream's bindings, all on one way to pycriu."""
-
-    def __init__(self, host: Host, found: clients.Clients, way: str, where: Path) -> None:
-        self.host, self.found, self.way, self.where = host, found, way, where
-
-    def start(self, code: str) -> subprocess.Popen[str]:
-        script = self.host.folder / "client.py"
-        script.write_text(HEAD + code)
-        with open(self.host.folder / "said", "w") as said:
-            return subprocess.Popen(
-                [*self.found.python(script), self.way, str(self.where)],
-                cwd=self.host.folder, env=self.found.environment(), stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-                text=True, start_new_session=True,
-            )  # fmt: skip
-
-    def run(self, code: str) -> str:
-        process = self.start(code)
-        status = process.wait(DEADLINE)
-        assert status == 0, self.said()
-        return self.said()
-
-    def said(self) -> str:
-        return (self.host.folder / "said").read_text()
-
-    def log(self, name: str) -> str:
-        return (self.host.images / name).read_text()
-
-
-@pytest.fixture(scope="module")
-def found() -> clients.Clients:
-    try:
-        return clients.find()
-    except clients.NotHadError as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture
-def service(host: Host) -> Iterator[Path]:
-    """A service in the background; its socket."""
-    program, socket = clients.criu(host.folder), host.folder / "service.socket"
-    words = ["service", "--address", str(socket), "--pidfile", "service.pid", "--daemon", "-v4", "-o", "service.log"]
-    subprocess.run([program, *words, "-W", str(host.folder)], check=True, timeout=DEADLINE, cwd=host.folder)
-    yield socket
-    os.kill(int((host.folder / "service.pid").read_text()), 15)
-    wait_until(lambda: not socket.exists() and not (host.folder / "service.pid").exists(), "the service has ended")
-
-
-@pytest.fixture(params=["binary", "socket", "fd"])
-def client(host: Host, found: clients.Clients, request: pytest.FixtureRequest) -> Client:
-    """The client, once for each way that the bindings know."""
-    where = request.getfixturevalue("service") if request.param == "socket" else clients.criu(host.folder)
-    return Client(host, found, request.param, where)
-
-
-@pytest.fixture
-def worker(host: Host, found: clients.Clients) -> Client:
-    """A client that starts `pycriu swrk` for itself."""
-    return Client(host, found, "binary", clients.criu(host.folder))
+client, daemon, found, worker = shared.client, shared.daemon, shared.found, shared.worker
 
 
 def test_check(client: Client) -> None:
@@ -401,6 +296,34 @@ tell(len(sock.recv(1)))
 """
     assert worker.run("ask = client()\n" + code) == '[true]\n[false, "CHECK cannot follow PRE_DUMP"]\n[0]\n'
     assert subject.go() == ["memory True"]
+
+
+def test_a_single_pre_dump_is_all_of_a_connection(client: Client) -> None:
+    subject = client.host.python(SUBJECT)
+    (client.host.folder / "first").mkdir()
+    code = f"""
+ask.opts.pid = {subject.pid}
+ask.opts.images_dir_fd = os.open("first", os.O_DIRECTORY)
+sock = ask._comm.connect(False)
+sock.send(rpc.criu_req(type=rpc.SINGLE_PRE_DUMP, opts=ask.opts).SerializeToString())
+answer = rpc.criu_resp.FromString(sock.recv(1 << 16))
+tell(answer.type == rpc.SINGLE_PRE_DUMP, answer.success, len(sock.recv(1)))
+"""
+    assert client.run("ask = client()\n" + code) == "[true, true, 0]\n"
+    assert alive(subject.pid)
+    assert not list((client.host.folder / "first").glob("core-*.img"))
+    assert dumped(client, subject, "ask.opts.parent_img = '../first'") == "[false]\n"
+    assert client.run("tell(client().restore().pid)") == f"[{subject.pid}]\n"
+    assert subject.go() == ["memory True"]
+
+
+@pytest.mark.parametrize("kind", ["PRE_DUMP", "SINGLE_PRE_DUMP"])
+def test_a_pre_dump_that_fails_is_told(worker: Client, kind: str) -> None:
+    code = f"ask.opts.pid = 4194303; answer = asked(type=rpc.{kind}, opts=ask.opts)"
+    tell = f"tell(answer.type == rpc.{kind}, answer.success, answer.cr_errno, answer.cr_errmsg)"
+    told = json.loads(worker.run(f"{REQUEST}{code}\n{tell}"))
+    assert told[:3] == [True, False, errno.ESRCH]
+    assert "no process has PID 4194303" in told[3]
 
 
 def test_features(worker: Client) -> None:

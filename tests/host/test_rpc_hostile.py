@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Clients that mean ill: what is no request, too large a one, going away at any moment, other people's processes.
+"""Clients that mean ill: what is no request, too large a one, going away at any moment, two at once.
 
 After each: the tree that was asked for is as it was, or dumped whole; no worker is left.
 """
@@ -10,101 +10,23 @@ import errno
 import os
 import random
 import socket
-import stat
-import subprocess
-import sys
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pycriu import rpc
 from pycriu.images import messages as m
-from tests import clients
-from tests.host.conftest import DEADLINE, alive, reap, state, traces, wait_until
+from tests.host import rpc as shared
+from tests.host.conftest import alive, reap, state, traces, wait_until
+from tests.host.rpc import LARGE, SUBJECT, Service, ask, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.host.conftest import Host, Subject
+    from tests.host.conftest import Subject
 
-SUBJECT = """
-memory = bytearray(os.urandom(1 << 20))
-copy = bytes(memory)
-pause_for_dump()
-say("memory", memory == copy)
-"""
-LARGE = """
-memory = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-for at in range(0, len(memory), 1 << 20): memory[at : at + (1 << 20)] = os.urandom(1 << 12) * 256
-pause_for_dump()
-say("memory", len(memory))
-"""
-USER, OTHER = 4711, 4712
-
-
-class Service:
-    """A service that runs in the foreground, below this test."""
-
-    def __init__(self, host: Host) -> None:
-        self.host, self.path = host, host.folder / "service.socket"
-        words = ["service", "--address", str(self.path), "-v4", "-o", "service.log", "-W", str(host.folder)]
-        self.process = subprocess.Popen([clients.criu(host.folder), *words], stdin=subprocess.DEVNULL)
-        wait_until(lambda: "Waiting for a connection" in self.log(), "the service listens")
-
-    def log(self) -> str:
-        path = self.host.folder / "service.log"
-        return path.read_text() if path.exists() else ""
-
-    def workers(self) -> list[int]:
-        return [
-            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        ]
-
-    def connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.settimeout(DEADLINE)
-        connection.connect(str(self.path))
-        return connection
-
-    def idle(self) -> None:
-        """Every worker is gone, and the service still serves."""
-        wait_until(lambda: not self.workers(), f"the workers are gone: {self.workers()}")
-        with self.connect() as connection:
-            assert ask(connection, m.criu_req(type=rpc.VERSION)).success
-
-
-@pytest.fixture
-def service(host: Host) -> Iterator[Service]:
-    served = Service(host)
-    yield served
-    served.idle()
-    assert "bug of pycriu" not in served.log()
-    served.process.terminate()
-    assert served.process.wait(DEADLINE) == 0
-    assert not served.path.exists()
-
-
-def ask(connection: socket.socket, request: m.criu_req) -> m.criu_resp:
-    connection.send(request.SerializeToString())
-    return m.criu_resp.FromString(connection.recv(1 << 16))
-
-
-def request(kind: int, images: int, pid: int = 0, **more: object) -> m.criu_req:
-    opts = m.criu_opts(images_dir_fd=images, log_level=4, **more)  # type: ignore[arg-type]
-    if pid:
-        opts.pid = pid
-    return m.criu_req(type=kind, opts=opts)
-
-
-@pytest.fixture
-def images(host: Host) -> Iterator[int]:
-    """A descriptor of the directory of images."""
-    fd = os.open(host.images, os.O_DIRECTORY)
-    yield fd
-    os.close(fd)
-
+images, service = shared.images, shared.service
 
 # ------------------------------------------------------------------------------------------------------- no requests
 
@@ -344,214 +266,3 @@ def test_two_clients_want_the_same_directory(service: Service, images: int) -> N
         assert not answer.success
         assert m.criu_resp.FromString(one.recv(1 << 16)).success
     assert subjects[0].go() == [f"memory {256 << 20}"]
-
-
-# ------------------------------------------------------------------------------------------------------- other people
-
-# A client with another user id: connects, sends what is on its standard input, and prints the answer in hexadecimal.
-AS_USER = """
-import os, socket, sys
-os.setgroups([]); os.setresgid(*[{group}] * 3); os.setresuid(*[{user}] * 3)
-images = os.open({images!r}, os.O_DIRECTORY) if {images!r} else -1
-connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-connection.connect({path!r})
-connection.send(bytes.fromhex({packet!r}).replace(b"\\x08\\x63", bytes([8, images])))
-print(connection.recv(1 << 16).hex())
-"""
-
-
-def ask_as(service: Service, user: int, asked: m.criu_req, images: Path) -> m.criu_resp:
-    """What a user is answered. `images` is opened by that user; 99 stands for its descriptor."""
-    packet = asked.SerializeToString().hex()
-    code = AS_USER.format(user=user, group=user, images=str(images), path=str(service.path), packet=packet)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=False, cwd="/"
-    )
-    assert done.returncode == 0, done.stderr
-    return m.criu_resp.FromString(bytes.fromhex(done.stdout.strip()))
-
-
-def as_user(user: int, group: int | None = None) -> str:
-    """What a subject does to be a user's."""
-    ids = f"os.setgroups([]); os.setresgid(*[{group or user}] * 3); os.setresuid(*[{user}] * 3)"
-    return f"{ids}; libc.prctl(4, 1, 0, 0, 0)\nmemory = b'x'\npause_for_dump()\nsay('memory', memory)\n"
-
-
-@pytest.fixture
-def theirs(service: Service) -> Path:
-    """A directory that belongs to the user, and a way to it."""
-    for folder in service.host.folder.parents:
-        if folder != Path("/") and not stat.S_IMODE(folder.stat().st_mode) & stat.S_IXOTH:
-            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
-    service.host.folder.chmod(0o755)
-    folder = service.host.folder / "theirs"
-    folder.mkdir()
-    os.chown(folder, USER, USER)
-    (service.host.folder / "out").touch()
-    return folder
-
-
-def test_a_user_has_an_own_process_dumped(service: Service, theirs: Path) -> None:
-    subject = service.host.python(as_user(USER))
-    answer = ask_as(service, USER, request(rpc.DUMP, 99, subject.pid, leave_running=True), theirs)
-    assert answer.success, answer.cr_errmsg
-    assert (theirs / "inventory.img").exists()
-    assert (theirs / "criu.log").stat().st_uid == USER
-    restored = service.host.folder / "restored"
-    restored.mkdir()
-    assert subject.go() == ["memory b'x'"]
-
-
-@pytest.mark.parametrize(
-    "whose",
-    [
-        "pause_for_dump()\nsay('on')\n",  # root's
-        as_user(OTHER),
-        as_user(USER, OTHER),  # another group
-        f"os.setresuid({USER}, {USER}, 0)\npause_for_dump()\n",  # could become root again
-        as_user(USER).replace("prctl(4, 1", "prctl(4, 0"),  # does not let itself be traced
-        as_user(USER).replace(
-            "os.setgroups", "child = os.fork()\nif not child: time.sleep(60)\nos.setgroups"
-        ),  # with a child that is root's
-    ],
-    ids=["root", "other", "group", "saved", "undumpable", "child"],
-)
-def test_a_user_gets_nobody_elses(service: Service, theirs: Path, whose: str) -> None:
-    subject = service.host.python(whose)
-    before = traces(subject.pid)
-    answer = ask_as(service, USER, request(rpc.DUMP, 99, subject.pid), theirs)
-    assert (answer.success, answer.cr_errno) == (False, errno.EPERM), answer.cr_errmsg
-    assert traces(subject.pid) == before
-    assert os.listdir(theirs) == ["criu.log"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "number"),
-    [
-        (request(rpc.RESTORE, 99), errno.EPERM),
-        (request(rpc.PAGE_SERVER, 99), errno.EPERM),
-        (request(rpc.CPUINFO_DUMP, 99), errno.EPERM),
-        (request(rpc.DUMP, 99, config_file="/etc/shadow"), errno.EBADRQC),
-        (request(rpc.DUMP, -1, images_dir="/etc"), errno.EBADRQC),
-        (request(rpc.DUMP, -1, images_dir="/root"), errno.EBADRQC),
-        (request(rpc.DUMP, 99, work_dir_fd=0), errno.EBADRQC),
-        (request(rpc.DUMP, 99, parent_img="../../secret"), errno.EBADRQC),
-        (request(rpc.DUMP, 99, link_remap=True), errno.EBADRQC),
-    ],
-)
-def test_a_user_does_not_get_what_only_root_may_ask_for(
-    service: Service, theirs: Path, asked: m.criu_req, number: int
-) -> None:
-    if asked.opts.pid == 0 and asked.type == rpc.DUMP:
-        asked.opts.pid = service.host.python(as_user(USER)).pid
-    answer = ask_as(service, USER, asked, theirs)
-    assert (answer.success, answer.cr_errno) == (False, number), answer.cr_errmsg
-    assert "root:x" not in answer.cr_errmsg
-
-
-def test_a_user_cannot_have_other_peoples_files_written(service: Service, theirs: Path) -> None:
-    """By a directory of root's, by a link in an own one, by a file of root's that lies there."""
-    subject = service.host.python(as_user(USER))
-    precious = service.host.folder / "precious"
-    precious.write_text("precious")
-    (theirs / "link").symlink_to(precious)
-    os.link(precious, theirs / "hard")
-    (theirs / "stats-dump.tmp").symlink_to(precious)
-    for folder, log in ((service.host.images, "x"), (theirs, "link"), (theirs, "hard")):
-        answer = ask_as(service, USER, request(rpc.DUMP, 99, subject.pid, leave_running=True, log_file=log), folder)
-        assert (answer.success, answer.cr_errno) == (False, errno.EBADRQC), answer.cr_errmsg
-    answer = ask_as(service, USER, request(rpc.DUMP, 99, subject.pid, leave_running=True), theirs)
-    assert answer.success, answer.cr_errmsg
-    assert precious.read_text() == "precious"
-    assert subject.go() == ["memory b'x'"]
-
-
-def test_a_user_may_have_so_many_connections(service: Service, theirs: Path) -> None:
-    code = f"""
-import os, socket
-os.setgroups([]); os.setresgid(*[{USER}] * 3); os.setresuid(*[{USER}] * 3)
-open_ones = []
-for _ in range(24):
-    one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    one.connect({str(service.path)!r})
-    one.settimeout(0.5)
-    open_ones.append(one)
-closed = 0
-for one in open_ones:
-    try:
-        closed += one.recv(1) == b""
-    except TimeoutError:
-        pass
-print(closed)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd="/")
-    assert done.stdout == "8\n"
-
-
-# --------------------------------------------------------------------------------------------------------- the command
-
-
-def swrk(host: Host, *words: str, pass_fds: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [clients.criu(host.folder), "swrk", *words],
-        capture_output=True, text=True, timeout=DEADLINE, check=False, pass_fds=pass_fds, cwd=host.folder,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("words", [(), ("x",), ("-1",), ("987",), ("99999999999",), ("0",)])
-def test_swrk_wants_a_socket(host: Host, words: tuple[str, ...]) -> None:
-    done = swrk(host, *words)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "swrk needs" in done.stderr or "descriptor" in done.stderr or "unknown option" in done.stderr
-
-
-def test_swrk_wants_one_of_the_right_type(host: Host) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wrong:
-        done = swrk(host, str(wrong.fileno()), pass_fds=(wrong.fileno(),))
-    assert done.returncode == 1
-    assert "SOCK_SEQPACKET" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("packet", "status"),
-    [
-        (b"", 255),
-        (b"\xff", 255),
-        (m.criu_req(type=rpc.CHECK).SerializeToString(), 0),
-        (m.criu_req(type=rpc.VERSION, keep_open=True).SerializeToString(), 255),
-        (m.criu_req(type=rpc.DUMP).SerializeToString(), 1),
-        (m.criu_req(type=rpc.RESTORE).SerializeToString(), 1),
-        (m.criu_req(type=rpc.WAIT_PID, pid=1).SerializeToString(), 0),
-    ],
-)
-def test_exit_statuses_are_those_of_criu(host: Host, packet: bytes, status: int) -> None:
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, its:
-        if packet:
-            ours.send(packet)
-        ours.shutdown(socket.SHUT_WR)
-        assert swrk(host, str(its.fileno()), pass_fds=(its.fileno(),)).returncode == status
-
-
-def test_an_address_is_not_taken_from_others(host: Host) -> None:
-    """A file that is no socket, a service that listens; one that has been killed leaves its socket to the next."""
-    program = clients.criu(host.folder)
-
-    def start(path: Path) -> subprocess.CompletedProcess[str]:
-        words = [program, "service", "--address", str(path)]
-        return subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
-
-    (host.folder / "file").write_text("precious")
-    assert "is no socket" in start(host.folder / "file").stderr
-    assert (host.folder / "file").read_text() == "precious"
-    first = Service(host)
-    assert "listens there already" in start(first.path).stderr
-    first.process.kill()
-    first.process.wait()
-    assert first.path.exists()
-    (host.folder / "service.log").unlink()
-    second = Service(host)
-    second.idle()
-    second.process.terminate()
-    assert second.process.wait(DEADLINE) == 0

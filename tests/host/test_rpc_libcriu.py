@@ -11,13 +11,7 @@ import pytest
 
 from tests import clients
 from tests.host.conftest import DEADLINE, Host, alive, reap, wait_until
-
-SUBJECT = """
-memory = bytearray(os.urandom(1 << 20))
-copy = bytes(memory)
-pause_for_dump()
-say("memory", memory == copy)
-"""
+from tests.host.rpc import SUBJECT
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +44,19 @@ def test_a_process_is_dumped_and_restored(host: Host, command: list[str]) -> Non
     reap(subject.pid)
     stages = ["pre-restore", "post-restore", "pre-resume", "post-resume"]
     assert asked(host, command, "restore") == [*stages, str(subject.pid)]
+    assert subject.go() == ["memory True"]
+
+
+def test_a_pre_dump_and_the_dump_that_builds_upon_it(host: Host, command: list[str]) -> None:
+    """Which the library asks for by SINGLE_PRE_DUMP."""
+    subject = host.python(SUBJECT)
+    (host.folder / "first").mkdir()
+    assert asked(host, command, "pre-dump", subject.pid)[-1] == "0"
+    assert list((host.folder / "first").glob("pages-*.img"))
+    assert asked(host, command, "dump-the-rest", subject.pid)[-1] == "0"
+    reap(subject.pid)
+    assert os.readlink(host.images / "parent") == "../first"
+    assert asked(host, command, "restore")[-1] == str(subject.pid)
     assert subject.go() == ["memory True"]
 
 

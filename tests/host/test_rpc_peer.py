@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests import clients
+from tests.host import rpc as shared
 from tests.host.conftest import DEADLINE, Host, alive, reap, wait_until
+from tests.host.rpc import HEAD, SUBJECT, Client
 from tests.host.test_peer import criu, reaped, run  # noqa: F401 - a fixture
 from tests.host.test_python_api import Script
-from tests.host.test_rpc_bindings import HEAD, SUBJECT, Client, found  # noqa: F401 - a fixture
+
+found = shared.found
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_who_has_itself_dumped_is_answered_by_the_other(
     host: Host,
     program: Path,
     criu: tuple[str, ...],  # noqa: F811
-    found: clients.Clients,  # noqa: F811
+    found: clients.Clients,
     dumper: str,
 ) -> None:
     where = clients.criu(host.folder) if dumper == "pycriu" else program
