@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Clients of CRIU's RPC that are not ours: upstream's Python bindings, and libcriu, from Debian's packages.
+"""Clients of CRIU's RPC that are not ours: upstream's Python bindings, libcriu, and go-criu, from Debian's packages.
 
 Their module has the name of ours, so they are unpacked into a root of their own, with a Python of their own.
 
@@ -14,11 +14,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import debian
+from layer.errors import LayerError
+from layer.fetch import debian as archive
+from tests import debian, golang
 
 ROOT = Path(__file__).parents[1]
 SUITES = ("trixie", "sid")  # bookworm's bindings do not start a worker
 PACKAGES = ("python3-pycriu", "libcriu-dev")
+GO_PACKAGE = "golang-github-checkpoint-restore-go-criu-dev"  # of the host's release, as its compiler is
 
 # The `criu` that the clients start: the pycriu of this checkout, whatever the environment of the client's Python.
 CRIU = """#!{python} -I
@@ -84,6 +87,21 @@ def find() -> Clients:
     return Clients(root)
 
 
+def in_go(source: Path) -> Path:
+    """A program that uses go-criu; NotHadError."""
+    root = _go_root()
+    if not (root / "whole").exists():
+        raise NotHadError("go-criu is not in the cache: python3 -m tests.clients fetches it")
+    program = golang.built(source, root, GOPATH=f"{root}/root/usr/share/gocode")
+    if program is None:
+        raise NotHadError("no compiler for Go on this machine: apt-get install golang-go")
+    return program
+
+
+def _go_root() -> Path:
+    return debian.cache() / "gocriu"
+
+
 def criu(folder: Path) -> Path:
     """A program of that name in `folder`, which is pycriu."""
     path = folder / "criu"
@@ -94,6 +112,10 @@ def criu(folder: Path) -> Path:
 
 def main() -> int:
     """Fetch them, once. A host without an archive goes without: the tests say what they lack."""
+    try:
+        debian.fetch(_go_root(), archive.codename(), (GO_PACKAGE,))
+    except (debian.NotHadError, LayerError) as error:
+        sys.stderr.write(f"  {error}\n")
     root = debian.cache() / "clients"
     if (root / "root").exists():
         return 0

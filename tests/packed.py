@@ -8,10 +8,7 @@ MiB each) an emulated CPU needs half a minute and more before they can be dumped
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from layer.errors import LayerError
 from layer.fetch import debian as archive
 from layer.image import elf, ext4
 from layer.machine import Machine
-from tests import clients, debian, peer
+from tests import clients, debian, golang, peer
 
 TESTS = Path(__file__).parent
 # scenario of tests/programs → the programs it runs, beside those that every guest has
@@ -109,22 +106,7 @@ def fetched(machine: Machine) -> Path:
 
 def go(machine: Machine, source: Path) -> Path | None:
     """A program of Go for the machine; None where there is no compiler. Go and Debian name CPUs alike."""
-    compiler = shutil.which("go", path=debian.environment().get("PATH"))
-    key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    target = debian.cache() / f"programs-{machine.debian_arch}" / f"{source.stem}-{key}"
-    if compiler is None or target.exists():
-        return target if target.exists() else None
-    environment = {
-        "GOCACHE": f"{target}.cache",
-        "GO111MODULE": "off",
-        "CGO_ENABLED": "0",
-        "GOARCH": machine.debian_arch,
-    }
-    command = [compiler, "build", "-ldflags=-s -w", "-o", f"{target}.new", str(source)]
-    subprocess.run(command, check=True, env=os.environ | environment, capture_output=True)
-    Path(f"{target}.new").rename(target)
-    shutil.rmtree(f"{target}.cache")
-    return target
+    return golang.built(source, debian.cache() / f"programs-{machine.debian_arch}", GOARCH=machine.debian_arch)
 
 
 def closure(root: Path, machine: Machine, programs: list[Path], without: set[str]) -> Iterator[Path]:
