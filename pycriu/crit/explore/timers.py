@@ -53,10 +53,14 @@ def _interval(entry: Any) -> Iterator[str]:
 
 def _posix(entry: Any) -> Iterator[str]:
     for one in entry.posix:
-        period = f", every {_span(one.isec, one.insec, 10**9)}" if one.isec or one.insec else ""
-        left = f"in {_span(one.vsec, one.vnsec, 10**9)}" if one.vsec or one.vnsec else "not armed"
         overrun = f", overrun {one.overrun}" if one.overrun else ""
-        yield f"timer {one.it_id}: {_clock(one.clock_id)}, {left}{period}, {name_of(one.si_signo)}{overrun}"
+        yield f"timer {one.it_id}: {_clock(one.clock_id)}, {_when(one)}, {name_of(one.si_signo)}{overrun}"
+
+
+def _when(one: Any) -> str:
+    period = f", every {_span(one.isec, one.insec, 10**9)}" if one.isec or one.insec else ""
+    left = f"in {_span(one.vsec, one.vnsec, 10**9)}" if one.vsec or one.vnsec else "not armed"
+    return left + period
 
 
 def _timerfd(view: View, descriptor: Any) -> str:
@@ -64,10 +68,8 @@ def _timerfd(view: View, descriptor: Any) -> str:
     if entry is None or not entry.HasField("tfd"):
         return ""
     one = entry.tfd
-    period = f", every {_span(one.isec, one.insec, 10**9)}" if one.isec or one.insec else ""
-    left = f"in {_span(one.vsec, one.vnsec, 10**9)}" if one.vsec or one.vnsec else "not armed"
     ticks = f", {one.ticks} ticks unread" if one.ticks else ""
-    return f"timerfd {descriptor.fd}: {_clock(one.clockid)}, {left}{period}{ticks}"
+    return f"timerfd {descriptor.fd}: {_clock(one.clockid)}, {_when(one)}{ticks}"
 
 
 def signals(view: View) -> Iterator[str]:
