@@ -36,6 +36,21 @@ def is_ready(writer: int) -> None:
     os.close(writer)
 
 
+def write_pid(path: str, pid: int) -> None:
+    """A PID in a new file, decimal, without a newline, as CRIU writes it; UserError where there can be none."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(f"--pidfile {path}: {error.strerror}", "the file must not exist yet") from None
+    try:
+        os.write(fd, str(pid).encode())
+    except OSError as error:
+        os.unlink(path)
+        raise UserError(f"--pidfile {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
 class Pidfile:
     """A new file with the PID of this process, for as long as it serves."""
 
@@ -43,19 +58,8 @@ class Pidfile:
         self._path = os.path.join(work_dir, name) if name else ""
 
     def __enter__(self) -> None:
-        if not self._path:
-            return
-        try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
-        try:
-            os.write(fd, str(os.getpid()).encode())
-        except OSError as error:
-            os.unlink(self._path)
-            raise UserError(f"--pidfile {self._path}: {error.strerror}") from None
-        finally:
-            os.close(fd)
+        if self._path:
+            write_pid(self._path, os.getpid())
 
     def __exit__(self, *_: object) -> None:
         if self._path:

@@ -161,25 +161,16 @@ def refuse_pidfile(path: str | None) -> None:
 
 
 class Pidfile:
-    """The root's PID in a new file, decimal, without a newline, as CRIU writes it; gone again if the restore fails."""
+    """The root's PID in a new file, which is gone again if the restore fails."""
 
     def __init__(self, path: str | None, pid: int) -> None:
         self._path, self._pid = path, pid
 
     def __enter__(self) -> None:
-        if self._path is None:
-            return
-        try:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UserError(f"--pidfile {self._path}: {error.strerror}", "the file must not exist yet") from None
-        try:
-            os.write(fd, str(self._pid).encode())
-        except OSError as error:
-            os.unlink(self._path)
-            raise UserError(f"--pidfile {self._path}: {error.strerror}") from None
-        finally:
-            os.close(fd)
+        if self._path is not None:
+            from pycriu.background import write_pid
+
+            write_pid(self._path, self._pid)
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None and self._path is not None:
