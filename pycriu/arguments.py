@@ -121,7 +121,7 @@ GROUPS = (
         Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", WITH_IMAGES),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
-        Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", BOTH),
+        Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", (DUMP, RESTORE)),
         Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
         Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", STAY, True),
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
@@ -238,6 +238,7 @@ LONG = {option.long: option for option in OPTIONS}
 SHORT = {option.short: option for option in OPTIONS if option.short}
 
 DEFAULT_VERBOSITY = 2
+_OVERRULED = {"leave-running": "leave-stopped", "leave-stopped": "leave-running"}  # the last one says what is meant
 
 
 def parse(words: Iterable[str]) -> tuple[Values, list[str]]:
@@ -257,6 +258,14 @@ def parse(words: Iterable[str]) -> tuple[Values, list[str]]:
         else:
             plain.append(word)
     return values, plain
+
+
+def refuse_dry_run(action: str, values: Mapping[str, object]) -> None:
+    """UserError where an action would be done that was only to be talked about."""
+    if values.get("dry-run") and action not in LONG["dry-run"].actions:
+        raise UserError(
+            f"--dry-run is not to be had with {action}", "it is for " + " and ".join(LONG["dry-run"].actions)
+        )
 
 
 def without_meaning(action: str, values: Mapping[str, object]) -> list[str]:
@@ -374,6 +383,7 @@ def _store(option: Option, value: str | bool, values: Values) -> None:
         values[option.long] = (*before, str(value)) if isinstance(before, tuple) else (str(value),)
         return
     if option.kind != LEVEL:
+        values.pop(_OVERRULED.get(option.long, ""), None)
         values["restore-detached" if option.long == "daemon" else option.long] = value
         return
     if value == "":

@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if action is None or (len(plain) > 1 + len(action.words.split()) and not command):
             print(_usage(action), end="", file=sys.stderr)
             return 1
+        arguments.refuse_dry_run(action.name, values)
         return _run(action, values, plain[1:], started)
     except PycriuError as error:  # before there is a log
         print(f"pycriu: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf
+from pycriu.actions import Request, free_images, light_protobuf, say_stats
 from pycriu.record import replace
 
 TYPE_CHECKING = False
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def run(request: Request) -> int:
     """Save the memory of a tree that runs on."""
-    perform(request)
+    result = perform(request)
+    if request.flag("display-stats"):
+        from pycriu.predump import stats_entry
+
+        say_stats(request, stats_entry(result))
     return 0
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def test_statistics_are_printed_line_by_line_as_criu_does(host: Host) -> None:
     subject = host.python("pause_for_dump()\nsay('ok')")
+    (host.folder / "first").mkdir()
+    before = host.run("pre-dump", "-t", str(subject.pid), "-D", str(host.folder / "first"), "--display-stats")
+    assert re.search(r"^Memory pages written: [1-9]\d* \(0x[0-9a-f]+\)$", before.log, re.MULTILINE), before
     dumped = host.dump(subject, "--display-stats")
     assert dumped.ok, dumped
     lines = dumped.log.splitlines()

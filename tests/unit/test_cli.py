@@ -61,6 +61,8 @@ def test_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
         (("restore", "-W", "none"), "no such directory\n"),
         (("restore", "-o", "none/log"), "No such file or directory\n"),
         (("restore", "--config", "none"), "pycriu: configuration file none:"),
+        (("pre-dump", "-t", "1", "--dry-run"), "pycriu: --dry-run is not to be had with pre-dump\n"),
+        (("dedup", "--dry-run"), "pycriu: --dry-run is not to be had with dedup\n"),
     ],
 )
 def test_refused_before_there_is_a_log(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -193,3 +193,8 @@ def test_options_that_can_be_given_several_times() -> None:
     assert arguments.texts(values, "external") == ()
     with pytest.raises(UserError, match="--close x: not the number of a descriptor"):
         arguments.numbers({"close": ("x",)}, "close")
+
+
+def test_of_two_end_states_the_last_one_is_meant() -> None:
+    assert arguments.parse(["-R", "-s"])[0] == {"leave-stopped": True}
+    assert arguments.parse(["--leave-stopped", "--leave-running"])[0] == {"leave-running": True}
