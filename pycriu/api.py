@@ -16,6 +16,7 @@ be in the tree.
 
 from __future__ import annotations
 
+import operator
 import os
 import resource
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from pycriu.dump import dump as run_dump
 from pycriu.errors import HookFailed, ImageError, PycriuError, Unsupported, UserError
 from pycriu.fds.external import for_dump
 from pycriu.log import WARN, Log
-from pycriu.options import DumpOptions, PageServer, RestoreOptions, no_hook
+from pycriu.options import VALIDATIONS, DumpOptions, PageServer, RestoreOptions, no_hook
 from pycriu.predump import PreDumpResult
 from pycriu.predump import pre_dump as run_pre_dump
 from pycriu.probes.table import FEATURES, REQUIRED
@@ -112,6 +113,11 @@ def dump(
 
     Raises UserError for what the request has wrong, Unsupported for what cannot be saved: all of it at once.
     """
+    pid = _checked(pid, timeout)
+    _one_of("file_validation", file_validation, VALIDATIONS)
+    _one_of("network_lock", network_lock, ("nftables", "skip"))
+    if not isinstance(ghost_limit, int) or ghost_limit < 0:
+        raise UserError(f"ghost_limit {ghost_limit!r}: not a number of bytes")
     images, work = _directories(images_dir, work_dir)
     names, sockets = for_dump(external, ext_unix_sk)
     options = DumpOptions(
@@ -146,6 +152,7 @@ def pre_dump(
     pycriu.pre_dump(4711, "first")
     pycriu.dump(4711, "second", prev_images_dir="../first")
     """
+    pid = _checked(pid, timeout)
     images, work = _directories(images_dir, work_dir)
     options = DumpOptions(
         pid=pid, images_dir=images, work_dir=work, shell_job=shell_job, timeout=timeout,
@@ -190,6 +197,7 @@ def restore(
 
     Raises UserError for what the request or this machine has wrong, ImageError for images that cannot be used.
     """
+    _one_of("file_validation", file_validation, VALIDATIONS)
     images, work = _directories(images_dir, work_dir)
     options = RestoreOptions(
         images_dir=images, work_dir=work, detached=True, leave_stopped=leave_stopped, shell_job=shell_job,
@@ -219,9 +227,24 @@ def check(*, extra: bool = False) -> tuple[Missing, ...]:
     )
 
 
+def _checked(pid: int, timeout: float) -> int:
+    """The PID; UserError for a number that makes no sense, TypeError for what is none."""
+    pid = operator.index(pid)
+    if pid <= 0:
+        raise UserError(f"pid {pid}: not a positive number")
+    if not timeout > 0:
+        raise UserError(f"timeout {timeout}: not a positive number of seconds")
+    return pid
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} {value!r}: not one of {', '.join(allowed)}")
+
+
 def _directories(images_dir: StrPath, work_dir: StrPath | None) -> tuple[str, str]:
-    images = os.path.abspath(images_dir)
-    work = images if work_dir is None else os.path.abspath(work_dir)
+    images = os.path.abspath(os.fsdecode(images_dir))
+    work = images if work_dir is None else os.path.abspath(os.fsdecode(work_dir))
     for path in (images, work):
         if not os.path.isdir(path):
             raise UserError(f"{path}: no such directory", "it must exist: os.makedirs")

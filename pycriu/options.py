@@ -22,6 +22,9 @@ def no_hook(_stage: str, _pid: int) -> None:
     """A hook for whoever does not want to be told."""
 
 
+VALIDATIONS = ("mtime", "filesize", "buildid", "checksum")  # what must match when a file is opened again
+
+
 @record
 class PageServer:
     """Where a dump sends its pages."""

@@ -26,6 +26,7 @@ EPERM, ECHILD = 1, 10
 # vfork(2), which waits for a child that the freeze has already stopped: let go of all, and try again a little later.
 _ROUND = 0.15
 _PAUSE_BETWEEN_ROUNDS = 0.005
+_LAST_WAIT = 0.5
 
 
 class Process:
@@ -111,11 +112,13 @@ class Freeze:
                 if self._round(min(deadline, time.monotonic() + _ROUND)):
                     return self
             except BaseException:
-                self.thaw()
+                self._give_up()
                 raise
             self.thaw()
             if time.monotonic() >= deadline:
-                raise self._timed_out(list(self.tasks))
+                error = self._timed_out(list(self.tasks))
+                self._give_up()
+                raise error
             time.sleep(_PAUSE_BETWEEN_ROUNDS)
 
     def __exit__(self, *_: object) -> None:
@@ -251,6 +254,14 @@ class Freeze:
         for tid in [tid for tid in self.tasks if tid in signals]:
             self._let_go(self.tasks.pop(tid), signals[tid])
         self._stopped = set()
+
+    def _give_up(self) -> None:
+        """Let all go, and wait a moment for those that are yet to stop: they would stand for as long as we live."""
+        end = time.monotonic() + _LAST_WAIT
+        self.thaw()
+        while self.tasks and time.monotonic() < end:
+            time.sleep(_PAUSE_BETWEEN_ROUNDS)
+            self.thaw()
 
     def _stands_late(self, tid: int) -> None:
         """The same for one that the round did not wait for any more."""

@@ -102,7 +102,9 @@ class Request:
         """Those fields that `DumpOptions` and `RestoreOptions` share, by name."""
         flags = {name.replace("-", "_"): self.flag(name) for name in _OF_FILES}
         self._refuse_groups()
-        how = arguments.choice(self.values, "file-validation", "mtime", "filesize", "buildid", "checksum")
+        from pycriu.options import VALIDATIONS
+
+        how = arguments.choice(self.values, "file-validation", *VALIDATIONS)
         return {**flags, "file_validation": how, "ext_unix_sk": self.text("ext-unix-sk")}
 
     def dump_options(self) -> DumpOptions:

@@ -9,12 +9,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pycriu import api
+from pycriu.errors import PycriuError, UserError
 from tests import clients
 from tests.host import rpc as shared
-from tests.host.conftest import DEADLINE, Host, alive, reap, wait_until
+from tests.host.conftest import DEADLINE, Host, alive, reap, state, wait_until
 from tests.host.rpc import HEAD, SUBJECT
 
 daemon = shared.daemon
@@ -216,3 +219,50 @@ def test_the_examples_of_the_readme(script: Script) -> None:
     said = script.said().splitlines()
     assert said[1:] == [f"runs again with PID {subject.pid}", str(subject.pid)]
     assert "memory True" in subject.said()
+
+
+def test_a_tree_that_did_not_stop_in_time_is_not_held_by_who_lives_on(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    for _ in range(10):
+        with pytest.raises(PycriuError, match="could not be stopped within"):
+            api.dump(subject.pid, host.images, timeout=1e-9)  # type: ignore[arg-type]
+        assert subject.status("TracerPid") == "0"
+        wait_until(lambda: state(subject.pid) == "S", "it sleeps on")
+    assert os.listdir(host.images) == []
+    assert subject.go() == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("pid", "more", "error"),
+    [
+        ("1", {}, TypeError),
+        (1.5, {}, TypeError),
+        (0, {}, UserError),
+        (None, {"timeout": 0}, UserError),
+        (None, {"timeout": -1}, UserError),
+        (None, {"timeout": float("nan")}, UserError),
+        (None, {"timeout": "5"}, TypeError),
+        (None, {"ghost_limit": -1}, UserError),
+        (None, {"ghost_limit": "1M"}, UserError),
+        (None, {"file_validation": "none"}, UserError),
+        (None, {"network_lock": "iptables"}, UserError),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_touched(
+    host: Host, pid: Any, more: dict[str, Any], error: type[Exception]
+) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    with pytest.raises(error):
+        api.dump(subject.pid if pid is None else pid, host.images, **more)
+    assert os.listdir(host.images) == []
+    assert subject.status("TracerPid") == "0"
+    assert subject.go() == ["ok"]
+
+
+def test_directories_may_be_bytes(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    api.dump(subject.pid, os.fsencode(host.images))  # type: ignore[arg-type]
+    assert (host.images / "stats-dump").exists()
+    reap(subject.pid)
+    api.restore(os.fsencode(host.images))  # type: ignore[arg-type]
+    assert subject.go() == ["ok"]
