@@ -16,9 +16,9 @@ from pycriu import lineage, pagecompare
 from pycriu.errors import KernelError, UserError
 from pycriu.images import messages as m
 from pycriu.images import store
+from pycriu.images.catalogue import PUNCHED
 from pycriu.kernel import libc, procfs
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pageimages import PUNCHED
 from pycriu.record import record
 
 TYPE_CHECKING = False

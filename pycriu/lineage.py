@@ -16,8 +16,9 @@ import os
 
 from pycriu.errors import ImageError, UserError
 from pycriu.images import commit, store
+from pycriu.images.catalogue import PRESENT
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pageimages import PRESENT, count, kind, refuse_holes
+from pycriu.pageimages import count, kind, refuse_holes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import os
 from pycriu import pagecopy
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
+from pycriu.images.catalogue import PARENT, PRESENT, PUNCHED
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.pagecopy import AT_ONCE
 from pycriu.record import record
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
     Placed = list[tuple[int, int, int]]  # address, number of pages, offset in the pages image
     Source = tuple[int, Placed]  # a descriptor of a pages image, which its owner closes, and what is taken from it
-
-IN_PARENT, PRESENT = 1, 4  # pagemap_entry.flags; 2 says that a page could be fetched late, which changes nothing here
-PUNCHED = "pycriu-punched.img"  # these images have given up pages to later ones, see `dedup`
 
 
 class Numbers:
@@ -117,7 +115,7 @@ def entries(pages_id: int, runs: Iterable[Run], inherited: Iterable[Run] = ()) -
     """A pagemap image: the head, then one entry per run, those in the parent among the others."""
     flagged = [(start, pages, PRESENT) for start, pages in runs]
     if inherited:
-        flagged = sorted(flagged + [(start, pages, IN_PARENT) for start, pages in inherited])
+        flagged = sorted(flagged + [(start, pages, PARENT) for start, pages in inherited])
     low = (1 << 32) - 1
     return [m.pagemap_head(pages_id=pages_id)] + [
         m.pagemap_entry(vaddr=start, compat_nr_pages=pages & low, flags=flags, nr_pages=pages)
@@ -126,11 +124,11 @@ def entries(pages_id: int, runs: Iterable[Run], inherited: Iterable[Run] = ()) -
 
 
 def kind(entry: Any) -> int:
-    """PRESENT or IN_PARENT: where the pages of an entry are. Old images have other fields for that, or none."""
+    """PRESENT or PARENT: where the pages of an entry are. Old images have other fields for that, or none."""
     if not entry.HasField("flags"):
-        return IN_PARENT if entry.in_parent else PRESENT
-    found: int = entry.flags & (PRESENT | IN_PARENT)
-    if found not in (PRESENT, IN_PARENT):
+        return PARENT if entry.in_parent else PRESENT
+    found: int = entry.flags & (PRESENT | PARENT)
+    if found not in (PRESENT, PARENT):
         raise ImageError(f"the pages at {entry.vaddr:#x} are on another machine ({entry.flags})")
     return found
 
@@ -157,7 +155,7 @@ def placed(pagemap: list[Any], pages_size: int, page_size: int = PAGE_SIZE) -> l
 
 def in_parent(pagemap: list[Any]) -> list[Run]:
     """The runs that an earlier set of images has, see `lineage`."""
-    return [(entry.vaddr, count(entry)) for entry in pagemap if kind(entry) == IN_PARENT]
+    return [(entry.vaddr, count(entry)) for entry in pagemap if kind(entry) == PARENT]
 
 
 def refuse_holes(images: ImagesDir, fd: int, runs: Placed) -> None:

@@ -19,11 +19,12 @@ import os
 
 from pycriu.errors import PycriuError
 from pycriu.images import messages as m
+from pycriu.images.catalogue import AIORING, KERNEL_MADE
 from pycriu.kernel import procfs, softdirty
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.pagecompare import both, merged, union, without
 from pycriu.record import record
-from pycriu.resources.memory.mappings import AIORING, KERNEL_MADE, PROT_READ, PROT_WRITE, Mapping
+from pycriu.resources.memory.mappings import PROT_READ, PROT_WRITE, Mapping
 from pycriu.sharing import VM
 from pycriu.tracee import Tracee
 

@@ -13,8 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycriu.errors import ImageError
-from pycriu.images.catalogue import PARENT, PRESENT
-from pycriu.pageimages import PUNCHED
+from pycriu.images.catalogue import PARENT, PRESENT, PUNCHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

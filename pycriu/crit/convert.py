@@ -21,7 +21,7 @@ from pycriu.crit.losses import VITAL, losses
 from pycriu.crit.source import open_source
 from pycriu.errors import ImageError, UserError
 from pycriu.images import catalogue, commit, framing, store
-from pycriu.pageimages import PUNCHED
+from pycriu.images.catalogue import PUNCHED
 
 if TYPE_CHECKING:
     import argparse

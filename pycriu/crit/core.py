@@ -19,7 +19,7 @@ from pycriu.crit.content import PIECE, UNKNOWN, ZERO, Stretch, runs
 from pycriu.crit.output import replaced
 from pycriu.crit.space import Memory, Process, opened, processes
 from pycriu.errors import ImageError, UserError
-from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED
+from pycriu.images.catalogue import FILE_PRIVATE, FILE_SHARED
 
 if TYPE_CHECKING:
     import argparse

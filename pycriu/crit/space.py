@@ -18,7 +18,7 @@ from pycriu.crit.source import chain, open_source
 from pycriu.errors import ImageError, UserError
 from pycriu.fds import validation
 from pycriu.images import framing, payloads, schema, store
-from pycriu.resources.memory.mappings import (
+from pycriu.images.catalogue import (
     AIORING,
     ANON_SHARED,
     FILE_PRIVATE,

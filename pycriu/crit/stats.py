@@ -15,7 +15,7 @@ from pycriu.crit.output import replaced
 from pycriu.crit.pages import Census
 from pycriu.crit.space import Memory, Process, kind_name, object_kind, opened, processes
 from pycriu.images import catalogue, store
-from pycriu.resources.memory.mappings import AIORING, FILE_SHARED, HEAP, MAP_GROWSDOWN, STACK, VDSO, VSYSCALL, VVAR
+from pycriu.images.catalogue import AIORING, FILE_SHARED, HEAP, MAP_GROWSDOWN, STACK, VDSO, VSYSCALL, VVAR
 
 if TYPE_CHECKING:
     import argparse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every kind of image: its file name, magic, messages, and what follows each message. Data only.
+"""Every kind of image: its file name, magic, messages, and what follows each message; flags in some. Data only.
 
 File names are `<stem>[-<id>].img`; the id is a pid, an object's number or an inode in hex. Service files have no suffix
 and lie in the work directory.
@@ -14,7 +14,19 @@ INVENTORY, COMMON, SERVICE, RAW = "inventory", "common", "service", "raw"  # fra
 IMG_COMMON_MAGIC = 0x54564319
 IMG_SERVICE_MAGIC = 0x55105940
 
-PRESENT, LAZY, PARENT = 4, 2, 1  # pagemap_entry.flags
+PRESENT, LAZY, PARENT = 4, 2, 1  # pagemap_entry.flags; LAZY says that a page could be fetched late
+PUNCHED = "pycriu-punched.img"  # these images have given up pages to later ones, see `dedup`
+
+MAP_GROWSDOWN = 0x100  # vma_entry.flags are those of mmap(2)
+
+# vma_entry.status
+REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5
+FILE_PRIVATE, FILE_SHARED, ANON_SHARED, ANON_PRIVATE, SYSVIPC = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 10
+VVAR, AIORING, MEMFD = 1 << 12, 1 << 13, 1 << 14
+KERNEL_MADE = VSYSCALL | VDSO | VVAR | AIORING
+KNOWN_STATUS = (
+    REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD | SYSVIPC | ANON_SHARED
+)
 
 
 @record

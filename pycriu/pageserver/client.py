@@ -12,9 +12,9 @@ import os
 
 from pycriu import incremental, pagecopy
 from pycriu.errors import UserError
+from pycriu.images.catalogue import PRESENT
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.pagecopy import Buffer
-from pycriu.pageimages import PRESENT
 from pycriu.pageserver import wire
 
 TYPE_CHECKING = False

@@ -12,9 +12,9 @@ import os
 from pycriu.errors import PycriuError, UserError
 from pycriu.images import commit, framing, store
 from pycriu.images import messages as m
+from pycriu.images.catalogue import LAZY, PARENT, PRESENT
 from pycriu.images.durable import sync_together
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.pageimages import IN_PARENT, PRESENT
 from pycriu.pageserver import wire
 
 TYPE_CHECKING = False
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 PLACE = ".pycriu-received"
 FIRST_PAGES_ID = 1 << 16  # those of dumps count from 1; what a client writes itself may lie beside ours
-_LAZY = 2
 _AT_ONCE = 1 << 20
-_ADDS = {wire.ADD: PRESENT, wire.HOLE: IN_PARENT, wire.ADD_F: None}
+_ADDS = {wire.ADD: PRESENT, wire.HOLE: PARENT, wire.ADD_F: None}
 
 
 class _Incoming:
@@ -146,10 +145,10 @@ class Server:
         into = self._incoming.get((command.kind, command.number)) or self._open(command)
         flags = _ADDS[command.what]
         if flags is None:
-            flags = command.flags & (PRESENT | IN_PARENT | _LAZY)
-        if flags & (PRESENT | IN_PARENT) not in (PRESENT, IN_PARENT):
+            flags = command.flags & (PRESENT | PARENT | LAZY)
+        if flags & (PRESENT | PARENT) not in (PRESENT, PARENT):
             raise wire.LinkError(f"{link.name} keeps pages back ({flags})", "pycriu serves no lazy restore")
-        if flags & IN_PARENT and into.name not in self._parents:
+        if flags & PARENT and into.name not in self._parents:
             raise wire.LinkError(
                 f"{link.name} leaves out pages of {into.name}, which is in no parent here",
                 "name the parent with --prev-images-dir",

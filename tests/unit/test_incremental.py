@@ -11,8 +11,8 @@ import pytest
 
 from pycriu import dedup, lineage, pagecompare, pagecopy, pageimages
 from pycriu.errors import ImageError, PycriuError
+from pycriu.images import catalogue, store
 from pycriu.images import messages as m
-from pycriu.images import store
 from pycriu.incremental import Parent, read_file
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.log import Log
@@ -144,7 +144,7 @@ def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     punched = write_set(tmp_path / "punched", {1: page(1)}, [])
     os.truncate(punched / "pages-1.img", 0)
     os.truncate(punched / "pages-1.img", PAGE_SIZE)
-    (punched / pageimages.PUNCHED).touch()
+    (punched / catalogue.PUNCHED).touch()
     found["punched"] = write_set(tmp_path / "of_punched", {}, [1], "../punched"), "given up"
     return found
 
@@ -233,7 +233,7 @@ def test_pages_that_are_newer_are_given_up(tmp_path: Path) -> None:
     freed = dedup.dedup(str(paths[2]))
     assert (freed.sets, freed.size) == (2, (13 + 3) * PAGE_SIZE)
     assert [blocks(path) for path in paths] == [40 - 13, 10 - 3, 6]
-    assert [(path / pageimages.PUNCHED).exists() for path in paths] == [True, True, False]
+    assert [(path / catalogue.PUNCHED).exists() for path in paths] == [True, True, False]
     assert read_back(paths[2]) == memory[2]
     for path in paths[:2]:
         with pytest.raises(ImageError, match="given up to a later dump"):

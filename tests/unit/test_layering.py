@@ -162,6 +162,19 @@ def test_neighbours_do_not_know_each_other(shelf: str) -> None:
         assert not known, f"{path.relative_to(ROOT)} imports {known}"
 
 
+def test_crit_reads_images_without_what_makes_them() -> None:
+    """But for the layout of registers, and the rules by which a file is the one of the dump."""
+    may = ("pycriu.crit", "pycriu.images", "pycriu.errors", "pycriu.record", "pycriu.log", "pycriu.__version__")
+    may += ("pycriu.arch", "pycriu.fds.validation")
+    guilty = [
+        (str(path.relative_to(ROOT)), name)
+        for path in modules("pycriu/crit")
+        for name, _ in imports(path)
+        if name.startswith("pycriu") and not name.startswith(may)
+    ]
+    assert not guilty
+
+
 @pytest.mark.parametrize(("package", "other"), [("pycriu", "layer"), ("layer", "pycriu")])
 def test_tool_and_build_layer_are_apart(package: str, other: str) -> None:
     guilty = [

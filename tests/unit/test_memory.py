@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pycriu import pageimages
 from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError, Unsupported
+from pycriu.images import catalogue
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE as P
@@ -21,7 +21,7 @@ from pycriu.resources.memory import mappings
 from pycriu.resources.memory import pages as memory_pages
 
 
-def vma(start: int, pages: int, status: int = mappings.REGULAR | mappings.ANON_PRIVATE, **more: Any) -> Any:
+def vma(start: int, pages: int, status: int = catalogue.REGULAR | catalogue.ANON_PRIVATE, **more: Any) -> Any:
     fields = {"pgoff": 0, "shmid": 0, "prot": 3, "flags": 0x22, "fd": -1} | more
     return m.vma_entry(start=start, end=start + pages * P, status=status, **fields)
 
@@ -34,7 +34,7 @@ def mm(*vmas: Any) -> Any:
     return m.mm_entry(vmas=vmas, **zero)
 
 
-def pages(at: int, count: int, flags: int = pageimages.PRESENT) -> Any:
+def pages(at: int, count: int, flags: int = catalogue.PRESENT) -> Any:
     return m.pagemap_entry(vaddr=at, compat_nr_pages=count & 0xFFFFFFFF, flags=flags, nr_pages=count)
 
 
@@ -57,8 +57,8 @@ def test_plan(arch: Any) -> None:
         ([vma(A + 1, 4)], [], 0, "not aligned"),
         ([vma(A, 0)], [], 0, "out of bounds"),
         ([vma((1 << 64) - 4 * P, 3)], [], 0, "out of bounds"),
-        ([vma(A, 4, status=mappings.REGULAR | 1 << 20)], [], 0, "kind"),
-        ([vma(A, 4, status=mappings.ANON_PRIVATE)], [], 0, "kind"),
+        ([vma(A, 4, status=catalogue.REGULAR | 1 << 20)], [], 0, "kind"),
+        ([vma(A, 4, status=catalogue.ANON_PRIVATE)], [], 0, "kind"),
         ([vma(A, 4)], [pages(A, 5)], 5 * P, "where no mapping is"),
         ([vma(A, 4)], [pages(A - P, 1)], P, "where no mapping is"),
         ([vma(A, 4), vma(A + 8 * P, 4)], [pages(A + 2 * P, 8)], 8 * P, "where no mapping is"),
@@ -131,8 +131,8 @@ def test_mappings_that_cannot_be_kept(perms: str, name: str, flags: str, words: 
 
 
 def test_mappings_that_the_kernel_made() -> None:
-    assert mappings.classify(1, line("r-xp", "[vdso]", "rd sl"), NOT_ASKED).status & mappings.VDSO
-    assert mappings.classify(1, line("r--p", "[vvar]", "rd pf io"), NOT_ASKED).status & mappings.VVAR
-    assert mappings.classify(1, line("--xp", "[vsyscall]", "ex"), NOT_ASKED).status & mappings.VSYSCALL
-    assert mappings.classify(1, line("rw-p", "[heap]", "rd"), NOT_ASKED).status & mappings.HEAP
-    assert mappings.classify(1, line("rw-p", "[anon:name]", "rd"), NOT_ASKED).status & mappings.ANON_PRIVATE
+    assert mappings.classify(1, line("r-xp", "[vdso]", "rd sl"), NOT_ASKED).status & catalogue.VDSO
+    assert mappings.classify(1, line("r--p", "[vvar]", "rd pf io"), NOT_ASKED).status & catalogue.VVAR
+    assert mappings.classify(1, line("--xp", "[vsyscall]", "ex"), NOT_ASKED).status & catalogue.VSYSCALL
+    assert mappings.classify(1, line("rw-p", "[heap]", "rd"), NOT_ASKED).status & catalogue.HEAP
+    assert mappings.classify(1, line("rw-p", "[anon:name]", "rd"), NOT_ASKED).status & catalogue.ANON_PRIVATE

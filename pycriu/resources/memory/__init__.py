@@ -14,6 +14,7 @@
 Everything that others need is here by name.
 """
 
+from pycriu.images.catalogue import FILE_PRIVATE, FILE_SHARED, VDSO
 from pycriu.resources.memory.advice import allocated_keys, extra_entries, guard_entries, key_rows, vma_advice
 from pycriu.resources.memory.advice import rows as finish_rows
 from pycriu.resources.memory.aio import Ring, check_idle
@@ -31,18 +32,7 @@ from pycriu.resources.memory.layout import (
     same_vdso,
     vdso_rows,
 )
-from pycriu.resources.memory.mappings import (
-    FILE_PRIVATE,
-    FILE_SHARED,
-    VDSO,
-    Mapping,
-    clear_rows,
-    file_flags,
-    look,
-    map_rows,
-    places,
-    vma_entry,
-)
+from pycriu.resources.memory.mappings import Mapping, clear_rows, file_flags, look, map_rows, places, vma_entry
 from pycriu.resources.memory.objects import Objects, file_number, object_of, open_mapped
 from pycriu.resources.memory.outside import Shared
 from pycriu.resources.memory.pages import content, fill

@@ -13,8 +13,9 @@ from __future__ import annotations
 from pycriu.errors import ImageError, KernelError
 from pycriu.images import messages as m
 from pycriu.images import own
+from pycriu.images.catalogue import KERNEL_MADE, SYSVIPC
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.resources.memory.mappings import KERNEL_MADE, MAP_LOCKED, PROT_EXEC, PROT_WRITE, SYSVIPC, Mapping
+from pycriu.resources.memory.mappings import MAP_LOCKED, PROT_EXEC, PROT_WRITE, Mapping
 from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False

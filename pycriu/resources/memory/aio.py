@@ -13,9 +13,10 @@ import struct
 
 from pycriu.errors import ImageError, Unsupported, UserError
 from pycriu.images import messages as m
+from pycriu.images.catalogue import AIORING
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.record import record
-from pycriu.resources.memory.mappings import AIORING, Mapping
+from pycriu.resources.memory.mappings import Mapping
 from pycriu.tracee import Remote, Tracee
 
 TYPE_CHECKING = False

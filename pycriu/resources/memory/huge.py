@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 
 from pycriu.errors import ImageError, UserError
-from pycriu.resources.memory.mappings import ANON_PRIVATE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE
+from pycriu.images.catalogue import ANON_PRIVATE
+from pycriu.resources.memory.mappings import MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import struct
 
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
+from pycriu.images.catalogue import VDSO, VVAR
 from pycriu.kernel import procfs
-from pycriu.resources.memory.mappings import SPECIAL, VDSO, VVAR, Mapping
+from pycriu.resources.memory.mappings import SPECIAL, Mapping
 from pycriu.tracee import Remote, Row
 
 TYPE_CHECKING = False

@@ -13,6 +13,22 @@ from pycriu.errors import About, PycriuError, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile, Place
 from pycriu.images import messages as m
+from pycriu.images.catalogue import (
+    AIORING,
+    ANON_PRIVATE,
+    ANON_SHARED,
+    FILE_PRIVATE,
+    FILE_SHARED,
+    HEAP,
+    KERNEL_MADE,
+    MAP_GROWSDOWN,
+    MEMFD,
+    REGULAR,
+    SYSVIPC,
+    VDSO,
+    VSYSCALL,
+    VVAR,
+)
 from pycriu.kernel import procfs
 from pycriu.tracee import Row
 
@@ -25,18 +41,9 @@ if TYPE_CHECKING:
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS = 1, 2, 8, 0x20
-MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, MAP_HUGETLB = 0x100, 0x2000, 0x4000, 0x40000
+MAP_LOCKED, MAP_NORESERVE, MAP_HUGETLB = 0x2000, 0x4000, 0x40000
 MAP_HUGE_SHIFT = 26
 MAP_FIXED_NOREPLACE = 0x100000
-
-# vma_entry.status
-REGULAR, STACK, VSYSCALL, VDSO, HEAP = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5
-FILE_PRIVATE, FILE_SHARED, ANON_SHARED, ANON_PRIVATE, SYSVIPC = 1 << 6, 1 << 7, 1 << 8, 1 << 9, 1 << 10
-VVAR, AIORING, MEMFD = 1 << 12, 1 << 13, 1 << 14
-KERNEL_MADE = VSYSCALL | VDSO | VVAR | AIORING
-KNOWN_STATUS = (
-    REGULAR | STACK | HEAP | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | KERNEL_MADE | MEMFD | SYSVIPC | ANON_SHARED
-)
 
 # What cannot be made again, or not by mmap alone.
 REFUSED_FLAGS = {

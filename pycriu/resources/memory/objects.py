@@ -7,8 +7,9 @@ import os
 
 from pycriu.errors import ImageError, KernelError
 from pycriu.fds.openfile import OpenFile
+from pycriu.images.catalogue import FILE_PRIVATE, FILE_SHARED, MEMFD, SYSVIPC
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.resources.memory.mappings import FILE_PRIVATE, FILE_SHARED, MEMFD, SYSVIPC, Mapping, file_flags
+from pycriu.resources.memory.mappings import Mapping, file_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import os
 from pycriu.errors import About, TraceeGone, Unsupported
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile
+from pycriu.images.catalogue import MEMFD, SYSVIPC
 from pycriu.kernel import procfs
-from pycriu.resources.memory.mappings import MEMFD, SYSVIPC, Mapping
+from pycriu.resources.memory.mappings import Mapping
 
 _BLOCK = 512  # bytes, the unit of st_blocks
 

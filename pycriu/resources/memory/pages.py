@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 
 from pycriu.errors import ImageError
+from pycriu.images.catalogue import AIORING, KERNEL_MADE, VDSO
 from pycriu.kernel import pagemap
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.resources.memory.mappings import AIORING, KERNEL_MADE, VDSO, Mapping
+from pycriu.resources.memory.mappings import Mapping
 from pycriu.resources.memory.plan import Plan
 from pycriu.tracee import Remote, Row
 

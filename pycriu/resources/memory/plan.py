@@ -7,19 +7,10 @@ import os
 
 from pycriu import pageimages
 from pycriu.errors import ImageError
+from pycriu.images.catalogue import AIORING, ANON_SHARED, FILE_SHARED, KNOWN_STATUS, REGULAR, SYSVIPC, VSYSCALL
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.resources.memory import advice
-from pycriu.resources.memory.mappings import (
-    AIORING,
-    ANON_SHARED,
-    FILE_SHARED,
-    KNOWN_STATUS,
-    MAP_SHARED,
-    PROT_WRITE,
-    REGULAR,
-    SYSVIPC,
-    VSYSCALL,
-)
+from pycriu.resources.memory.mappings import MAP_SHARED, PROT_WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
