@@ -12,7 +12,7 @@ import sys
 import time
 
 from pycriu import __version__, arguments, log
-from pycriu.actions import ALARM, Request, Signals, say
+from pycriu.actions import ALARM, Request, Signals, say, tell_late
 from pycriu.errors import PycriuError, UserError
 
 TYPE_CHECKING = False
@@ -133,6 +133,7 @@ def _attempt(action: Action, request: Request) -> Outcome:
     except Exception as bug:  # the one place that may say: our fault
         lines.bug(bug)
     else:
+        tell_late(lines)
         lines.info(request.finished or action.finished)
         return outcome
     lines.error(action.failed)

@@ -30,7 +30,7 @@ from pycriu.images import store
 from pycriu.images.durable import sync_together
 from pycriu.kernel import names
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.log import DEBUG, Log
+from pycriu.log import DEBUG, TOO_LATE, Log
 from pycriu.options import DumpOptions
 from pycriu.record import record
 from pycriu.resources import limits, memory
@@ -105,7 +105,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             sync_together(kinds.regular.to_sync())  # after a power cut they must match the checkpoint
             new.commit()
             options.hook("post-dump", options.pid)
-            finish(tree, kinds, options)
+            finish(tree, kinds, options, log)
             size = new.pages_size()
     tell(snapshots, log)
     return told(measured(snapshots, (frozen - begin, copied - frozen, copied - looked), parent, size), options, log)
@@ -283,19 +283,21 @@ def copy_pages(
     return segments
 
 
-def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
+def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions, log: Log) -> None:
     """The end state of the tree: killed, stopped, or (already) running.
 
     Half a tree must not be left of it: signals that end us have come before, or come too late.
     """
     if options.leave_running:
+        options.settled()
         return
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING)
     try:
+        options.settled()
         end(tree, kinds, options)
     finally:
-        while _signal.sigtimedwait(ENDING, 0):
-            continue
+        while late := _signal.sigtimedwait(ENDING, 0):
+            log.warn(TOO_LATE, late.si_signo)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 

@@ -23,6 +23,7 @@ DEFAULT_LEVEL = WARN
 _MARKS = {ERROR: "Error ", WARN: "Warn  "}  # of equal width; info and debug have none
 
 STDERR, STDOUT = 2, 1
+TOO_LATE = "signal %d came when all was done: nothing is undone"
 
 
 class Log:

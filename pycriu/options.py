@@ -22,6 +22,10 @@ def no_hook(_stage: str, _pid: int) -> None:
     """A hook for whoever does not want to be told."""
 
 
+def not_told() -> None:
+    """`settled` for whoever has no signals to care for."""
+
+
 VALIDATIONS = ("mtime", "filesize", "buildid", "checksum")  # what must match when a file is opened again
 
 
@@ -72,6 +76,7 @@ class DumpOptions:
     may_dump: Callable[[int], None] | None = None  # called with the id of each task; raises what refuses
     progress: Progress | None = None  # what is shown of the copying of pages
     hook: Hook = no_hook  # stages: pre-dump; post-dump, when the checkpoint is whole and the end of the tree is due
+    settled: Callable[[], None] = not_told  # called when nothing is undone any more, whatever ends us
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     page_server: PageServer | None = None  # send pages there, instead of writing them
     track_mem: bool = False  # from now on, the kernel is to note which pages change, where it can
@@ -102,6 +107,7 @@ class RestoreOptions:
     edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
     edit_script: str | None = None  # a JSON patch that does
     progress: Progress | None = None  # what is shown of the reading of pages
+    settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
     hook: Hook = no_hook  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 

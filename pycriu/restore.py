@@ -119,6 +119,7 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
+            options.settled()
             nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
     if tty:
         tty.tell_size(list(checkpoint.tasks))

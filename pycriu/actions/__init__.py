@@ -17,7 +17,7 @@ from pycriu.errors import UserError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, TypeVar
+    from typing import Any, ClassVar, TypeVar
 
     from pycriu.arguments import Values
     from pycriu.dryrun.report import Report
@@ -128,6 +128,7 @@ class Request:
             service_socket=self.client.socket if self.client else 0,
             may_dump=self.client.may_dump if self.client else None,
             hook=self.hook(),
+            settled=settle,
             allow_uprobes=self.flag("allow-uprobes"),
             cpu_cap=self.text("cpu-cap"),
             progress=self.progress(),
@@ -263,25 +264,45 @@ class Deadline:
 class Signals:
     """While it lasts, the first signal that would end us becomes an exception, so that what was begun is undone.
 
-    Later ones are ignored: the undoing must not be interrupted. (The module `signal` takes 3 ms to import, for names.)
+    Later ones are ignored: the undoing must not be interrupted. Behind `settle` all are, to our end: what was asked for
+    is done, and so our exit status says. (The module `signal` takes 3 ms to import, for names.)
     """
 
-    _numbers = (1, 2, ALARM, 15)  # SIGHUP, SIGINT, SIGALRM, SIGTERM
+    numbers = (1, 2, ALARM, 15)  # SIGHUP, SIGINT, SIGALRM, SIGTERM
+    late: ClassVar[list[int]] = []  # those that have come behind `settle`
 
     def __enter__(self) -> None:
-        self._before = {number: _signal.getsignal(number) for number in self._numbers}
-        for number in self._numbers:
+        self._before = {number: _signal.getsignal(number) for number in self.numbers}
+        for number in self.numbers:
             if self._before[number] != _signal.SIG_IGN or number == ALARM:  # nohup(1) means it
                 _signal.signal(number, self._first)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            _signal.signal(number, handler)
+            if _signal.getsignal(number) != _too_late:
+                _signal.signal(number, handler)
 
     def _first(self, number: int, _frame: object) -> None:
-        for later in self._numbers:
+        for later in self.numbers:
             _signal.signal(later, _signal.SIG_IGN)
         raise KeyboardInterrupt(number)
+
+
+def settle() -> None:
+    """Nothing is undone from here on: a signal that would end us is only noted."""
+    for number in Signals.numbers:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, _too_late)
+
+
+def _too_late(number: int, _frame: object) -> None:
+    Signals.late.append(number)
+
+
+def tell_late(lines: Log) -> None:
+    """What has come behind `settle`."""
+    while Signals.late:
+        lines.warn(log.TOO_LATE, Signals.late.pop(0))
 
 
 def say(lines: Iterable[str]) -> None:

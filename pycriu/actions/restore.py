@@ -7,9 +7,9 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf, say_stats, tell_dry_run
+from pycriu.actions import Request, free_images, light_protobuf, say_stats, settle, tell_dry_run
 from pycriu.errors import Several, Unsupported, UserError
-from pycriu.options import RestoreOptions
+from pycriu.options import RestoreOptions, not_told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def options(request: Request) -> RestoreOptions:
 
         external.check(resources, dumping=False)
     pidfile = request.text("pidfile")
+    stays = not request.flag("restore-detached") and request.client is None  # and ends as the tree or a signal says
     return RestoreOptions(
         images_dir=request.images,
         work_dir=request.work,
@@ -102,6 +103,7 @@ def options(request: Request) -> RestoreOptions:
         progress=request.progress(),
         sibling=request.flag("restore-sibling"),
         hook=request.hook(),
+        settled=not_told if stays else settle,
         edit=request.texts("edit"),
         edit_script=request.text("edit-script"),
         **request.file_options(),

@@ -11,7 +11,7 @@ import errno
 import os
 
 from pycriu import arguments, log
-from pycriu.actions import ALARM, Client, Request, Signals
+from pycriu.actions import ALARM, Client, Request, Signals, tell_late
 from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import schema
@@ -146,6 +146,7 @@ class Worker:
             try:
                 with Signals():
                     result = work(session.request)
+                tell_late(lines)
                 lines.info("%s", session.action.finished)
                 return result
             except PycriuError as error:

@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.host.conftest import DEADLINE, alive, below, reap, state, traces
+from tests.host.conftest import DEADLINE, alive, below, reap, state, traces, wait_until
 from tests.host.test_faults import WORKER, check_unharmed, check_worker, startup
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.host.conftest import Host
 
+MANY = """
+for _ in range(40):
+    if not os.fork():
+        while True: time.sleep(60)
+pause_for_dump()
+"""
 STRIKES = int(os.environ.get("PYCRIU_TEST_STRIKES", "30"))
 
 
@@ -41,7 +49,8 @@ def test_strikes_at_any_moment(host: Host) -> None:
         time.sleep(rng.uniform(first, length))
         dumper.send_signal(signal.SIGALRM)
         _, said = dumper.communicate(timeout=DEADLINE)
-        if dumper.returncode == 0 or not alive(worker.pid):  # it may come when there is nothing to undo any more
+        assert (dumper.returncode == 0) == (not alive(worker.pid)), (dumper.returncode, said)
+        if dumper.returncode == 0:  # it may come when there is nothing to undo any more
             done += 1
             reap(worker.pid)
             assert [state(pid) for pid in pids] == [None, None], "half a tree is left"
@@ -54,6 +63,53 @@ def test_strikes_at_any_moment(host: Host) -> None:
     assert struck > 3, "nearly every dump was done, or had not begun, when the signal came: the delays are wrong"
     assert done, "no dump was done before the signal came: the delays are wrong"
     check_worker(worker)
+
+
+def remove(images: Path) -> None:
+    """A checkpoint that was whole."""
+    for path in images.glob("*.img"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
+def test_at_the_end_there_is_no_moment_in_between(host: Host, number: signal.Signals) -> None:
+    """What comes behind the decision changes nothing; the log says that it has come, and so the exit status is right.
+
+    There are many tasks, so that their end takes a while, and the images are there just before it.
+    """
+    tree = host.python(MANY)
+    before = late = 0
+    rng = random.Random(7)
+    for _ in range(20 * STRIKES):
+        if late:
+            break
+        log = host.folder / "dump.log"
+        log.write_text("")
+        dumper = subprocess.Popen(
+            host.command("dump", "-t", str(tree.pid), "-D", str(host.images), "-v4", "-o", str(log)),
+            cwd=host.folder, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(lambda: list(host.images.glob("*.img")), "the images are there")
+        time.sleep(rng.uniform(0, 0.02))
+        dumper.send_signal(number)
+        status = dumper.wait(DEADLINE)
+        said = log.read_text()
+        if status:
+            assert status == 1, (status, said)
+            before += 1
+            assert alive(tree.pid) and len(below(tree.pid)) == 40, said
+            assert "what was begun has been undone" in said
+            remove(host.images)
+            continue
+        assert not alive(tree.pid), said
+        assert "Dumping finished successfully" in said
+        late += f"signal {int(number)} came when all was done" in said
+        reap(tree.pid)
+        restored = host.restore()
+        assert restored.ok, restored
+        remove(host.images)
+    else:
+        pytest.fail(f"no signal came late, {before} of {20 * STRIKES} early: the delays are wrong")
 
 
 def test_the_time_is_for_the_whole_dump(host: Host) -> None:

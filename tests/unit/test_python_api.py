@@ -20,7 +20,9 @@ from pycriu.images import messages as m
 from pycriu.options import DumpOptions, RestoreOptions
 
 # What only a service, or the command line, needs of the options.
-NOT_FOR_PYTHON = {"progress", "service_socket", "may_dump", "detached", "images_dir", "pid", "page_server"}
+NOT_FOR_PYTHON = {
+    "progress", "service_socket", "may_dump", "detached", "images_dir", "pid", "page_server", "settled",
+}  # fmt: skip
 
 
 PROMISED = [
