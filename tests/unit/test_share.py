@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The man page and the completion: up to date, read by the programs that they are for, and true."""
+"""The man page and the completions: up to date, read by the programs that they are for, and true."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = TOP / "share/man/man1/pycriu.1"
 COMPLETION = TOP / "share/bash-completion/completions/pycriu"
 
 
-def test_both_are_up_to_date() -> None:
+def test_all_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, str(TOP / "share/generate"), "--check"], capture_output=True, text=True, check=False
     )
@@ -91,3 +91,83 @@ def test_bash_offers_all_options_of_an_action(tmp_path: Path, name: str) -> None
     spelled = {f"--{one.long}" + ("=" if one.kind == arguments.OPTIONAL else "") for one in mine}
     spelled |= {f"--no-{one.long}" for one in mine if one.negatable}
     assert set(complete(f"pycriu {name} --", tmp_path)) == spelled
+
+
+FISH = TOP / "share/fish/vendor_completions.d/pycriu.fish"
+ZSH = TOP / "share/zsh/site-functions/_pycriu"
+
+
+def offered(name: str) -> set[str]:
+    """The long options of an action, as they are typed."""
+    mine = [option for option in arguments.OPTIONS if name in option.actions and option.help]
+    return {f"--{one.long}" for one in mine} | {f"--no-{one.long}" for one in mine if one.negatable}
+
+
+@pytest.mark.parametrize("name", arguments.ACTIONS)
+def test_fish_and_zsh_have_all_options_of_an_action(name: str) -> None:
+    lines = re.findall(
+        r"^complete -c pycriu(?: -n '__pycriu_action ([^']*)')?.* -l (\S+)", FISH.read_text(), re.MULTILINE
+    )
+    assert {f"--{long}" for actions, long in lines if not actions or name in actions.split()} == offered(name)
+    case = ZSH.read_text().split(f"\n        {name})\n")[1].split(";;")[0]
+    assert set(re.findall(r"^ +'(?:\*|\([^)]*\))?(--[a-z-]+?)=?-?\[", case, re.MULTILINE)) == offered(name)
+
+
+def test_fish_offers_what_fits(tmp_path: Path) -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("no fish on this machine: apt-get install fish")
+    (tmp_path / "images").mkdir()
+
+    def complete(line: str) -> list[str]:
+        script = f"source {FISH}; complete -C '{line}'"
+        done = subprocess.run(
+            [fish, "--no-config", "-c", script],
+            capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
+        )  # fmt: skip
+        return [found.split("\t")[0] for found in done.stdout.splitlines()]
+
+    assert complete("pycriu du") == ["dump"]
+    assert set(complete("pycriu ")) == set(arguments.ACTIONS)
+    assert complete("pycriu dump --leave-r") == ["--leave-running"]
+    assert complete("pycriu restore --leave-r") == []
+    assert complete("pycriu -t 5 dump --no-shell") == ["--no-shell-job"]
+    assert set(complete("pycriu dump --network-lock ")) == {"nftables", "skip", "none"}
+    assert complete("pycriu dump --network-lock=s") == ["--network-lock=skip"]
+    assert complete("pycriu dump -D im") == ["images/"]
+    assert complete("pycriu cpuinfo d") == ["dump"]
+
+
+def test_zsh_offers_what_fits() -> None:
+    """What the function hands to _arguments, which knows the rest."""
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("no zsh on this machine: apt-get install zsh")
+
+    def handed(*words: str) -> list[str]:
+        script = (
+            f"_arguments() {{ print -rl -- $@ }}; _describe() {{ print -rl -- ${{(P)2}} }}; "
+            f"words=({' '.join(words)} ''); CURRENT=$#words; source {ZSH}"
+        )
+        done = subprocess.run([zsh, "-f", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    dump = handed("pycriu", "-t", "5", "dump")
+    assert "(-R --leave-running)--leave-running[let the tasks run on after the dump]" in dump
+    assert (
+        "(--network-lock)--network-lock=[how packets are held\\: nftables (default), skip]:HOW:(nftables skip none)"
+        in dump
+    )
+    assert not [word for word in handed("pycriu", "restore") if "--leave-running" in word]
+    assert "2: :(dump check)" in handed("pycriu", "cpuinfo")
+    assert [
+        word for word in handed("pycriu") if word.startswith("(") and "--help" not in word and "--version" not in word
+    ] == []
+
+
+def test_zsh_accepts_all_specifications() -> None:
+    """Each is one that _arguments understands, by its own rules: a name, an explanation, and what comes behind it."""
+    specification = re.compile(r"(\*|\([^)]*\))?--?[A-Za-z-]+[=+-]*\[([^][:\\]|\\.)*\](::?([^:\\]|\\.)*:.+)?|\d: :.+")
+    for line in re.findall(r"^ {16}'(.*)'(?: \\)?$", ZSH.read_text(), re.MULTILINE):
+        assert specification.fullmatch(line), line
