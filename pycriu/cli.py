@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_usage(action), end="", file=sys.stderr)
             return 1
         arguments.refuse_dry_run(action.name, values)
+        _refuse_encoding()
         return _run(action, values, plain[1:], started)
     except PycriuError as error:  # before there is a log
         print(f"pycriu: {error}", file=sys.stderr)
@@ -92,6 +93,15 @@ def _action(word: str) -> Action:
             hint="it has: " + ", ".join(arguments.ACTIONS),
         )
     raise UserError(f"unknown action {word}", hint="pycriu -h shows what there is")
+
+
+def _refuse_encoding() -> None:
+    """UserError where names of files would be other ones in the images: those are UTF-8, and what is not is refused."""
+    if sys.getfilesystemencoding() != "utf-8":
+        raise UserError(
+            f"Python takes the names of files for {sys.getfilesystemencoding()}, the images have UTF-8",
+            "set PYTHONUTF8=1",
+        )
 
 
 def _usage(action: Action | None) -> str:

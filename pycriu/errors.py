@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+def printable(text: str) -> str:
+    """One line without what a terminal would obey or a reader of logs take for another line: names are of anybody."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 class PycriuError(Exception):
     """Root of the family: `message` is one sentence, `hint` (or None) what the user can do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
         self.hint = hint
 
     def __str__(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
+from io import TextIOWrapper
 
 from pycriu import arguments, log
 from pycriu.errors import UserError
@@ -308,6 +309,8 @@ def tell_late(lines: Log) -> None:
 def say(lines: Iterable[str]) -> None:
     """To the standard output, at once; UserError where that is not possible."""
     try:
+        if isinstance(sys.stdout, TextIOWrapper):  # names need not be what the terminal's encoding has
+            sys.stdout.reconfigure(errors="backslashreplace")
         print("\n".join(lines), flush=True)
         return
     except BrokenPipeError:  # `| head`: who reads no further has seen enough

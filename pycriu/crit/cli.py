@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from pycriu import __version__
 from pycriu.errors import PycriuError
@@ -35,6 +36,8 @@ _OLD_OPTIONS = ("-i", "--in", "-o", "--out", "-f", "--format")  # stood before t
 def main(words: Sequence[str] | None = None) -> int:
     """Run `crit`; the words default to those of this process. Returns the exit status: 0 done, 1 not done."""
     fill_standard_descriptors()
+    if isinstance(sys.stdout, TextIOWrapper):  # names need not be what the terminal's encoding has
+        sys.stdout.reconfigure(errors="backslashreplace")
     out = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - as the one that whoever has started us has closed
     words = _command_first(sys.argv[1:] if words is None else words)
     args = _parser(words[0] if words else "").parse_args(words)

@@ -17,7 +17,7 @@ from pycriu.crit.differences import ADDED, CHANGED, REMOVED, Change
 from pycriu.crit.find import protection
 from pycriu.crit.pages import both, compared
 from pycriu.crit.space import Memory, Process, opened, processes
-from pycriu.crit.statstext import printable
+from pycriu.errors import printable
 from pycriu.images import catalogue, store
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import html
 import math
 from typing import TYPE_CHECKING, Any
 
-from pycriu.crit.statstext import printable, size, tree
+from pycriu.crit.statstext import size, tree
+from pycriu.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

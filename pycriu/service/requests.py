@@ -77,7 +77,8 @@ def check(worker: Worker, request: m.criu_req) -> m.criu_resp:
         for line in report.lines:
             asked.log.info("%s", line)
         if report.status:
-            raise PycriuError("\n".join(line for line in report.lines if line))
+            first, *rest = filter(None, report.lines)
+            raise PycriuError(first, "\n".join(rest))
 
     worker.perform(request.opts, arguments.CHECK, work)
     return m.criu_resp()

@@ -301,3 +301,21 @@ def test_a_page_server_without_a_port_takes_a_free_one_and_says_which(tmp_path: 
             assert server.wait(20) == 1
         finally:
             server.kill()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "latin-1"])
+def test_names_need_not_be_in_the_encoding_of_standard_output(tmp_path: Path, encoding: str) -> None:
+    odd = os.fsdecode("gr\N{SNOWMAN}".encode() + b"\xff")
+    (tmp_path / odd).mkdir()
+    done = pycriu("restore", "--dry-run", "-D", odd, cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 1
+    assert "inventory.img is missing" in done.stdout
+    assert "bug" not in done.stderr
+
+
+def test_names_of_files_are_utf_8(tmp_path: Path) -> None:
+    done = pycriu("check", cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "pycriu: Python takes the names of files for ascii, the images have UTF-8\n  set PYTHONUTF8=1\n"
+    )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,16 @@ def test_a_tree_that_is_none_is_refused(family: Path, tmp_path: Path, capsys: py
     assert cli.main(["x", str(tmp_path), "ps"]) == 1
     assert "not one tree" in capsys.readouterr().err
     assert cli.main(["x", str(tmp_path / "nowhere"), "ps"]) == 1
+
+
+@pytest.mark.parametrize("what", ["ps", "tree", "signals", "timers"])
+def test_names_do_not_reach_a_terminal(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    folder = Path(shutil.copytree(family, tmp_path / "copy"))
+    for path in folder.glob("core-*.img"):
+        path.write_bytes(path.read_bytes().replace(b"parent", b"p\x1b[2J\n"))
+    assert cli.main(["x", str(folder), what]) == 0
+    said = capsys.readouterr().out
+    assert "p\\x1b[2J\\n" in said
+    assert "\x1b" not in said

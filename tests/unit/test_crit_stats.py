@@ -86,7 +86,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "2 processes, 3 threads, 0 zombies, 3 files" in said
     assert "first\n" in said
-    assert "  a\\x1b[2Jb\\x0a\n" in said
+    assert "  a\\x1b[2Jb\\n\n" in said
     assert "\x1b" not in said
     assert "IPv4 TCP, listening" in said
 

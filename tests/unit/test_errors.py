@@ -67,3 +67,10 @@ def test_a_long_list_is_cut_short() -> None:
 
 def test_nothing_refused() -> None:
     assert at_once(lambda: look(2, 4)) == [2, 4]
+
+
+def test_a_message_is_a_line_whatever_is_in_a_name() -> None:
+    error = UserError("file a\nDumping finished successfully\x1b[2J\udcff: no such", "look\nhere")
+    assert str(error) == "file a\\nDumping finished successfully\\x1b[2J\\udcff: no such\n  look\nhere"
+    assert error.args == (error.message,)
+    assert UserError("grün ☃").message == "grün ☃"

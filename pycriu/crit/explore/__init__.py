@@ -10,6 +10,7 @@ from typing import TextIO
 from pycriu.crit.explore import memory, sockets, tasks, timers
 from pycriu.crit.explore.view import View
 from pycriu.crit.source import open_source
+from pycriu.errors import printable
 
 WHAT: dict[str, tuple[Callable[[View], Iterator[str]], str]] = {
     "ps": (tasks.ps, "processes"),
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     """Print it."""
     with open_source(args.dir) as images:
         for line in WHAT[args.what][0](View(images)):
-            out.write(line + "\n")
+            out.write("\t".join(map(printable, line.split("\t"))) + "\n")
     return 0

@@ -50,14 +50,15 @@ def rss(view: View) -> Iterator[str]:
             vaddr, pages = run.vaddr, pages_of(run)  # type: ignore[attr-defined]
             while at < len(vmas) and vmas[at].end <= vaddr:
                 at += 1
-            beside = ""
+            beside = [""]
             while at < len(vmas) and vmas[at].start < vaddr + (pages << _PAGE_SHIFT):
-                beside += " ~" if at == shown else _beside(view, vmas[at])
-                beside += f"\n\t{'':>23}"
+                beside[-1] += " ~" if at == shown else _beside(view, vmas[at])
+                beside.append(f"\t{'':>23}")
                 shown = at
                 at += 1
             at -= 1
-            yield f"{f'{chr(9)}{vaddr:x} / {pages:<8}':<24}{beside}"
+            yield f"{f'{chr(9)}{vaddr:x} / {pages:<8}':<24}{beside[0]}"
+            yield from beside[1:]
 
 
 def _beside(view: View, vma: Any) -> str:
