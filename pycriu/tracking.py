@@ -86,7 +86,8 @@ class Track:
     def ask(self, started: int, mappings: list[Mapping], runs: list[Run]) -> tuple[list[Run], list[Run]]:
         """Which pages of `runs` are the same as then, and which have been written to; of the others nothing is known.
 
-        The process stands still; it is the one that started when `started` says (clock ticks).
+        The process stands still; it is the one that started when `started` says (clock ticks). In a mapping that has
+        been made since, or has grown (VmFlags sd), every page looks dirty: nothing is known of them.
         """
         entry = self._entry
         if entry.boot != procfs.boot_id() or entry.started != started:
@@ -100,7 +101,8 @@ class Track:
             if not self._marks.stand(entries):
                 raise Untracked("somebody else has cleared the soft-dirty bits since")
             same, dirty = softdirty.compare(known, _Picker(self._runs, entry.entries).pick(known), entries.read(known))
-            return same, union(dirty + softdirty.dirty(new, entries.read(new)))
+            dirty = union(dirty + softdirty.dirty(new, entries.read(new)))
+        return same, without(dirty, _runs([one for one in mappings if "sd" in one.line.flags]))
 
 
 def read(pid: int, images: Any) -> Track:

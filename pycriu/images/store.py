@@ -118,7 +118,7 @@ class Images:
                 hint="-D names the directory of a dump that finished; the log of the dump says why one did not",
             )
         entry: inventory_entry = self.read_one(commit.INVENTORY)  # type: ignore[assignment]
-        if entry.img_version not in IMG_VERSIONS:
+        if entry.img_version not in IMG_VERSIONS and (entry.img_version or self.exists("pstree.img")):  # 0: a pre-dump
             raise ImageError(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
         return entry
 

@@ -328,6 +328,7 @@ def test_a_directory_without_a_checkpoint(tmp_path: Path) -> None:
 def test_an_inventory_from_the_future(tmp_path: Path, version: int) -> None:
     with store.NewCheckpoint(str(tmp_path)) as new:
         new.write("inventory.img", [messages.inventory_entry(img_version=version)])
+        new.write("pstree.img", [])  # without, 0 is that of a pre-dump
         new.commit()
     with (
         store.ImagesDir(str(tmp_path)) as images,

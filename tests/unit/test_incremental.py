@@ -33,7 +33,7 @@ def runs_of(numbers: list[int]) -> list[Run]:
     return pagecompare.merged([(number * PAGE_SIZE, 1) for number in sorted(numbers)])
 
 
-def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = None) -> Path:
+def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = None, version: int = 2) -> Path:
     """A set of images that has one task's memory."""
     path.mkdir(parents=True, exist_ok=True)
     with store.NewCheckpoint(str(path)) as new:
@@ -41,7 +41,7 @@ def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = 
             new.link_parent(parent)
         new.write_raw("pages-1.img", b"".join(own[number] for number in sorted(own)))
         new.write(NAME, pageimages.entries(1, runs_of(list(own)), runs_of(inherited)))
-        new.write("inventory.img", [inventory()])
+        new.write("inventory.img", [inventory() if version else m.inventory_entry(img_version=0, dump_uptime=7)])
         new.commit()
     return path
 
@@ -325,3 +325,12 @@ def test_an_error_of_either_thread_is_raised(tmp_path: Path, monkeypatch: pytest
             os.ftruncate(file.fileno(), (wrong or 400) * PAGE_SIZE)
             with pytest.raises(ImageError, match="ends before its last page"):
                 pagecompare.compare(lambda *to: list(to[2].pieces), [(0, 400)], known)
+
+
+def test_a_pre_dump_of_crius(tmp_path: Path) -> None:
+    """Its inventory has no version; a whole checkpoint without one is refused."""
+    first = write_set(tmp_path / "first", {1: page(1), 2: page(2)}, [], version=0)
+    assert read_back(write_set(tmp_path / "second", {1: page(3)}, [2], "../first")) == {1: page(3), 2: page(2)}
+    (first / "pstree.img").touch()
+    with pytest.raises(ImageError, match="img_version 0 is not known"):
+        read_back(tmp_path / "second")

@@ -54,6 +54,7 @@ def findings(images: Source) -> list[Finding]:
     if not model.is_memory_only:
         processes.check(model)
     mappings.check(model)
+    additions.check_tracks(model)
     if not model.is_memory_only:
         for part in (openfiles, kinds, namespaces, additions):
             part.check(model)

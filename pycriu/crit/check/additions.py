@@ -33,7 +33,6 @@ def check(model: Model) -> None:
     _check_tasks(model)
     _check_watches(model)
     _check_packets(model)
-    _check_tracks(model)
     _check_others(model)
 
 
@@ -77,7 +76,7 @@ def _check_watches(model: Model) -> None:
             model.refer(slot.target, (), ("pycriu-epoll.img", number, f"{field}.target"))
 
 
-def _check_tracks(model: Model) -> None:
+def check_tracks(model: Model) -> None:
     """What is noted of pages, of processes whose pages are here."""
     for name, pid in model.numbered("pycriu-track"):
         if f"pagemap-{pid}.img" not in model.names:
