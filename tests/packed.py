@@ -9,13 +9,17 @@ MiB each) an emulated CPU needs half a minute and more before they can be dumped
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from layer.errors import LayerError
 from layer.fetch import debian as archive
 from layer.image import elf, ext4
 from layer.machine import Machine
+from layer.target import guest
 from tests import clients, debian, golang, peer
 
 TESTS = Path(__file__).parent
@@ -35,6 +39,16 @@ DEBIAN_NAMES = {"vi": "vim.tiny"}
 FOLDERS = ("bin", "usr/bin", "usr/sbin")
 CRIU_SUITES = (peer.OLD, *peer.SUITES)  # 3.17, which cannot run on kernels of today, 4.1, and the newest
 IN_IMAGE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1"}  # recipes/libc puts them there, and the loader
+
+
+def on_disk(options: guest.Options, make: Callable[[Path], Path]) -> guest.Options:
+    """`options` with the data disk that `make` makes in a folder; skips where what goes onto it cannot be had."""
+    options.logs.mkdir(parents=True, exist_ok=True)
+    try:
+        made = make(options.logs)
+    except (debian.NotHadError, peer.NoPeerError, clients.NotHadError) as error:
+        pytest.skip(f"the data disk stays empty: {error}")
+    return replace(options, disk=made)
 
 
 def disk(machine: Machine, folder: Path) -> Path:

@@ -10,12 +10,10 @@ to fit before they are restored (UNFIT). All else in them must be as CRIU wants 
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from layer.target import bootfile, guest
-from tests import packed, peer
+from tests import packed
 
 THERE = "/data"
 VICTIMS = "/usr/lib/victims"
@@ -41,12 +39,7 @@ LOOPBACK = f"import sys; sys.path.append('{VICTIMS}'); import victim; victim.nee
 @pytest.fixture(scope="module")
 def options(options: guest.Options, boot: bootfile.Boot) -> guest.Options:
     """With CRIU on the data disk."""
-    options.logs.mkdir(parents=True, exist_ok=True)
-    try:
-        disk = packed.criu_disk(boot.machine, options.logs)
-    except peer.NoPeerError as error:
-        pytest.skip(f"no CRIU for {boot.machine.name}: {error}")
-    return dataclasses.replace(options, disk=disk)
+    return packed.on_disk(options, lambda folder: packed.criu_disk(boot.machine, folder))
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ The programs are Debian's for the guest's architecture, on the guest's data disk
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from layer.target import bootfile, guest
-from tests import debian, packed
+from tests import packed
 
 THERE = "/data"
 SECONDS = 90.0
@@ -23,12 +21,7 @@ ENVIRONMENT = (
 @pytest.fixture(scope="module")
 def options(options: guest.Options, boot: bootfile.Boot) -> guest.Options:
     """With the programs on the data disk."""
-    options.logs.mkdir(parents=True, exist_ok=True)
-    try:
-        disk = packed.disk(boot.machine, options.logs)
-    except debian.NotHadError as error:
-        pytest.skip(f"no programs for {boot.machine.name}: {error}")
-    return dataclasses.replace(options, disk=disk)
+    return packed.on_disk(options, lambda folder: packed.disk(boot.machine, folder))
 
 
 @pytest.mark.parametrize("name", packed.SCENARIOS)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from layer.target import bootfile, guest
-from tests import clients, packed
+from tests import packed
 
 FOLDER, VICTIMS, USER = "/tmp/rpc", "/usr/lib/victims", 4711
 DATA = "/data/rpc"
@@ -25,12 +24,7 @@ def options(options: guest.Options, boot: bootfile.Boot) -> guest.Options:
     """With the bindings on the data disk."""
     if "feature/victims" not in boot.templates:
         pytest.skip(f"{boot.file} was configured without feature/victims")
-    options.logs.mkdir(parents=True, exist_ok=True)
-    try:
-        disk = packed.bindings_disk(options.logs)
-    except clients.NotHadError as error:
-        pytest.skip(str(error))
-    return dataclasses.replace(options, disk=disk)
+    return packed.on_disk(options, packed.bindings_disk)
 
 
 @pytest.fixture(scope="module")
