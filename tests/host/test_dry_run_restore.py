@@ -42,7 +42,7 @@ named.listen()
 abstract = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 abstract.bind(f"\\0pycriu-test-{os.getpid()}")
 service = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-service.connect("service")
+service.connect(open("name").read())
 server = socket.create_connection(("127.0.0.1", int(open("port").read())))
 say("ports", listener.getsockname()[1], datagrams.getsockname()[1])
 kid = os.fork()
@@ -88,6 +88,9 @@ def occupy(pid: int) -> subprocess.Popen[bytes]:
     assert process.stdout is not None
     process.stdout.readline()
     return process
+
+
+SERVICE = f"service-{os.getpid()}"  # the kernel lists no more of a relative name than this
 
 
 class Ruin:
@@ -144,7 +147,7 @@ def expected(pid: int, kid: int, ports: tuple[int, int]) -> tuple[tuple[str, str
         (f"a socket cannot be bound to 127.0.0.1:{ports[1]} again", "inet", None),
         ("the directory of the UNIX socket", None, None),
         (f"the name @pycriu-test-{pid} is in use by another UNIX socket", "unix", None),
-        ("the UNIX socket service outside the tree", "unix", None),
+        (f"the UNIX socket {SERVICE} outside the tree", "unix", None),
         ("locked is locked by process", None, None),
         ("--pidfile", None, None),
         ("there are TCP connections in this checkpoint", None, "--tcp-established"),
@@ -154,12 +157,15 @@ def expected(pid: int, kid: int, ports: tuple[int, int]) -> tuple[tuple[str, str
 def new_service() -> socket.socket:
     """The one outside, to which the tree is connected."""
     service = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    service.bind("service")
+    service.bind(SERVICE)
     return service
 
 
-def test_everything_is_told_at_once_and_when_it_is_put_right_the_restore_succeeds(host: Host) -> None:
-    os.chdir(host.folder)
+def test_everything_is_told_at_once_and_when_it_is_put_right_the_restore_succeeds(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(host.folder)
+    (host.folder / "name").write_text(SERVICE)
     service, server = new_service(), socket.create_server(("127.0.0.1", 0))
     (host.folder / "port").write_text(str(server.getsockname()[1]))
     subject = host.python(TREE)
@@ -189,7 +195,7 @@ def test_everything_is_told_at_once_and_when_it_is_put_right_the_restore_succeed
     assert (refused.ok, hidden) == (False, []), refused
 
     ruin.put_right()
-    (host.folder / "service").unlink()
+    (host.folder / SERVICE).unlink()
     service = new_service()
     again = (*options, "--skip-file-rwx-check", "--pidfile", str(host.folder / "new pid"))
     status, report = dry_run(host, *again)
