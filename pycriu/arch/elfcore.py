@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The register sets of a thread as an ELF core file has them: one row per architecture. Nothing here runs on a target.
+"""The register sets of a thread as an ELF core file has them: one row per architecture; to notes, and from notes.
 
 NT_PRSTATUS is made of the general registers in the kernel's order, which `Arch.load` gives; the rest stands here, as
-fs/binfmt_elf.c and the regsets of the architectures write it.
+fs/binfmt_elf.c and the regsets of the architectures write it. What reads notes takes nothing from the CPU that it runs
+on: cores come from elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
+from pycriu.arch import x86_64
 from pycriu.arch.aarch64 import (
     AARCH64,
     NT_ARM_PACA_KEYS,
@@ -22,11 +24,12 @@ from pycriu.arch.aarch64 import (
 )
 from pycriu.arch.x86_64 import NT_X86_XSTATE, RAW_XSTATE, X86_64
 from pycriu.errors import ImageError, Unsupported
+from pycriu.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pycriu.arch.description import Arch
+    from pycriu.arch.description import Arch, Registers
 
 Note = tuple[str, int, bytes]
 """Owner, type and content of a note."""
@@ -168,3 +171,103 @@ _TABLE: tuple[tuple[Arch, Callable[[Sequence[Thread], int, int], list[list[Note]
     (AARCH64, _aarch64),
 )
 _VECTOR_FRAMES = {AARCH64: _SVE_FRAME}
+
+
+# ------------------------------------------------------------------------------------------------------ from notes
+
+NT_X86_XSAVE_LAYOUT = 0x205  # Linux 6.12: where each component of the extended state lies; one for all threads
+OF_ALL_THREADS = (NT_X86_XSAVE_LAYOUT,)
+_LAYOUT = struct.Struct("<IIII")  # struct x86_xfeat_component: number, size, offset, flags
+# Where AMD's CPUs have components, by the length of the whole, for cores without that note: as gdb guesses.
+_OTHER_LAYOUTS = {840: {9: 832}, 2432: {5: 832, 6: 896, 7: 1408}, 2440: {5: 832, 6: 896, 7: 1408, 9: 2432}}
+_LEGACY_SIZE = 512
+_TCB_ROOM = 0xA00  # struct pthread of glibc
+
+
+@record
+class Facts:
+    """What a thread keeps in its memory, and where: the C library's descriptor of it lies near the thread pointer."""
+
+    window: tuple[int, int]  # where glibc's struct pthread can be, from the thread pointer on
+    rseq_signature: int  # with which glibc registers
+
+
+_FACTS = {X86_64: Facts((0, _TCB_ROOM), 0x53053053), AARCH64: Facts((-_TCB_ROOM, 0), 0xD428BC00)}
+
+
+def facts(arch: Arch) -> Facts:
+    """Of threads on an architecture."""
+    return _FACTS[arch]
+
+
+def by_machine(number: int) -> Arch:
+    """The architecture of an ELF file by its e_machine; Unsupported for one that pycriu does not know."""
+    found = next((arch for arch, _ in _TABLE if arch.elf_machine == number), None)
+    if found is None:
+        names = "it knows " + " and ".join(arch.name for arch, _ in _TABLE)
+        raise Unsupported(f"the core is of a CPU architecture that pycriu does not know (e_machine {number})", names)
+    return found
+
+
+def thread_info(arch: Arch, general: bytes, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:
+    """The message with a thread's registers out of its notes, and raw sets beside it; with what it goes on with.
+
+    `general` is what NT_PRSTATUS has, `sets` are the other notes by type. ImageError where one has the wrong shape.
+    """
+    try:
+        gpr = arch.after_interruption(list(arch.gpr.unpack(general)), None)
+        return (_x86_64_info if arch is X86_64 else _aarch64_info)(gpr, sets, tid_address)
+    except (struct.error, KeyError, ValueError) as error:
+        raise ImageError(f"a register set of the core has the wrong shape, or is missing: {error}") from None
+
+
+def lacking(arch: Arch, sets: dict[int, bytes], *, here: bool) -> list[str]:
+    """Register sets that the notes of a thread do not have, in words; `here`: it was written on a CPU like ours."""
+    if arch is not X86_64:
+        return []
+    if NT_X86_XSTATE not in sets:
+        return ["vector registers beyond SSE (no NT_X86_XSTATE)"]
+    # gdb before 14 reads and writes components where Intel's CPUs have them, on all CPUs
+    intel = len(sets[NT_X86_XSTATE]) == _INTEL_SIZE and NT_X86_XSAVE_LAYOUT not in sets
+    if here and intel and x86_64.component_offset(5) not in (0, _COMPONENTS[5][0]):
+        return ["AVX-512 registers (the debugger, a gdb before 14, does not know where this CPU has them)"]
+    return []
+
+
+_INTEL_SIZE = 2688
+
+
+def signs_addresses(arch: Arch, sets: dict[int, bytes]) -> bool:
+    """Whether return addresses may be signed with keys that the core does not tell."""
+    return arch is AARCH64 and NT_ARM_PAC_MASK in sets and NT_ARM_PACA_KEYS not in sets
+
+
+def thread_pointer(arch: Arch, info: Any) -> int:
+    """Where a thread's descriptor is looked for; 0: it has none."""
+    found: int = info.gpregs.fs_base if arch is X86_64 else info.tls
+    return found
+
+
+def _x86_64_info(gpr: Registers, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:
+    raw = sets.get(NT_X86_XSTATE, b"")
+    if not raw:
+        raw = sets[NT_FPREGSET][:_LEGACY_SIZE] + (0b11).to_bytes(8, "little") + bytes(_AVX_END - _LEGACY_SIZE - 8)
+    if len(raw) < _AVX_AT:
+        raise ImageError(f"the extended state of a thread has {len(raw)} bytes")
+    offsets = {number: at for number, (at, _, _) in _COMPONENTS.items()} | _OTHER_LAYOUTS.get(len(raw), {})
+    told = sets.get(NT_X86_XSAVE_LAYOUT, b"")
+    for number, _, offset, _ in _LAYOUT.iter_unpack(told[: len(told) // _LAYOUT.size * _LAYOUT.size]):
+        offsets[number] = offset
+    raw = raw.ljust(_AVX_END, b"\0")
+    return x86_64.save(gpr, sets | {NT_X86_XSTATE: raw}, tid_address, offsets.__getitem__)
+
+
+_AVX_AT, _AVX_END = 576, 832  # the shortest extended state that `save` reads
+
+
+def _aarch64_info(gpr: Registers, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:
+    sets = dict(sets)
+    sve = sets.get(NT_ARM_SVE, b"")
+    if len(sve) < _SVE_HEADER.size or not _SVE_HEADER.unpack_from(sve)[4] & 1:  # no more than FP/SIMD has
+        sets.pop(NT_ARM_SVE, None)
+    return AARCH64.save(gpr, sets, tid_address)

@@ -16,6 +16,7 @@ from pycriu.kernel import ptrace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # struct user_regs_struct, arch/x86/include/asm/user_64.h; the names are those of user_x86_regs_entry.
@@ -151,8 +152,16 @@ def has_key_rights(sets: dict[int, bytes]) -> bool:
     return not in_use or int.from_bytes(raw[at : at + 4], "little") != _PKRU_OF_NEW_TASKS
 
 
-def save(gpr: Registers, sets: dict[int, bytes], clear_tid_address: int) -> tuple[Any, dict[str, bytes]]:
-    """thread_info_x86 of one task, and the raw register set when the format has no field for part of it."""
+def save(
+    gpr: Registers,
+    sets: dict[int, bytes],
+    clear_tid_address: int,
+    offset_of: Callable[[int], int] = component_offset,
+) -> tuple[Any, dict[str, bytes]]:
+    """thread_info_x86 of one task, and the raw register set when the format has no field for part of it.
+
+    `offset_of` a component in the register set: those of another CPU may lie elsewhere.
+    """
     raw = sets[NT_X86_XSTATE]
     fx = _FXSAVE.unpack_from(raw)
     xstate_bv = int.from_bytes(raw[_XSTATE_BV_AT : _XSTATE_BV_AT + 8], "little")
@@ -160,7 +169,7 @@ def save(gpr: Registers, sets: dict[int, bytes], clear_tid_address: int) -> tupl
     for number, (field, layout) in _COMPONENTS.items():
         # CRIU reads ymmh_space unconditionally; the others only when the bit says so.
         if xstate_bv >> number & 1 or number == 2:
-            getattr(xsave, field).extend(struct.unpack_from(layout, raw, component_offset(number)))
+            getattr(xsave, field).extend(struct.unpack_from(layout, raw, offset_of(number)))
     fpregs = m.user_x86_fpregs_entry(
         cwd=fx[0], swd=fx[1], twd=fx[2], fop=fx[3], rip=fx[4], rdp=fx[5], mxcsr=fx[6], mxcsr_mask=fx[7],
         st_space=fx[8:40], xmm_space=fx[40:104], padding=fx[104:128], xsave=xsave,

@@ -26,9 +26,9 @@ _NOTE = struct.Struct("<III")
 
 # struct elf_prstatus up to the registers: siginfo (number, code, errno), current signal, pending, held, four ids, and
 # four struct timeval
-_PRSTATUS = struct.Struct("<iiih2xQQiiii8Q")
+PRSTATUS = struct.Struct("<iiih2xQQiiii8Q")
 # struct elf_prpsinfo: state, its letter, zombie, nice, flags, uid, gid, four ids, name, arguments
-_PRPSINFO = struct.Struct("<bcbbxxxxQIIiiii16s80s")
+PRPSINFO = struct.Struct("<bcbbxxxxQIIiiii16s80s")
 _SIGINFO_SIZE = 128
 
 
@@ -72,7 +72,7 @@ def note(owner: str, kind: int, data: bytes) -> bytes:
 def prstatus(thread: Thread) -> bytes:
     """NT_PRSTATUS."""
     low = (1 << 64) - 1
-    head = _PRSTATUS.pack(
+    head = PRSTATUS.pack(
         thread.signal, 0, 0, thread.signal, thread.pending & low, thread.held & low,
         thread.tid, thread.ppid, thread.pgid, thread.sid, *[0] * 8,
     )  # fmt: skip
@@ -84,7 +84,7 @@ def prpsinfo(
 ) -> bytes:
     """NT_PRPSINFO: PID, parent, group, session; state and its letter; uid and gid; name and arguments."""
     name, arguments = words
-    return _PRPSINFO.pack(state[0], state[1].encode(), 0, nice, 0, *owner, *ids, name[:15], arguments[:80])
+    return PRPSINFO.pack(state[0], state[1].encode(), 0, nice, 0, *owner, *ids, name[:15], arguments[:80])
 
 
 def siginfo(signal: int) -> bytes:
