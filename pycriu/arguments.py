@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 DUMP, RESTORE, CHECK = "dump", "restore", "check"
 PRE_DUMP = "pre-dump"
 PAGE_SERVER = "page-server"
+CORE = "core"
 SAVING = (DUMP, PRE_DUMP)
 NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
+FILES = (*BOTH, CORE)
 TOLD = (*BOTH, "service")
 UNPRIVILEGED = (*BOTH, "service", "cpuinfo", CHECK)
 CPUS = (DUMP, RESTORE, "cpuinfo")
-WITH_IMAGES = (*BOTH, "dedup", "cpuinfo", PAGE_SERVER)
+WITH_IMAGES = (*BOTH, "dedup", "cpuinfo", PAGE_SERVER, CORE)
 STAY = (RESTORE, "service", PAGE_SERVER)
 
 
@@ -65,6 +67,8 @@ ACTIONS = {action.name: action for action in (
     Action(CHECK, "does this kernel have what it takes?", "Check finished", "Check FAILED.", capability=False),
     Action("cpuinfo", "write down what the CPU offers, or check it against an image", "CPU info finished",
            "CPU info FAILED.", "dump|check", capability=False),
+    Action("core", "restart from an ELF core file, write one with what it lacks, and catch those of programs that end",
+           "Core finished", "Core FAILED.", "import|restore|save|handler CORE|PID FILE", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
     Action(
         "swrk", "the same for one client, on a socket that it has left open", "Worker finished", "Worker FAILED.", "FD",
@@ -121,9 +125,9 @@ GROUPS = (
         Option("images-dir", "D", VALUE, "DIR", "where the images are (default: here)", WITH_IMAGES),
         Option("work-dir", "W", VALUE, "DIR", "where log, pidfile and statistics go (default: with the images)", ALL),
         Option("leave-running", "R", FLAG, "", "let the tasks run on after the dump", (DUMP,)),
-        Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", (DUMP, RESTORE)),
+        Option("leave-stopped", "s", FLAG, "", "leave the tasks stopped", (DUMP, RESTORE, CORE)),
         Option("shell-job", "j", FLAG, "", "session leader or terminal may lie outside the tree", BOTH, True),
-        Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", STAY, True),
+        Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", (*STAY, CORE), True),
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
         Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", SAVING),
@@ -140,10 +144,11 @@ GROUPS = (
         _refused("lazy-pages", "pycriu puts all pages back before the tasks run"),
     )),
     ("Files", (
-        Option("file-locks", "l", FLAG, "", "keep file locks and leases", BOTH, True),
-        Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", BOTH, True),
-        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", SAVING),
-        Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum", BOTH),
+        Option("file-locks", "l", FLAG, "", "keep file locks and leases", FILES, True),
+        Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", FILES, True),
+        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (*SAVING, CORE)),
+        Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum",
+               FILES),
         Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
         Option("force-irmap", "", FLAG, "", "find watched files by scanning paths", SAVING, True),
         Option("irmap-scan-path", "", LIST, "DIR", "look for watched files in DIR, too", SAVING),
@@ -156,10 +161,10 @@ GROUPS = (
         _needless("enable-fs", "file systems are not mounted again, so none is in doubt", LIST),
     )),
     ("Sockets and networks", (
-        Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", BOTH),
-        Option("tcp-established", "", FLAG, "", "keep TCP connections", BOTH, True),
-        Option("tcp-close", "", FLAG, "", "TCP connections come back closed", BOTH, True),
-        Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", BOTH, True),
+        Option("ext-unix-sk", "x", OPTIONAL, "INODES", "UNIX sockets may have peers outside (none named: all)", FILES),
+        Option("tcp-established", "", FLAG, "", "keep TCP connections", FILES, True),
+        Option("tcp-close", "", FLAG, "", "TCP connections come back closed", FILES, True),
+        Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", FILES, True),
         Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
     )),
     ("Pages over the network", (
@@ -174,6 +179,17 @@ GROUPS = (
         Option("tls-cert", "", VALUE, "FILE", "our certificate (default: /etc/pki/criu/cert.pem)", NETWORK),
         Option("tls-key", "", VALUE, "FILE", "its key (default: /etc/pki/criu/private/key.pem)", NETWORK),
         Option("tls-no-cn-verify", "", FLAG, "", "whatever name is in the other certificate", NETWORK),
+    )),
+    ("Core files", (
+        Option("executable", "", VALUE, "PROGRAM", "the program of a core, if it has moved", (CORE,)),
+        Option("fds", "", VALUE, "FILE", "a list of the descriptors: `fd : filename : offset [: flags]`", (CORE,)),
+        Option("side", "", VALUE, "FILE", "what was written beside the core (default: CORE.side, if it is there)",
+               (CORE,)),
+        Option("strict", "", FLAG, "", "refuse a core that does not tell all", (CORE,)),
+        Option("kill", "", FLAG, "", "core save: the process ends with that", (CORE,)),
+        Option("install", "", VALUE, "DIR", "core handler: let the kernel hand it every core, for DIR", (CORE,)),
+        Option("uninstall", "", FLAG, "", "core handler: as it was before", (CORE,)),
+        Option("socket", "", FLAG, "", "core handler: by a socket, which it listens on (Linux 6.16)", (CORE,)),
     )),
     ("Namespaces, mounts and control groups", (
         _refused("root", "tasks come back under the root directory and the mounts that they had", VALUE, "r"),

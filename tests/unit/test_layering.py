@@ -28,13 +28,13 @@ FLOORS = (
     {"snapshot", "entries", "checkpoint", "survey", "rebuild", "incremental", "tracking", "dedup", "pageserver"},
     {"crit", "edits"},
     {"dump", "predump", "restore", "check", "probes"},
-    {"dryrun"},
+    {"dryrun", "corefile"},
     {"actions", "service", "api", "bindings"},
     {"cli"},
     {"__main__"},
 )
-# The other command line.
-CRIT = (("crit", "cli.py"), ("crit", "__main__.py"))
+# The other command lines.
+CRIT = (("crit", "cli.py"), ("crit", "__main__.py"), ("corefile", "cli.py"))
 NAMES_OF_CPUS = ("x86", "aarch64", "arm64", "riscv")
 MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The text file that tells which descriptors were open: a line for each, `fd : filename : offset`, or with the flags of
+open(2) behind it. It can be edited; numbers are decimal, 0x… or 0…; `#` begins a remark. libsavefds.so writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pycriu.errors import UserError
+from pycriu.record import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEFAULT = "filedescriptors"
+_MAX_NUMBER = 1 << 20
+_MAX_SIZE = 1 << 24
+_NEVER = os.O_CREAT | os.O_EXCL | os.O_TRUNC
+_HINT = "a line is `fd : filename : offset`, or `fd : filename : offset : flags`"
+
+
+@record
+class Line:
+    """One descriptor. `flags` is None where the file does not tell."""
+
+    fd: int
+    path: str
+    offset: int
+    flags: int | None
+
+    def opened(self) -> int:
+        """A descriptor of ours for it, at the offset, close-on-exec; UserError where it cannot be opened."""
+        flags = self.open_flags()
+        try:
+            fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise UserError(
+                f"descriptor {self.fd}: {self.path}: {error.strerror}", "edit its line if the file has moved"
+            ) from None
+        if self.offset and stat.S_ISREG(os.fstat(fd).st_mode):
+            os.lseek(fd, self.offset, os.SEEK_SET)
+        return fd
+
+    def open_flags(self) -> int:
+        """How to open it; where nothing is told: for reading and writing, as far as that is allowed."""
+        if self.flags is not None:
+            return self.flags & ~_NEVER
+        may = [how for how, right in ((os.O_RDONLY, os.R_OK), (os.O_WRONLY, os.W_OK)) if os.access(self.path, right)]
+        return os.O_RDWR if len(may) == 2 else may[0] if may else os.O_RDONLY
+
+
+def read(path: str) -> list[Line]:
+    """The lines of such a file; UserError names the first that is none."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_MAX_SIZE + 1)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if len(text) > _MAX_SIZE:
+        raise UserError(f"{path}: too long for a list of descriptors")
+    return parse(text.split("\n"), path)
+
+
+def parse(lines: Iterable[str], name: str) -> list[Line]:
+    """See `read`."""
+    found: dict[int, Line] = {}
+    for number, text in enumerate(lines, 1):
+        if not text.strip() or text.lstrip().startswith("#"):
+            continue
+        try:
+            line = _line(text)
+        except ValueError:
+            raise UserError(f"{name}, line {number}: {text.strip()!r} is no descriptor", _HINT) from None
+        if line.fd in found:
+            raise UserError(f"{name}, line {number}: descriptor {line.fd} is there twice")
+        found[line.fd] = line
+    return list(found.values())
+
+
+def _line(text: str) -> Line:
+    """The last columns are numbers: a name may hold a colon."""
+    fd, colon, rest = text.partition(":")
+    head, _, last = rest.rpartition(":")
+    if not colon or not head:
+        raise ValueError(text)
+    path, _, before = head.rpartition(":")
+    offset, flags = number(last), None
+    try:
+        if path.strip():
+            offset, flags, head = number(before), offset, path
+    except ValueError:
+        flags = None  # the name has a colon in it
+    line = Line(number(fd), head.strip(), offset, flags)
+    if not 0 <= line.fd < _MAX_NUMBER or not line.path or "\0" in line.path or not 0 <= offset < 1 << 63:
+        raise ValueError(text)
+    return line
+
+
+def number(word: str) -> int:
+    """As strtol(3) with base 0 reads it; ValueError for what is no number."""
+    word = word.strip()
+    digits = word.removeprefix("-")
+    octal = digits.startswith("0") and digits.isdigit() and digits.isascii()
+    value = int(digits, 8 if octal else 0)
+    return -value if word.startswith("-") else value
+
+
+def text(lines: Iterable[Line]) -> str:
+    """Such a file."""
+    return "".join(
+        f"{one.fd} : {one.path} : {one.offset}"
+        + (f" : {one.flags:#o}\n".replace("0o", "0") if one.flags is not None else "\n")
+        for one in lines
+    )

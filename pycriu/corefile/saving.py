@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu core save`: a core file of a running process, and beside it all that a core cannot hold.
+
+It is a dump, of which `crit core` makes the core; a process that is to end does so when both files are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from typing import TYPE_CHECKING
+
+from pycriu import pstree
+from pycriu.corefile import sidecar
+from pycriu.crit import core as writer
+from pycriu.crit.space import Memory, opened, processes
+from pycriu.dump import dump
+from pycriu.errors import Unsupported, UserError
+from pycriu.record import replace
+
+if TYPE_CHECKING:
+    from pycriu.log import Log
+    from pycriu.options import DumpOptions
+
+
+def run(options: DumpOptions, path: str, log: Log) -> tuple[int, int]:
+    """Save `options.pid` as the core `path`; its length, and how many bytes of that are no holes.
+
+    With `leave_running` it goes on; else it is stopped until both files are whole, and then killed.
+    """
+    pid = options.pid
+    root = pstree.scan(pid)
+    if root.children:
+        raise Unsupported(
+            f"process {pid} has {len(root.children)} children, a core is of one process",
+            "pycriu dump saves trees, and crit core makes core files of its images",
+        )
+    place = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        raise UserError(f"{place}: no directory that may be written", "pycriu core save PID CORE")
+    with tempfile.TemporaryDirectory(prefix=".pycriu-core-", dir=place) as folder:
+        leaves = options.leave_running
+        dump(replace(options, images_dir=folder, work_dir=folder, leave_stopped=not leaves), log)
+        try:
+            written = _write(folder, pid, path)
+        except BaseException:
+            if not leaves and root.stat.state not in "Tt":
+                os.kill(pid, signal.SIGCONT)
+            raise
+        if not leaves:
+            os.kill(pid, signal.SIGKILL)
+    return written
+
+
+def _write(folder: str, pid: int, path: str) -> tuple[int, int]:
+    with opened(folder) as layers:
+        (process,) = processes(layers[0])
+        with Memory(layers, from_disk=False) as memory:
+            written = writer.write(path, process, memory, layers[0])
+    try:
+        sidecar.pack(folder, path + sidecar.SUFFIX, sidecar.SAVED, pid, [])
+    except BaseException:
+        os.unlink(path)
+        raise
+    return written

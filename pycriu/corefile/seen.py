@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What /proc still shows of a process that the kernel is writing a core of, as images without memory and registers.
+
+It cannot be traced any more, nor do anything for us: signal handlers, alternate stacks and timers stay unknown. Of its
+descriptors those are kept that mean something without it: files, terminals, pipes that it has to itself, counters,
+shared memory. Connections end with it. What is left out is listed; nothing is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pycriu import entries, pstree
+from pycriu.arch import native
+from pycriu.corefile.build import ALIVE, NO_CGROUPS, REG, external
+from pycriu.errors import About, Gathering, PycriuError
+from pycriu.fds.openfile import OpenFile
+from pycriu.fds.openfile import look as look_descriptors
+from pycriu.fds.saving import Saving
+from pycriu.fds.table import Kinds
+from pycriu.images import messages as m
+from pycriu.images import own, store
+from pycriu.kernel import libc, procfs
+from pycriu.options import DumpOptions
+from pycriu.pageimages import Numbers
+from pycriu.resources import clocks, credentials, files, limits, memory, scheduling, seccomp, signals
+
+if TYPE_CHECKING:
+    from pycriu.log import Log
+
+_GHOST_LIMIT = 1 << 20
+# Kinds that are kept: each is looked at by descriptors of our own, and does not need its process.
+_KEPT = ("memfd", "regular", "pipe", "fifo", "eventfd", "signalfd", "timerfd", "tty.kind")
+_SIG_IGN = 1
+_NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "time")
+
+
+class Seen:
+    """One process. `lacks` is what was left out, or is not known, in words."""
+
+    def __init__(self, pid: int, folder: str, log: Log) -> None:
+        self.pid, self._folder, self._log = pid, folder, log
+        self.lacks: list[str] = []
+        self._cpu = native()
+        self._process = pstree.Process(procfs.stat(pid), None)
+        self._process.threads = procfs.threads(pid)
+        self._status = procfs.parse_status(procfs.text(pid, "status"))
+
+    def write(self) -> None:
+        """All images, into the folder."""
+        self._tell_unknown()
+        left_out: set[int] = set()
+        for _ in range(3):  # what was left out may have been what another one needed
+            with Gathering() as gathering, store.NewCheckpoint(self._folder) as new:
+                found = self._attempt(new, left_out)
+                bad = found | {about.fd for _, about in gathering.found.values() if isinstance(about, OpenFile)}
+                if not bad - left_out:
+                    new.commit()
+                    self.lacks += [
+                        one.message for one, about in gathering.found.values() if not isinstance(about, OpenFile)
+                    ]
+                    return
+                self.lacks += [one.message for one, about in gathering.found.values() if isinstance(about, OpenFile)]
+                left_out |= bad
+        raise PycriuError(f"process {self.pid}: its descriptors cannot be told apart")
+
+    def _options(self) -> DumpOptions:
+        return DumpOptions(
+            pid=self.pid, images_dir=self._folder, work_dir=self._folder, shell_job=True, leave_running=True,
+            ghost_limit=_GHOST_LIMIT,
+        )  # fmt: skip
+
+    def _attempt(self, new: store.NewCheckpoint, left_out: set[int]) -> set[int]:
+        """Write everything but the descriptors `left_out`; those that must be left out, too."""
+        bad = set(left_out)
+        with Kinds(self._options(), self._log) as kinds, memory.Objects() as objects:
+            known = []
+            for file in look_descriptors(self.pid):
+                if file.fd in left_out:
+                    continue
+                with About(file):
+                    kind = kinds.of(file)
+                    if kind not in [kinds.find(name) for name in _KEPT]:
+                        bad.add(file.fd)
+                        self.lacks.append(f"{file.name}: it ended with the process")
+                        continue
+                    known.append((file, kind))
+            places = files.look(self.pid, self._status, kinds, files.Files((), *(None,) * 3, 0))  # type: ignore[arg-type]
+            mapped = [one for one in memory.look(self.pid, kinds.regular) if one.status]
+            saving = Saving(kinds, self._process)
+            saving.take(known + objects.take(mapped, kinds), files.places(places) + memory.places(mapped))
+            table = files.Files(tuple(known), places.cwd, places.root, places.exe, places.umask)
+            if bad == left_out:
+                self._write_images(new, saving, table, mapped, left_out)
+        return bad
+
+    def _write_images(
+        self,
+        new: store.NewCheckpoint,
+        saving: Saving,
+        table: files.Files,
+        mapped: list[memory.Mapping],
+        left_out: set[int],
+    ) -> None:
+        pid, ids, numbers = self.pid, entries.Ids(), Numbers()
+        mine = ids.task((pid,) * 4)
+        segments = memory.Attached()
+        segments.take(mapped)
+        segments.copy(new, numbers)
+        for kind in saving.kinds.all:
+            kind.copy(new, numbers)
+        segments.write(new, entries.IPC_NAMESPACE)
+        for tid in self._process.threads:
+            new.write(f"core-{tid}.img", [self._core(tid)])
+        new.write(f"mm-{pid}.img", [self._mm(saving, table, mapped)])
+        new.write(f"ids-{pid}.img", [mine])
+        new.write(f"fs-{pid}.img", [files.fs_entry(table, saving)])
+        given = [self._given(saving, fd) for fd in range(3) if fd in left_out]
+        new.write(f"fdinfo-{mine.files_id}.img", [*given, *files.descriptor_table(table, saving)])
+        new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(mapped, ()))
+        facts = {tid: scheduling.look_thread(tid) for tid in self._process.threads}
+        facts[pid] |= clocks.look(pid)
+        new.write_any(f"pycriu-task-{pid}.img", own.task_entries(facts))
+        saving.write(new)
+        new.write("seccomp.img", [seccomp.Filters().image()])
+        new.write("pstree.img", [entries.pstree_entry(self._process, self._process.threads)])
+        new.write("inventory.img", [entries.inventory_entry(ids)])
+
+    @staticmethod
+    def _given(saving: Saving, fd: int) -> Any:
+        """A standard descriptor that is left out is to be one of the restore's."""
+        number = saving.fresh()
+        saving.lend_entry(external(number, fd, os.O_RDWR))
+        return m.fdinfo_entry(id=number, flags=0, type=REG, fd=fd)
+
+    def _mm(self, saving: Saving, table: files.Files, mapped: list[memory.Mapping]) -> Any:
+        stat = self._process.stat
+        heap = next((one.line for one in mapped if one.line.name == "[heap]"), None)
+        vmas = [
+            memory.vma_entry(one, memory.file_number(one, saving), memory.vma_advice(one))
+            for one in memory.merge_clock_pages(mapped)
+        ]
+        auxv = procfs.parse_auxv(procfs.read(self.pid, "auxv"))
+        brk = heap.end if heap is not None else stat.start_brk
+        return memory.mm_entry(stat, brk, auxv, saving.place(table.exe), 1, vmas)
+
+    def _core(self, tid: int) -> Any:
+        """A thread without its registers."""
+        stat, status = procfs.stat(tid), procfs.parse_status(procfs.text(tid, "status"))
+        head, length = libc.get_robust_list(tid)
+        of_thread = m.thread_core_entry(
+            futex_rla=head, futex_rla_len=length, sched_nice=stat.nice, sched_policy=stat.policy,
+            sched_prio=stat.rt_priority, blk_sigset=int(status["SigBlk"], 16), pdeath_sig=0,
+            signals_p=signals.queue_entry(()), creds=credentials.entry(status, 0), comm=stat.comm, cg_set=NO_CGROUPS,
+        )  # fmt: skip
+        of_thread.sas.CopyFrom(signals.stack_entry((0, 0, signals.SS_DISABLE)))
+        entry = m.core_entry(mtype=self._cpu.mtype, thread_core=of_thread)
+        if tid == self.pid:
+            entry.tc.CopyFrom(self._task(stat, status))
+        return entry
+
+    def _task(self, stat: procfs.Stat, status: dict[str, str]) -> Any:
+        ignored = int(status["SigIgn"], 16)
+        actions = tuple((_SIG_IGN if ignored >> number - 1 & 1 else 0, 0, 0, 0) for number in signals.SIGNALS)
+        return m.task_core_entry(
+            task_state=ALIVE, exit_code=0, personality=int(procfs.text(self.pid, "personality"), 16), flags=0,
+            blk_sigset=int(status["SigBlk"], 16), comm=stat.comm, cg_set=NO_CGROUPS,
+            rlimits=limits.limit_entries(limits.look(self.pid)), oom_score_adj=limits.oom_score_adj(self.pid),
+            signals_s=signals.queue_entry(()), sigactions=signals.action_entries(actions),
+        )  # fmt: skip
+
+    @staticmethod
+    def _namespace(pid: int | str, name: str) -> str:
+        try:
+            return os.readlink(f"/proc/{pid}/ns/{name}")
+        except OSError:
+            return ""  # this kernel has none
+
+    def _tell_unknown(self) -> None:
+        say = self.lacks.append
+        caught = int(self._status["SigCgt"], 16)
+        if names := [str(number) for number in range(1, 65) if caught >> number - 1 & 1]:
+            say(f"the handlers of signals {', '.join(names)}: they have their default action")
+        if os.path.exists(f"/proc/{self.pid}/timers") and procfs.text(self.pid, "timers"):
+            say("its POSIX timers: they are gone")
+        if int(self._status.get("Seccomp", "0")):
+            say("its seccomp filters: it runs without")
+        others = [name for name in _NAMESPACES if self._namespace(self.pid, name) != self._namespace("self", name)]
+        if others:
+            say(f"namespaces of its own ({', '.join(others)}): paths and numbers are those that it saw there")
+        children = procfs.children(self.pid, self._process.threads)
+        if children:
+            say(f"its {len(children)} children: they are not its children any more")
+        pending = int(self._status["SigPnd"], 16) | int(self._status["ShdPnd"], 16)
+        if pending:
+            say(f"signals that waited ({pending:#x})")
