@@ -12,7 +12,7 @@ DEV    := $(PYTHON) --dev
 # Progress of the recipes goes around ninja, which keeps what a step prints until the step is done.
 NINJA  := NINJA_STATUS="[%f/%t %es] " LAYER_PROGRESS_FD=9 $(PYTHON) -m ninja
 
-TESTED := feature/criu,feature/victims
+TESTED := feature/criu,feature/victims,feature/savefds
 PLAIN  := feature/pycriu
 SUITES := $(foreach machine,$(MACHINES),build/test/$(machine) build/test/$(machine)-plain)
 
