@@ -41,16 +41,23 @@ def _multiarch() -> list[str]:
 
 def ask(core: Path, program: Path | str, *commands: str, sysroot: Path | None = None) -> str:
     """What gdb says to the commands; without a sysroot the core is of this machine's architecture."""
-    own = shutil.which("gdb") if sysroot is None else None
-    words = [own] if own else _multiarch()
     if sysroot is not None:
         commands = (f"set sysroot {sysroot}", f"core-file {core}", *commands)
-    asked = [word for command in ("set pagination off", *commands) for word in ("-ex", command)]
+    return run(program, *commands, core=core if sysroot is None else None, foreign=sysroot is not None)
+
+
+def run(
+    program: Path | str, *commands: str, core: Path | None = None, foreign: bool = False, folder: Path | None = None
+) -> str:
+    """What gdb says to the commands for a program, and a core of it, or a PID in the place of one."""
+    own = None if foreign else shutil.which("gdb")
+    words = [own] if own else _multiarch()
+    asked = [word for command in ("set pagination off", "set confirm off", *commands) for word in ("-ex", command)]
     libraries = [str(found) for found in sorted(_root().glob("root/usr/lib/*-linux-gnu"))]
     paths = os.pathsep.join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), *libraries]))
     done = subprocess.run(
-        [*words, "-nx", "-batch", *asked, str(program), *([str(core)] if sysroot is None else [])],
-        env=os.environ | {"LC_ALL": "C", "LD_LIBRARY_PATH": paths, "DEBUGINFOD_URLS": ""},
+        [*words, "-nx", "-batch", *asked, str(program), *([str(core)] if core is not None else [])],
+        env=os.environ | {"LC_ALL": "C", "LD_LIBRARY_PATH": paths, "DEBUGINFOD_URLS": ""}, cwd=folder,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

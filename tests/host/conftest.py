@@ -312,6 +312,7 @@ def traces(pid: int, *, scratch_pages: bool = True) -> object:
 # What the whole machine has but once; tests that use it run one after the other, whatever else runs beside them: a
 # restore wants the terminal of the same number, the segment or the huge pages that were free a moment ago.
 OF_THE_MACHINE = {
+    "core_pattern": ("test_core_kernel",),
     "terminals": ("test_programs.py", "[pty_"),
     "devices": ("test_tun", "[tun"),
     "memory": (

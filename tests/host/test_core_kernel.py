@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Cores that the kernel writes: with the preload library, and through the handler. The machine has one core_pattern."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import gdb
+from tests.host.conftest import PRELUDE, Host, Subject, alive, reap, state, wait_until
+from tests.host.cores import PATTERN, imported, kernel_cores, may_dump_core, restart
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBERS = [str(number) for number in range(1, 41)]
+
+
+@pytest.fixture
+def library(host: Host) -> str:
+    """libsavefds.so, built as its recipe does."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine: apt-get install gcc")
+    path = host.folder / "libsavefds.so"
+    source = ROOT / "savefds/savefds.c"
+    subprocess.run([compiler, "-Wall", "-Werror", "-O2", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
+    return str(path)
+
+
+@contextmanager
+def handler(host: Host, *words: str) -> Iterator[Path]:
+    """The handler is installed, for the folder it gives."""
+    cores = host.folder / "cores"
+    cores.mkdir(mode=0o700)
+    with kernel_cores():
+        done = host.run("core", "handler", "--install", str(cores), *words)
+        if not done.ok and "can be written by others" in done.log:
+            pytest.skip("the folder of the tests is not safe enough for a handler: --basetemp names another")
+        assert done.ok, done
+        yield cores
+        before = PATTERN.read_text()
+        done = host.run("core", "handler", "--uninstall")
+        assert done.ok, done
+        assert PATTERN.read_text() == "core.%p\n" != before
+        assert not (cores / "pycriu-handler").exists()
+
+
+def quit_(subject: Subject) -> int:
+    """Ctrl-\\ ends it, with a core; its wait status."""
+    os.kill(subject.pid, signal.SIGQUIT)
+    status = reap(subject.pid) or 0
+    assert os.WTERMSIG(status) == signal.SIGQUIT
+    assert os.WCOREDUMP(status), "no core was written"
+    return status
+
+
+def after_some_numbers(host: Host) -> None:
+    """stdio has not written them yet."""
+    time.sleep(0.1)
+    assert (host.folder / "numbers").read_bytes() == b""
+    (host.folder / "go").touch()
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_numbers_go_on_where_they_were(host: Host, compiled: Callable[..., str], library: str, columns: int) -> None:
+    """The first example of the original: all numbers, each once, and it was as if the process never stopped."""
+    program = compiled("numbers")
+    with kernel_cores():
+        subject = host.start(
+            program, "numbers", "40", "5", "20", env=os.environ | {"LD_PRELOAD": library}, preexec_fn=may_dump_core
+        )
+        after_some_numbers(host)
+        quit_(subject)
+    listed = (host.folder / "filedescriptors").read_text()
+    assert f"3 : {host.folder}/numbers : 0 : 0100001\n" in listed
+    if columns == 3:
+        (host.folder / "filedescriptors").write_text(re.sub(r" : 0\d+$", "", listed, flags=re.MULTILINE))
+    said = restart(host, "-f", "-n", "-w", program, f"core.{subject.pid}")
+    assert "Restoring file descriptors from 'filedescriptors'" in said
+    assert "Restarted process finished, exiting with value 0" in said
+    assert (host.folder / "numbers").read_text().split() == NUMBERS
+
+
+def test_the_list_can_be_edited_when_a_file_has_moved(host: Host, compiled: Callable[..., str], library: str) -> None:
+    program = compiled("numbers")
+    with kernel_cores():
+        subject = host.start(
+            program, "numbers", "40", "5", "20", env=os.environ | {"LD_PRELOAD": library}, preexec_fn=may_dump_core
+        )
+        after_some_numbers(host)
+        quit_(subject)
+    (host.folder / "numbers").rename(host.folder / "moved: numbers")
+    refused = restart(host, "-f", "-n", "-w", program, f"core.{subject.pid}", status=1)
+    assert "edit its line if the file has moved" in refused
+    listed = (host.folder / "filedescriptors").read_text()
+    (host.folder / "edited").write_text(listed.replace("/numbers :", "/moved: numbers :"))
+    restart(host, "-fedited", "-n", "-w", program, f"core.{subject.pid}")
+    assert (host.folder / "moved: numbers").read_text().split() == NUMBERS
+
+
+def test_a_program_with_a_handler_of_its_own_is_left_alone(host: Host, library: str) -> None:
+    subject = host.python(
+        "signal.signal(signal.SIGQUIT, lambda *_: say('handled'))\npause_for_dump()",
+        env=os.environ | {"LD_PRELOAD": library},
+    )
+    os.kill(subject.pid, signal.SIGQUIT)
+    subject.wait_for("handled")
+    assert not (host.folder / "filedescriptors").exists()
+
+
+THREADS = """
+import threading
+os.umask(0o27)
+os.mkdir("place")
+os.chdir("place")
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+log = open("../log", "w")
+log.write("begun, ")
+counter = os.eventfd(5)
+inner, outer = os.pipe()
+os.write(outer, b"in flight")
+def work():
+    while not done.wait(0.005):
+        turns.append(len(turns))
+turns, done = [], threading.Event()
+thread = threading.Thread(target=work)
+thread.start()
+shared = mmap.mmap(-1, 8192)
+shared[:6] = b"shared"
+ready()
+while not os.path.exists("../go"):
+    time.sleep(0.002)
+done.set()
+thread.join()
+log.write("ended")
+log.close()
+os.kill(os.getpid(), signal.SIGUSR1)
+say(turns == list(range(len(turns))), os.getcwd().rpartition("/")[2], oct(os.umask(0)), os.read(inner, 20))
+say(os.eventfd_read(counter), bytes(shared[:6]), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--socket",)], ids=["pipe", "socket"])
+def test_after_sigquit_a_process_goes_on_as_if_nothing_had_been(host: Host, how: tuple[str, ...]) -> None:
+    """Threads, directory, mask, descriptors, counters, what is in a pipe: all but handlers, which are listed."""
+    with handler(host, *how) as cores:
+        server = serving(host, cores) if how else None
+        subject = host.python(THREADS, preexec_fn=may_dump_core)
+        quit_(subject)
+        if server is not None:
+            wait_until((cores / f"core.{subject.pid}").exists, "the core is there")
+            server.terminate()
+            server.wait()
+    assert not [one for one in cores.iterdir() if one.name.startswith(".")]
+    imported(host, cores / f"core.{subject.pid}")
+    (host.folder / "go").touch()
+    done = host.run("core", "restore", str(cores / f"core.{subject.pid}"))
+    assert done.ok, done
+    lacks = [line for line in done.log.splitlines() if "not in the core" in line]
+    assert [line for line in lacks if "handlers of signals" not in line] == []
+    assert subject.said()[-2:] == [
+        "True place 0o27 b'in flight'",
+        "5 b'shared' [<Signals.SIGUSR2: 12>]",
+    ]
+    assert (host.folder / "log").read_text() == "begun, ended"
+
+
+def serving(host: Host, cores: Path) -> subprocess.Popen[bytes]:
+    """The handler that listens; the test is skipped where the kernel knows no sockets."""
+    with open(host.folder / "served", "wb") as said:
+        server = subprocess.Popen(host.command("core", "handler", str(cores), "--socket"), stdout=said, stderr=said)
+    wait_until((cores / "pycriu.socket").exists, "the handler listens")
+    return server
+
+
+def test_after_a_crash_it_is_opened_in_gdb_and_restarted_before_the_fault(
+    host: Host, compiled: Callable[..., str]
+) -> None:
+    program = compiled("crash", "-g", "-O0")
+    with handler(host) as cores:
+        subject = host.start(program, preexec_fn=may_dump_core)
+        status = reap(subject.pid) or 0
+        assert os.WTERMSIG(status) == signal.SIGSEGV
+    core = cores / f"core.{subject.pid}"
+    try:
+        said = gdb.ask(core, program, "bt", "p number")
+    except gdb.NoGdbError as error:
+        pytest.skip(f"no gdb: {error}")
+    assert "crashes (" in said, said
+    assert "$1 = 42" in said, said
+    done = host.run("core", "restore", "-d", "-s", str(core))
+    assert done.ok, done
+    wait_until(lambda: state(subject.pid) == "T", "it stands still")
+    mend = ("continue", "set var pointer = &number", "jump crashes")  # the first only takes note of the stop
+    again = gdb.run(program, "p number", *mend, core=Path(str(subject.pid)))
+    assert "$1 = 42" in again, again
+    wait_until(lambda: not alive(subject.pid), "it ends, mended by the debugger")
+    assert "mended 42" in subject.said()
+
+
+def test_a_program_that_has_moved_and_a_list_that_was_edited(host: Host, compiled: Callable[..., str]) -> None:
+    """What the user says comes before what the side-car has."""
+    program = shutil.copy(compiled("numbers"), host.folder / "program")
+    with handler(host) as cores:
+        subject = host.start(str(program), "numbers", "40", "5", "20", preexec_fn=may_dump_core)
+        after_some_numbers(host)
+        quit_(subject)
+    (host.folder / "program").rename(host.folder / "elsewhere")
+    (host.folder / "numbers").rename(host.folder / "moved")
+    core = cores / f"core.{subject.pid}"
+    listed = Path(f"{core}.fds").read_text()
+    (host.folder / "list").write_text(listed.replace("/numbers :", "/moved :"))
+    said = restart(host, "-flist", "-n", "-w", "./elsewhere", str(core))
+    assert "exiting with value 0" in said
+    assert (host.folder / "moved").read_text().split() == NUMBERS
+
+
+def test_what_ends_with_a_process_is_listed_and_the_rest_is_there(host: Host) -> None:
+    """Connections to others, pipes to others; the standard descriptors among them are those of the restore."""
+    ours, theirs = socket.socketpair()
+    with handler(host) as cores:
+        reader, writer = os.pipe()
+        (host.folder / "piped.py").write_text(PRELUDE + "pause_for_dump()\nsay('here')\n")
+        process = subprocess.Popen(
+            [sys.executable, "-IS", "piped.py"], cwd=host.folder, stdin=subprocess.DEVNULL, stdout=writer,
+            stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()], preexec_fn=may_dump_core, start_new_session=True,
+        )  # fmt: skip
+        host.pids.add(process.pid)
+        assert os.read(reader, 6) == b"ready\n"
+        os.kill(process.pid, signal.SIGQUIT)
+        process.wait()
+    (host.folder / "go").touch()
+    done = host.run("core", "restore", str(cores / f"core.{process.pid}"))
+    assert done.ok, done
+    assert re.search(
+        r"not in the core: descriptor \d+ of process \d+ \(socket:\[\d+\]\): it ended with the process", done.log
+    )
+    assert re.search(r"not in the core: descriptor 1 of process \d+ \(pipe:", done.log)
+    assert "\nhere\n" in done.log, "what was a pipe is our standard output"
+    for fd in (reader, writer):
+        os.close(fd)
+    ours.close()
+    theirs.close()
+
+
+def test_a_folder_of_others_is_refused(host: Host) -> None:
+    """The kernel would run what others can put there."""
+    before = PATTERN.read_text()
+    folder = host.folder / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    done = host.run("core", "handler", "--install", str(folder))
+    assert not done.ok
+    assert "can be written by others than root" in done.errors()
+    assert PATTERN.read_text() == before
+    done = host.run("core", "handler", "--uninstall")
+    assert not done.ok
+    assert "not ours" in done.errors()
