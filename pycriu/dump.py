@@ -79,7 +79,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         begin = time.monotonic()
         with (
             Haste() as haste,
-            pstree.Freeze(options.pid, cpu, options.timeout) as tree,
+            pstree.Freeze(options.pid, cpu, options.timeout, options.find) as tree,
             kinds,
             memory.Objects() as objects,
         ):
@@ -302,11 +302,11 @@ def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions, log: Log) ->
 
 
 def end(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
-    """Killed, or left stopped."""
-    if options.leave_stopped:
+    """Killed, or let go with a signal, by default that which stops them."""
+    if signal := SIGSTOP if options.leave_stopped else options.signal:
         for process in tree.root.walk():
-            if not process.zombie:  # all its threads find it when they are let go, and none runs
-                os.kill(process.pid, SIGSTOP)
+            if not process.zombie:  # its threads find it when they are let go: a stop, for one, before any runs
+                os.kill(process.pid, signal)
         tree.thaw()
         return
     kinds.before_kill([process.pid for process in tree.root.walk() if not process.zombie])

@@ -55,16 +55,17 @@ class Step:
 class Plan:
     """The steps for the tree `family`, parents first. Unsupported where it cannot be made.
 
-    `outside` is the session of the root where that stays the one that it is started from, else 0; the root's group, if
-    nobody in the tree leads it, is then outside, too.
+    `outside` is the session of the root where that stays the one that it is started from, else 0; the root's group, or
+    `group`, if nobody in the tree leads it, is then outside, too. There may be several roots, all our children.
     """
 
-    def __init__(self, family: Iterable[Kin], outside: int = 0) -> None:
+    def __init__(self, family: Iterable[Kin], outside: int = 0, group: int | None = None) -> None:
         self.steps: list[Step] = []
         self.helpers: dict[int, int] = {}  # PID → parent
         self._kin = {kin.pid: kin for kin in family}
         self._root = next(iter(self._kin.values()))
         self._outside = outside
+        self._outer_group = self._root.group if group is None else group
         self._children: dict[int, list[Kin]] = {pid: [] for pid in self._kin}
         for kin in self._kin.values():
             if kin.parent:
@@ -72,6 +73,7 @@ class Plan:
         self._parent: dict[int, int] = {}  # of everybody who has been made
         self._session: dict[int, int] = {}
         self._make_root()
+        self._make_other_roots()
         self._make_orphans()
         self._make_groups()
         for pid, parent in reversed(self.helpers.items()):
@@ -98,12 +100,23 @@ class Plan:
             self._do(ROOT, 0, root.pid)
         else:
             if root.session in self._kin:
+                if any(not kin.parent for kin in self._kin.values() if kin is not root):
+                    return  # it may be made later, as an orphan, where it is in the session of another root
                 raise Unsupported(f"process {root.pid}, the root, is in session {root.session} of one of its children")
             self._helper(root.session, 0)
             self._lead(root.session)
             self._do(SIBLING, root.session, root.pid)
         self._born(root.pid, 0, self._outside if root.session == self._outside else self._session.get(root.session, 0))
         self._grow(root)
+
+    def _make_other_roots(self) -> None:
+        """Those that stay in our session, and leaders for which it will do; others are orphans, born into theirs."""
+        for kin in self._kin.values():
+            wanted = self._wanted(kin)
+            if not kin.parent and kin.pid not in self._parent and (not wanted or self._outside in wanted):
+                self._do(ROOT, 0, kin.pid)
+                self._born(kin.pid, 0, self._outside)
+                self._grow(kin)
 
     def _grow(self, kin: Kin) -> None:
         """Everything below a process that can be born where it is."""
@@ -147,7 +160,7 @@ class Plan:
     def _make_orphans(self) -> None:
         """Those that no parent could bear, and what is below them."""
         while waiting := [kin for kin in self._kin.values() if kin.pid not in self._parent]:
-            ready = [kin for kin in waiting if kin.parent in self._parent]
+            ready = [kin for kin in waiting if kin.parent in self._parent or not kin.parent]
             if not any(self._make_orphan(kin, ready) for kin in ready):
                 kin = ready[0]
                 raise Unsupported(
@@ -181,7 +194,7 @@ class Plan:
     def _is_below(self, pid: int, ancestor: int) -> bool:
         while pid and pid != ancestor:
             pid = self._parent[pid]
-        return pid == ancestor != 0
+        return pid == ancestor
 
     def _make_groups(self) -> None:
         """A group begins with its leader, who may leave it; it lasts as long as it has a member."""
@@ -202,7 +215,7 @@ class Plan:
 
     def _is_outside(self, kin: Kin) -> bool:
         """Whether it is in the group in which the root is started, and stays there."""
-        outside = kin.session == self._outside and kin.group == self._root.group
+        outside = kin.session == self._outside and kin.group == self._outer_group
         return outside and kin.group not in self._kin
 
     def _is_awaited(self, leader: Kin, leaving: list[Kin]) -> bool:

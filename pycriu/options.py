@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pycriu.pageserver.tls import Files
+    from pycriu.pstree import Process
 
     # Called with the name of a stage, which CRIU's action scripts have, and the PID of the root (0: not known yet). It
     # raises HookFailed where the work must not go on: possible at pre-dump, post-dump, pre-restore and post-restore.
     Hook = Callable[[str, int], None]
 
+    from pycriu.edits import Edits
     from pycriu.progress import Progress
 
 
@@ -80,6 +82,10 @@ class DumpOptions:
     prev_images_dir: str | None = None  # images of an earlier dump to build upon, relative to images_dir
     page_server: PageServer | None = None  # send pages there, instead of writing them
     track_mem: bool = False  # from now on, the kernel is to note which pages change, where it can
+    find: Callable[[], Process] | None = None  # looks for the processes, where these are not `pid` and all below it
+    signal: int = 0  # every process gets it when the checkpoint is whole, and goes on; 0: see `leave_running`
+    embed: frozenset[str] = frozenset()  # mapped files whose pages are saved, too: see resources.memory.embedding
+    pipes_outside: bool = False  # pipes to others may be left out; a restore must be given some (--inherit-fd)
 
 
 @record
@@ -102,10 +108,13 @@ class RestoreOptions:
     leave_stopped: bool = False
     allow_uprobes: bool = False
     cpu_cap: str | None = None  # what of the CPU must be as cpuinfo.img has it
+    terminal: int = -1  # of ours, that can be the user's where none of the standard files is
     inherit_fd: tuple[str, ...] = ()  # descriptors of ours that take the place of files, see fds.external
     sibling: bool = False  # the root becomes a child of our parent
     edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
     edit_script: str | None = None  # a JSON patch that does
+    edits: Edits | None = None  # changes that are made already, in the place of both
+    outer_group: int | None = None  # whoever is in this group stays in ours; None: who is in that of the root
     progress: Progress | None = None  # what is shown of the reading of pages
     settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
     hook: Hook = no_hook  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run

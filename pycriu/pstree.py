@@ -19,6 +19,8 @@ from pycriu.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pycriu.limited import Limited
 
 EPERM, ECHILD = 1, 10
@@ -32,15 +34,18 @@ _LAST_WAIT = 0.5
 class Process:
     """One process of the tree as /proc shows it; `threads` are the ids of its threads, the PID first.
 
-    `stop_signal` is the one that had stopped it when it was frozen, 0 if it ran.
+    `stop_signal` is the one that had stopped it when it was frozen, 0 if it ran. Where there are several roots, the
+    first has the others `beside` it.
     """
 
-    __slots__ = ("children", "parent", "stat", "stop_signal", "threads")
+    __slots__ = ("beside", "children", "elder", "parent", "stat", "stop_signal", "threads")
 
     def __init__(self, stat: procfs.Stat, parent: Process | None) -> None:
         self.stat = stat
         self.parent = parent
         self.children: list[Process] = []
+        self.beside: list[Process] = []
+        self.elder: Process | None = None  # the root that it is beside
         self.threads: list[int] = []
         self.stop_signal = 0
 
@@ -51,8 +56,9 @@ class Process:
 
     @property
     def root(self) -> int:
-        """The PID of the root of the tree."""
-        return self.pid if self.parent is None else self.parent.root
+        """The PID of the root of the tree, the first if there are several."""
+        above = self.parent or self.elder
+        return self.pid if above is None else above.root
 
     @property
     def zombie(self) -> bool:
@@ -61,8 +67,8 @@ class Process:
         return self.stat.state in "ZX" and self.stat.num_threads <= 1
 
     def walk(self) -> list[Process]:
-        """This process and all below it, parents first."""
-        return [self, *(descendant for child in self.children for descendant in child.walk())]
+        """This process and all below it, parents first; then those beside it."""
+        return [self, *(one for other in (*self.children, *self.beside) for one in other.walk())]
 
 
 def scan(pid: int) -> Process:
@@ -86,15 +92,43 @@ def _scan(pid: int, parent: Process | None) -> Process:
     return process
 
 
+def gather(pids: Iterable[int]) -> Process | None:
+    """Just these processes, those that are there: each below its parent if that is among them; None for nobody.
+
+    A zombie whose parent is not is left out: its status is for that one.
+    """
+    found: dict[int, Process] = {}
+    for pid in pids:
+        try:
+            found[pid] = Process(procfs.stat(pid), None)
+            if not found[pid].zombie:
+                found[pid].threads = procfs.threads(pid)
+        except TraceeGone:
+            found.pop(pid, None)  # it ended between two looks
+    for process in found.values():
+        parent = found.get(process.stat.ppid)
+        if parent is not None:
+            process.parent = parent
+            parent.children.append(process)
+    roots = [process for process in found.values() if process.parent is None and not process.zombie]
+    if not roots:
+        return None
+    for root in roots[1:]:
+        root.elder = roots[0]
+        roots[0].beside.append(root)
+    return roots[0]
+
+
 class Freeze:
     """The scope in which a tree is stopped.
 
     `root` is the tree, `tasks` the threads of its live members, by tid. On leaving, whoever is still held is let go,
-    unless `kill` has been called.
+    unless `kill` has been called. `find` looks for the tree, by default for `pid` and all below it.
     """
 
-    def __init__(self, pid: int, arch: Arch, timeout: float) -> None:
+    def __init__(self, pid: int, arch: Arch, timeout: float, find: Callable[[], Process] | None = None) -> None:
         self.pid = pid
+        self._find = find or (lambda: scan(pid))
         self.arch = arch
         self.timeout = timeout
         self.root: Process
@@ -133,7 +167,7 @@ class Freeze:
 
     def _round(self, deadline: float) -> bool:
         while True:
-            self.root = scan(self.pid)
+            self.root = self._find()
             live = [process for process in self.root.walk() if not process.zombie]
             if not live or live[0] is not self.root:
                 raise UserError(f"process {self.pid} is a zombie: it has ended", "its parent has not read its status")

@@ -82,8 +82,8 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
 
 def asked_edits(options: RestoreOptions) -> Edits | None:
     """The changes to images that are asked for, checked as far as they can be without the images."""
-    if not options.edit and options.edit_script is None:
-        return None
+    if options.edits is not None or (not options.edit and options.edit_script is None):
+        return options.edits
     from pycriu.edits import Edits
 
     return Edits(options.edit, options.edit_script)
@@ -98,11 +98,12 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     with opened, checkpoint.segments as segments, spawn.Nursery(cpu, terminals) as nursery:
         nursery.sibling = options.sibling
         if checkpoint.clocks.ahead is not None:
-            nursery.enter = checkpoint.clocks.enter
+            nursery.enter = checkpoint.clocks.enter  # each of several roots one of its own, with the same clocks
         builder = Builder(nursery, opened, segments, checkpoint.tasks)
         if options.shell_job and not options.detached:
             spawn.join_our_group(checkpoint.root)
-        nursery.make(checkpoint.root, spawn.plan(checkpoint.root, shell_job=options.shell_job))
+        family = spawn.plan(checkpoint.root, shell_job=options.shell_job, outer_group=options.outer_group)
+        nursery.make(checkpoint.root, family)
         log.info("Made %d tasks", len(nursery.tasks))
         stop_again(nursery, checkpoint)
         if pidfds := kinds.find("pidfd"):

@@ -158,3 +158,14 @@ def makers(family: list[tuple[int, int | None, Shares]]) -> dict[int, int | None
 def clone_flags(maker: Shares, child: Shares) -> int:
     """The flags of clone(2) for what the two share."""
     return sum(flag for part, (*_, flag) in enumerate(PARTS) if maker[part] == child[part])
+
+
+def apart(family: list[tuple[int, int | None, Shares]]) -> bool:
+    """Whether nothing is shared by processes that have not the same root; `family` as above."""
+    roots: dict[int, int] = {}
+    owners: dict[tuple[int, int], int] = {}
+    for pid, parent, mine in family:
+        roots[pid] = pid if parent is None else roots[parent]
+        if any(owners.setdefault(part, roots[pid]) != roots[pid] for part in enumerate(mine)):
+            return False
+    return True

@@ -160,8 +160,20 @@ class Snapshot:
             self.rings = first.rings
             return
         self.mappings = memory.look(self.pid, self._kinds.regular)
-        self.runs, self.guards = memory.content(self.pid, self.mappings)
+        if wanted := self._kinds.regular.options.embed:
+            self._embed(wanted)
+        else:
+            self.runs, self.guards = memory.content(self.pid, self.mappings)
         self.rings = memory.look_at_rings(self.task, self.mappings)
+
+    def _embed(self, wanted: frozenset[str]) -> None:
+        """Files that are mapped become anonymous memory."""
+        from pycriu.pagecompare import union
+        from pycriu.resources.memory import embedding
+
+        self.mappings, more = embedding.embed(self.pid, self.mappings, wanted, self.files.exe)
+        runs, self.guards = memory.content(self.pid, self.mappings)
+        self.runs = union(runs + more)
 
     def take_pages(self, other: Snapshot) -> None:
         """Its pages are those of another process, with which it shares them."""

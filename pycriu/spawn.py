@@ -14,10 +14,10 @@ import struct
 
 from pycriu import family
 from pycriu.allornone import AllOrNone
-from pycriu.arch.description import Arch
+from pycriu.arch.description import Arch, elf
 from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError, TraceeGone
 from pycriu.kernel import libc, procfs, ptrace
-from pycriu.sharing import clone_flags, makers
+from pycriu.sharing import apart, clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
@@ -32,7 +32,6 @@ PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 4, 36, 37
 # include/uapi/asm-generic/ioctls.h. kernel.terminal has them, too, and takes 2 ms to import.
 TIOCSCTTY, TIOCSPGRP = 0x540E, 0x5410
 ADDR_NO_RANDOMIZE = 0x0040000
-_ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
 _OPTIONS = ptrace.O_EXITKILL | ptrace.O_TRACEFORK | ptrace.O_TRACECLONE | ptrace.O_TRACEEXEC
 
 # include/uapi/linux/sched.h
@@ -46,13 +45,16 @@ _DEAD, _THREADS_AT_ONCE = 2, 256
 class Member:
     """One process to be: its pstree_entry, whether it is a zombie, its parent and children."""
 
-    __slots__ = ("children", "clone_flags", "entry", "exit_signal", "exit_status", "maker", "other_threads", "parent")
+    __slots__ = (
+        "beside", "children", "clone_flags", "entry", "exit_signal", "exit_status", "maker", "other_threads", "parent",
+    )  # fmt: skip
 
     def __init__(self, entry: Any, exit_status: int | None) -> None:
         self.entry = entry
         self.exit_status = exit_status  # a wait status for a zombie, None for a live one
         self.parent: Member | None = None
         self.children: list[Member] = []
+        self.beside: list[Member] = []  # of the first root: the others, where there are several
         self.maker: Member | None = None  # who makes it: its parent, or an elder sibling
         self.clone_flags, self.exit_signal = 0, SIGCHLD
         threads = entry.threads if exit_status is None else ()
@@ -64,12 +66,12 @@ class Member:
         return int(self.entry.pid)
 
     def walk(self) -> list[Member]:
-        """This process and all below it, parents first."""
-        return [self, *(one for child in self.children for one in child.walk())]
+        """This process and all below it, parents first; then those beside it."""
+        return [self, *(one for other in (*self.children, *self.beside) for one in other.walk())]
 
 
 def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
-    """The root of the tree that a pstree image describes; ImageError where it is none."""
+    """The root of the tree that a pstree image describes, the first if it has several; ImageError where it is none."""
     members: dict[int, Member] = {}
     _check_ids(entries, cores)
     root = None
@@ -79,6 +81,11 @@ def tree(entries: list[Any], cores: dict[int, Any]) -> Member:
         members[entry.pid] = member
         if root is None:
             root = member
+            continue
+        if not entry.ppid:
+            if member.exit_status is not None:
+                raise ImageError(f"pstree.img: process {entry.pid} has ended, and is a root")
+            root.beside.append(member)
             continue
         # An entry comes after its parent's, so there can be no loop.
         if entry.ppid not in members or entry.ppid == entry.pid:
@@ -101,7 +108,9 @@ def choose_makers(root: Member, shares: dict[int, Shares]) -> None:
     for member in members.values():
         if member.children and member.pid not in shares:
             raise ImageError(f"pstree.img: process {member.pid} has ended, and has children")
-    made_by = makers([one for one in family if one[0] in shares])
+    made_by = makers(living := [one for one in family if one[0] in shares])
+    if not apart(living):
+        raise ImageError("pstree.img: processes share something, and none of them is the root of all")
     for pid, parent, mine in family:
         if parent is None:
             continue
@@ -150,10 +159,11 @@ def join_our_group(root: Member) -> None:
             member.entry.pgid = os.getpgrp()
 
 
-def plan(root: Member, *, shell_job: bool) -> family.Plan:
+def plan(root: Member, *, shell_job: bool, outer_group: int | None = None) -> family.Plan:
     """How the tree is made. Under `shell_job` a root whose session leader is not in the tree stays in our session.
 
-    So it does without, where a session of that number is about: it was started from there, or cannot have it.
+    So it does without, where a session of that number is about: it was started from there, or cannot have it. Then who
+    is in the root's group, or that of `outer_group`, is in ours if nobody leads it.
     """
     members = root.walk()
     kin = [
@@ -169,7 +179,7 @@ def plan(root: Member, *, shell_job: bool) -> family.Plan:
     inside = root.entry.sid in [one.pid for one in members]
     sid = root.entry.sid
     ours = not inside and (shell_job or (procfs.exists(sid) and procfs.stat(sid).session == sid))
-    made = family.Plan(kin, sid if ours else 0)
+    made = family.Plan(kin, sid if ours else 0, outer_group)
     for pid in made.helpers:
         if not 0 < pid < 1 << 22:
             raise ImageError(f"pstree.img: the session or group {pid} is out of bounds")
@@ -209,20 +219,6 @@ def taken(pid: int) -> PycriuError:
         return PidTaken(f"PID {pid} was in use a moment ago", "try again")
 
 
-def elf(arch: Arch) -> bytes:
-    """A static ELF file whose only content is a system call instruction and a trap."""
-    code = arch.syscall_insn + arch.trap
-    header, segment = 64, 56
-    size = header + segment + len(code)
-    pt_load, read_execute, page = 1, 5, 0x10000
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    entry = _ELF_AT + header + segment
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 2, arch.elf_machine, 1, entry, header, 0, 0, header, segment, 1, 0, 0, 0
-    )
-    return head + struct.pack("<IIQQQQQQ", pt_load, read_execute, 0, _ELF_AT, _ELF_AT, size, size, page) + code
-
-
 class Nursery:
     """The scope in which new tasks live. Those not released by its end are killed and reaped.
 
@@ -233,7 +229,7 @@ class Nursery:
     def __init__(self, arch: Arch, terminals: dict[int, tuple[int, int]] | None = None) -> None:
         self.arch = arch
         self._terminals = terminals or {}
-        self.enter: Callable[[], None] = lambda: None  # what the root does first: it enters a namespace
+        self.enter: Callable[[], None] = lambda: None  # what a root does first: it enters a namespace
         self.sibling = False  # whether the root is to be a child of our parent
         self.tasks: dict[int, Tracee] = {}
         self._threads: dict[int, list[int]] = {}  # PID → ids of its threads but the first
@@ -400,11 +396,13 @@ class Nursery:
     def _bear_through(self, maker: int, pid: int, reaper: int) -> None:
         """Let a task make a child of `reaper`, which is further above: by way of one that ends."""
         between = _free_pid(set(self._members) | set(self.tasks))
-        self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 1)
+        if reaper:  # else it is us, who are one
+            self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 1)
         self._bear(maker, between, 0, family.CHILD, SIGCHLD)
         self._bear(between, pid, _alone(self._members[pid].clone_flags, pid), family.CHILD, SIGCHLD)
         self._end_helper(between, maker)
-        self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 0)
+        if reaper:
+            self._call(reaper, "prctl", PR_SET_CHILD_SUBREAPER, 0)
 
     def _end_helper(self, pid: int, parent: int) -> None:
         """End a task that is not of the tree; its parent (0: we) forgets it."""

@@ -28,7 +28,7 @@ def survey(options: DumpOptions, gadgets: Gadgets, kinds: Kinds) -> tuple[pstree
 
     `gadgets` learns about the code that is mapped, so that nobody has to wait for that when stopped.
     """
-    root = pstree.scan(options.pid)
+    root = options.find() if options.find else pstree.scan(options.pid)
     refuse_foreign(root, options)
     if root.zombie:
         raise UserError(f"process {options.pid} is a zombie: it has ended", "its parent has not read its status")
@@ -117,12 +117,14 @@ def refuse_relations(live: list[pstree.Process], shared: dict[int, Shares]) -> N
     made_by = makers(family)
     for pid, parent, mine in family:
         maker = made_by[pid]
-        if parent is None or maker == parent:
+        above = shared[parent] if parent is not None else (pid,) * len(mine)
+        strange = [number for number, first in enumerate(mine) if first not in (pid, above[number])]
+        if not strange or (parent is not None and maker == parent):
             continue
         session = stats[pid].session
         if maker is not None and session in (pid, stats[maker].session):
             continue
-        part = next(number for number, first in enumerate(mine) if first not in (pid, shared[parent][number]))
+        part = strange[0]
         raise Unsupported(
             f"process {pid} ({stats[pid].comm}) shares its {PARTS[part][1]} ({PARTS[part][2]}) with process "
             f"{mine[part]}, which is neither its parent nor its sibling in one session; this cannot be saved"

@@ -7,12 +7,13 @@ asks the machine it runs on, except inside the functions that take a tid.
 
 from __future__ import annotations
 
+import struct
+
 from pycriu.kernel import syscalls
 from pycriu.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import struct
     from collections.abc import Callable
     from typing import Any
 
@@ -80,3 +81,20 @@ class Arch:
     def syscall_number(self, name: str) -> int:
         """The number of system call `name`; LookupError when this architecture lacks it."""
         return syscalls.number(name, self.numbering)
+
+
+_ELF_AT = 0x10000  # vm.mmap_min_addr is at most this
+
+
+def elf(arch: Arch) -> bytes:
+    """A static ELF file whose only content is a system call instruction and a trap."""
+    code = arch.syscall_insn + arch.trap
+    header, segment = 64, 56
+    size = header + segment + len(code)
+    pt_load, read_execute, page = 1, 5, 0x10000
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    entry = _ELF_AT + header + segment
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH", ident, 2, arch.elf_machine, 1, entry, header, 0, 0, header, segment, 1, 0, 0, 0
+    )
+    return head + struct.pack("<IIQQQQQQ", pt_load, read_execute, 0, _ELF_AT, _ELF_AT, size, size, page) + code

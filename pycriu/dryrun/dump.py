@@ -55,7 +55,7 @@ class Round(rounds.Round):
         try:
             with (
                 Haste(),
-                pstree.Freeze(options.pid, self._cpu, options.timeout) as tree,
+                pstree.Freeze(options.pid, self._cpu, options.timeout, options.find) as tree,
                 kinds,
                 memory.Objects() as objects,
             ):

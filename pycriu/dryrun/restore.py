@@ -78,7 +78,7 @@ class Round(rounds.Round):
         with About():
             if options.shell_job and not options.detached:
                 spawn.join_our_group(checkpoint.root)
-            spawn.plan(checkpoint.root, shell_job=options.shell_job)
+            spawn.plan(checkpoint.root, shell_job=options.shell_job, outer_group=options.outer_group)
         with About():
             refuse_pidfile(options.pidfile)
         self._look_at_files(checkpoint, kinds)

@@ -123,11 +123,15 @@ class External(Kind):
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """A path that names it, as CRIU has it."""
-        reg = m.reg_file_entry(
-            id=number, flags=file.flags, pos=0, fown=no_owner(), name=f"/{self._name_of(file)}", ext=True,
-            mode=file.status.st_mode,
-        )  # fmt: skip
-        return m.file_entry(type=REG, id=number, reg=reg)
+        return entry(file, number, self._name_of(file) or "")
+
+
+def entry(file: OpenFile, number: int, name: str) -> Any:
+    """The file_entry of what is left out: a path that names it, as CRIU has it."""
+    reg = m.reg_file_entry(
+        id=number, flags=file.flags, pos=0, fown=no_owner(), name=f"/{name}", ext=True, mode=file.status.st_mode
+    )
+    return m.file_entry(type=REG, id=number, reg=reg)
 
 
 class Inherited:

@@ -60,6 +60,10 @@ class Kind:
         """The file_entry of an open file that gets the id `number`. The tasks may run on by now."""
         raise NotImplementedError
 
+    def type_of(self, file: OpenFile) -> int:
+        """The type of that entry."""
+        return self.TYPE
+
     def write(self, new: NewCheckpoint) -> None:
         """Images of this kind beside the files image."""
 

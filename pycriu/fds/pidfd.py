@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
+    from pycriu.pstree import Process
 
 PIDFD_THREAD = os.O_EXCL  # of one thread, not of its process; Linux 6.9
 _FLAGS = os.O_NONBLOCK | PIDFD_THREAD
@@ -61,7 +62,7 @@ class Pidfd(Kind):
         pid = target(file)
         if pid == DEAD:
             return
-        if in_tree(pid, self.options.pid):
+        if in_tree(pid, self.options.pid) if self.options.find is None else _is_among(pid, self.options.find()):
             return
         if not pid:
             raise Unsupported(f"{file.name} is of a process in another PID namespace", "let the task close it first")
@@ -164,6 +165,11 @@ def in_tree(tid: int, root: int) -> bool:
     except TraceeGone:
         return False
     return pid == root
+
+
+def _is_among(tid: int, root: Process) -> bool:
+    """The same of one that was looked for by other rules."""
+    return any(tid == one.pid or tid in one.threads for one in root.walk())
 
 
 def _exit_status(file: OpenFile) -> int | None:

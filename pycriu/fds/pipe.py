@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Pipes between members of the tree: both ends, as often as they are open, the data in flight, packets, the capacity.
 
-Refused: a pipe of which somebody outside the tree has an end.
+A pipe of which somebody outside the tree has an end is refused; or, with the option `pipes_outside`, left out, as what
+--external names. One with both ends in the tree is kept then, whoever else has it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pycriu.fds.saving import Saving
     from pycriu.log import Log
 
+_REGULAR = 1  # fd_types.REG
+
 
 class Pipe(inflight.Ends):
     """Both ends of pipe(2)."""
@@ -35,6 +38,7 @@ class Pipe(inflight.Ends):
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._holders: dict[str, set[int]] | None = None
+        self._outside: set[int] = set()  # pipe ids
         self._made: dict[int, tuple[int, int]] = {}
         self._given: set[tuple[int, bool]] = set()
 
@@ -53,7 +57,11 @@ class Pipe(inflight.Ends):
         """The data in flight, which stays in the pipe; Unsupported where a pipe has an end outside the tree."""
         for number, ends in self._ends.items():
             with About(ends[0]):
-                self._refuse_outsiders(ends, saving)
+                if self.options.pipes_outside and not _is_inside(ends) and _other_end_open(ends[0]):
+                    self._outside.add(number)
+                    continue
+                if not self.options.pipes_outside:
+                    self._refuse_outsiders(ends, saving)
                 self._contents[number] = inflight.look(ends)
 
     def _refuse_outsiders(self, ends: list[OpenFile], saving: Saving) -> None:
@@ -61,15 +69,22 @@ class Pipe(inflight.Ends):
         if others := inflight.outsiders(self._holders, ends[0].link, saving):
             told = ", ".join(str(pid) for pid in others)
             raise Unsupported(f"{ends[0].name} is a pipe that process {told} outside the tree has open, too", hint)
-        readers, writers = any(map(inflight.readable, ends)), any(map(inflight.writable, ends))
-        if not (readers and writers) and _other_end_open(ends[0]):  # by somebody whom we cannot see
-            other = "reader" if writers else "writer"
+        if not _is_inside(ends) and _other_end_open(ends[0]):  # by somebody whom we cannot see
+            other = "reader" if any(map(inflight.writable, ends)) else "writer"
             raise Unsupported(f"{ends[0].name} is a pipe whose {other} is outside the tree of the dump", hint)
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one end."""
+        if inflight.identity(file) in self._outside:
+            from pycriu.fds import external
+
+            return external.entry(file, number, f"pipe:[{file.status.st_ino}]")
         entry = m.pipe_entry(id=number, pipe_id=inflight.identity(file), flags=file.flags, fown=no_owner())
         return m.file_entry(type=self.TYPE, id=number, pipe=entry)
+
+    def type_of(self, file: OpenFile) -> int:
+        """What is left out is in the images as a regular file is."""
+        return _REGULAR if inflight.identity(file) in self._outside else self.TYPE
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -108,6 +123,10 @@ class Pipe(inflight.Ends):
             for fd in ends:
                 os.close(fd)
         self._made = {}
+
+
+def _is_inside(ends: list[OpenFile]) -> bool:
+    return any(map(inflight.readable, ends)) and any(map(inflight.writable, ends))
 
 
 def _other_end_open(file: OpenFile) -> bool:

@@ -80,7 +80,7 @@ def descriptor_table(files: Files, saving: Saving) -> list[Any]:
         m.fdinfo_entry(
             id=saving.number_of(file.pid, file.fd),
             flags=FD_CLOEXEC if file.close_on_exec else 0,
-            type=kind.TYPE,
+            type=kind.type_of(file),
             fd=file.fd,
         )
         for file, kind in files.descriptors

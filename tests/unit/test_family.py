@@ -126,6 +126,20 @@ def test_what_cannot_be() -> None:
         Plan([Kin(10, 0, 10, 11), Kin(11, 10, 11, 11)])
 
 
+def test_trees_beside_each_other() -> None:
+    made([Kin(10, 0, 10, 5), Kin(11, 0, 10, 5), Kin(12, 11, 10, 5)], outside=5)  # a pipeline without its shell
+    made([Kin(10, 0, 10, 10), Kin(11, 0, 10, 10), Kin(12, 0, 12, 12)])  # a session whose members have other parents
+    plan = made([Kin(11, 0, 9, 9), Kin(12, 0, 9, 9), Kin(13, 12, 8, 9)])  # one that its leader has left
+    assert plan.helpers == {9: 0, 8: 13}
+    made([Kin(10, 0, 12, 12), Kin(11, 0, 11, 11), Kin(12, 11, 12, 12)])  # led by a process of the other tree
+
+
+def test_a_group_that_stays_ours() -> None:
+    family = [Kin(10, 0, 7, 5), Kin(11, 10, 5, 5)]
+    assert Plan(family, 5).helpers == {5: 11}  # the group of the root is that in which we are
+    assert Plan(family, 5, group=5).helpers == {7: 10}
+
+
 def history(seed: int) -> list[Kin]:
     """A tree that has come about by forks, setsid, setpgid, ends and subreapers, as Linux does these."""
     chance = random.Random(seed)
@@ -189,3 +203,31 @@ def test_whatever_has_happened() -> None:
         except Unsupported:
             refused += 1
     assert refused < 60, f"{refused} of 3000 trees are refused"
+
+
+def without(family: list[Kin], pid: int) -> list[Kin]:
+    """The others; the children have their parent outside."""
+    left = [one for one in family if one.pid != pid]
+    return [Kin(one.pid, 0 if one.parent == pid else one.parent, one.group, one.session) for one in left]
+
+
+def test_whatever_has_been_left_out() -> None:
+    refused = tried = 0
+    for seed in range(3000):
+        family = without(history(seed), 10)
+        if seed % 2 and len(family) > 3:
+            family = without(family, family[len(family) // 2].pid)
+        if not family:
+            continue
+        root = family[0]
+        if any((one.session == 1 != root.session) or (one.group == 1 != root.group) for one in family):
+            continue
+        if root.session == 1 != root.group and root.group not in [one.pid for one in family]:
+            continue
+        tried += 1
+        try:
+            made(family, 1 if root.session == 1 else 0)
+        except Unsupported:
+            refused += 1
+    assert tried > 1000
+    assert refused < tried // 20, f"{refused} of {tried} are refused"

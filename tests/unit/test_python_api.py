@@ -22,6 +22,7 @@ from pycriu.options import DumpOptions, RestoreOptions
 # What only a service, or the command line, needs of the options.
 NOT_FOR_PYTHON = {
     "progress", "service_socket", "may_dump", "detached", "images_dir", "pid", "page_server", "settled",
+    "find", "signal", "pipes_outside", "edits", "outer_group", "terminal", "embed",  # of BLCR's commands
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pycriu import spawn
 from pycriu.arch.aarch64 import AARCH64
-from pycriu.arch.description import Arch
+from pycriu.arch.description import Arch, elf
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError, UserError
 from pycriu.images import messages as m
@@ -67,7 +67,7 @@ def test_tree_that_is_none(entries: list[Any], words: str) -> None:
 
 @pytest.mark.parametrize("arch", [X86_64, AARCH64], ids=lambda arch: arch.name)
 def test_elf(arch: Arch) -> None:
-    image = spawn.elf(arch)
+    image = elf(arch)
     head = struct.unpack_from("<16sHHIQQQIHHHHHH", image)
     assert head[0][:7] == b"\x7fELF\x02\x01\x01"
     assert head[1:3] == (2, arch.elf_machine)

@@ -75,7 +75,7 @@ class Tty(Kind):
         self._groups: dict[int, list[Any]] = {}  # index → file_entry of what was open of the pair, until it is made
         self._users: list[Any] = []  # file_entry of what the user's terminal stands in for
         self._singles: list[Any] = []  # file_entry of terminals that are opened by their path
-        self._user = -1  # the one of _STANDARD that is it
+        self._user = -1  # our descriptor that is it
         self._fds: dict[int, int] = {}  # id of a file → our descriptor, until it is asked for
         self._outside: set[int] = set()  # device numbers of slaves whose masters are outside the tree
 
@@ -278,9 +278,9 @@ class Tty(Kind):
             raise UserError(
                 f"{name}: its other end was not dumped", "add --shell-job to give it the one of this command"
             )
-        for fd in _STANDARD:
+        for fd in (*_STANDARD, self.options.terminal):
             if os.isatty(fd):
-                return fd
+                return int(fd)
         raise UserError(
             f"{name}, and this command has none to take its place", "run it on a terminal, e.g. in script(1)"
         )

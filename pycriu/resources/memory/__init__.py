@@ -9,6 +9,7 @@
     huge      whether there are enough huge pages
     aio       rings of asynchronous I/O
     pages     private pages with content
+    embedding mapped files whose pages are saved, too
     layout    brk, auxiliary vector and their like; the vDSO, which is moved, not copied
 
 Everything that others need is here by name.
