@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "mlockall": (151, 230),
     "kill": (62, 129),
     "mmap": (9, 222),
+    "mount": (165, 40),
     "mprotect": (10, 226),
     "mremap": (25, 216),
     "mseal": (462, 462),

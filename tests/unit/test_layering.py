@@ -29,12 +29,12 @@ FLOORS = (
     {"crit", "edits"},
     {"dump", "predump", "restore", "check", "probes"},
     {"dryrun", "corefile"},
-    {"actions", "service", "api", "bindings"},
+    {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},
     {"__main__"},
 )
 # The other command lines.
-CRIT = (("crit", "cli.py"), ("crit", "__main__.py"), ("corefile", "cli.py"))
+CRIT = (("crit", "cli.py"), ("crit", "__main__.py"), ("corefile", "cli.py"), ("blcr", "cli.py"))
 NAMES_OF_CPUS = ("x86", "aarch64", "arm64", "riscv")
 MAY_NAME_CPUS = {
     "pycriu/kernel/syscalls.py": "the table of system call numbers has a column per numbering",

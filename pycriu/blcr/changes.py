@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What of the images is another at a restart: nothing is written, entries are changed while they are read.
+
+- paths, as --relocate says;
+- groups and sessions: those of cr_restart, unless they are to be what they were. A session with a terminal of its own,
+  both ends of which are in the context, stays what it is: there is no other way to keep that terminal;
+- files that have been written to since: BLCR takes them as they are, and cuts those that the processes write to back to
+  the size that they had. The engine would refuse both. What is mapped, and what has become shorter, it may refuse. What
+  cr_restart itself writes to is not cut: there may be words of others in it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pycriu.blcr.options import EXE, PRIVATE
+from pycriu.edits import Edits
+from pycriu.errors import UserError
+from pycriu.images import store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from google.protobuf.message import Message
+
+_REG = 1  # fd_types
+_FILE_MAPPED = 1 << 6 | 1 << 7  # vma_entry.status
+_OWNER_GROUP = 2  # fown_entry.pid_type
+_NOTES = "pycriu-files.img"
+
+
+class Facts:
+    """What the images of a context say, as far as a restart has to know it beforehand."""
+
+    def __init__(self, images: store.ImagesDir, saved: Sequence[str] = ()) -> None:
+        """`saved` are the kinds of mapped files whose pages are in the images: see `options`."""
+        self.processes: list[Any] = images.read("pstree.img")
+        self.files: list[Any] = images.read("files.img")
+        self.mapped: set[int] = set()
+        self.tables: list[Any] = []
+        for name in images.names():
+            if name.startswith("mm-"):
+                mm: Any = images.read_one(name)
+                self.mapped |= {vma.shmid for vma in mm.vmas if vma.status & _FILE_MAPPED}
+                self.mapped |= set() if EXE in saved or PRIVATE in saved else {mm.exe_file_id}
+            elif name.startswith("fdinfo-"):
+                self.tables += images.read(name)
+        terminals: list[Any] = images.read_if_there("tty-info.img")
+        leaders = set(self._ids("sid")) & set(self.pids)
+        self.bound = leaders & {getattr(one, "sid", 0) for one in terminals}  # sessions with a terminal
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all processes, roots and parents first."""
+        return self._ids("pid")
+
+    def _ids(self, field: str) -> list[int]:
+        return [getattr(one, field) for one in self.processes]
+
+    def pipes(self) -> dict[str, int]:
+        """Pipes to others, by the name in the images: which of descriptors 0, 1, 2 takes the place."""
+        numbers: dict[int, set[int]] = {}
+        for entry in self.tables:
+            numbers.setdefault(entry.id, set()).add(entry.fd)
+        found = {}
+        for entry in self.files:
+            if entry.type == _REG and entry.reg.ext:
+                reading = entry.reg.flags & os.O_ACCMODE == os.O_RDONLY
+                found[entry.reg.name.removeprefix("/")] = 0 if reading else 2 if numbers.get(entry.id) == {2} else 1
+        return found
+
+
+class Changes(Edits):
+    """The changes, as the engine wants them. `cut` has the files to be cut back, with their sizes."""
+
+    def __init__(self, facts: Facts, relocations: Sequence[str], *, keep_groups: bool, keep_sessions: bool) -> None:
+        super().__init__([rule for one in relocations for rule in rules(one)], None)
+        self._bound, self._keep_groups, self._keep_sessions = facts.bound, keep_groups, keep_sessions
+        self._group, self._session = os.getpgrp(), os.getsid(0)
+        self._stay = {one.pgid for one in facts.processes if one.sid in facts.bound}
+        self._ours = _standard_files()
+        self.cut: dict[str, int] = {}
+        self.remarks: list[str] = []
+        self._loose = self._look(facts)
+
+    def __call__(self, name: str, entries: list[tuple[Message, bytes]]) -> list[tuple[Message, bytes]]:
+        """The entries of an image, changed."""
+        entries = super().__call__(name, entries)
+        if name == "pstree.img":
+            for one, _ in entries:
+                self._adopt(one)
+        elif name == "files.img":
+            for one, _ in entries:
+                self._loosen(one)
+        elif name == _NOTES:
+            return [(one, more) for one, more in entries if one.id not in self._loose]  # type: ignore[attr-defined]
+        return entries
+
+    def _edit(self, message: Message) -> None:
+        if getattr(message, "ext", False) is not True:  # what is given back is known by its name
+            super()._edit(message)
+
+    def _adopt(self, process: Any) -> None:
+        if process.sid in self._bound:
+            return
+        if not self._keep_sessions:
+            process.sid = self._session
+        if not self._keep_groups:
+            process.pgid = self._group if process.sid == self._session else process.sid
+
+    def _loosen(self, entry: Any) -> None:
+        if entry.type == _REG and entry.reg.id in self._loose:
+            entry.reg.ClearField("size")
+            entry.reg.ClearField("build_id")
+        for field, value in entry.ListFields():
+            owner = getattr(value, "fown", None) if field.message_type is not None else None
+            if owner is None or owner.pid_type != _OWNER_GROUP or self._keep_groups:
+                continue
+            if owner.pid and owner.pid not in self._stay:
+                owner.pid = self._group
+
+    def _look(self, facts: Facts) -> set[int]:
+        """Ids of the files that may be other than they were."""
+        written = {one.reg.name for one in facts.files if one.type == _REG and _is_written(one.reg)}
+        loose = set()
+        for entry in facts.files:
+            if entry.type != _REG or not stat.S_ISREG(entry.reg.mode) or entry.reg.id in facts.mapped:
+                continue
+            self._edit(entry.reg)  # on this copy: where the file is now
+            if self._is_loose(entry.reg, written=entry.reg.name in written or _is_written(entry.reg)):
+                loose.add(entry.reg.id)
+        self._counts = [0] * len(self._counts)
+        return loose
+
+    def _is_loose(self, reg: Any, *, written: bool) -> bool:
+        try:
+            now = os.stat(reg.name)
+        except OSError:
+            return False  # the engine says what is wrong
+        if not reg.HasField("size") or now.st_size < reg.size:
+            return False
+        if now.st_size > reg.size:
+            cut = written and (now.st_dev, now.st_ino) not in self._ours
+            if cut:
+                self.cut[reg.name] = reg.size
+            became = ", and is cut back" if cut else ""
+            self.remarks.append(f"{reg.name} has grown from {reg.size} to {now.st_size} bytes since{became}")
+        return True
+
+    def cut_back(self) -> None:
+        """Everything is complete: the files that the processes write to get the sizes that they had."""
+        for path, size in self.cut.items():
+            try:
+                os.truncate(path, size)
+            except OSError as error:
+                raise UserError(f"{path} cannot be cut back to its size at the checkpoint: {error.strerror}") from error
+
+
+def _is_written(reg: Any) -> bool:
+    return bool(reg.flags & os.O_ACCMODE) and not reg.flags & os.O_PATH
+
+
+def _standard_files() -> set[tuple[int, int]]:
+    """What we, and perhaps the shell that has started us, write to: others than the processes do so, too."""
+    found = set()
+    for fd in (0, 1, 2):
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            continue  # closed
+        found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def rules(relocation: str) -> list[str]:
+    """Rules of `edits` for OLD=NEW, both whole leading components; \\= and \\\\ stand for the letters."""
+    sides = [""]
+    letters = iter(relocation)
+    for letter in letters:
+        if letter == "\\":
+            following = next(letters, "")
+            if following not in ("=", "\\") or not following:
+                raise UserError(f"--relocate {relocation}: a backslash stands before = or another one only")
+            sides[-1] += following
+        elif letter == "=":
+            sides.append("")
+        else:
+            sides[-1] += letter
+    if len(sides) != 2:
+        raise UserError(f"--relocate {relocation}: not OLD=NEW")
+    for side in sides:
+        if not side.startswith("/") or "\0" in side or (os.path.normpath(side) != side and side != "/"):
+            raise UserError(f"--relocate {relocation}: {side or 'nothing'} is not an absolute, plain path")
+    old, new = (_escaped(side.rstrip("/")) for side in sides)
+    found = []
+    for kind in ("files:reg", "files:unix"):
+        found += [f"?{kind}:{old}={new}"] if old and new else []
+        found.append(f"?{kind}:{old}/%={new}/%")
+    return found
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "%=\\" else letter for letter in text)

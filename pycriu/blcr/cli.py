@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The four commands: words on a command line -> one story -> an exit code. Only this prints."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from pycriu import __version__
+from pycriu.blcr import codes, options
+from pycriu.blcr.codes import ARGS, Failure
+from pycriu.blcr.messages import Messages
+from pycriu.errors import PycriuError, UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pycriu.blcr.options import Command, Values
+
+_NOT_FOUND, _NOT_RUN = 127, 126  # exit statuses of a shell
+
+
+def run(words: Sequence[str] | None = None) -> int:
+    """cr_run: become the program, with or without the mark of what checkpoints leave out."""
+    try:
+        values, program = _read(options.RUN, words)
+    except UserError as error:
+        return _misused(options.RUN, error.message)
+    if said := _told(options.RUN, values):
+        return said - 1
+    if not program:
+        return 0
+    from pycriu.blcr.scope import OMITTED
+
+    os.environ.pop(OMITTED, None)
+    if values.get("omit"):
+        os.environ[OMITTED] = "1"
+    try:
+        os.execvp(program[0], program)
+    except OSError as error:
+        print(f"cr_run: {program[0]}: {error.strerror}", file=sys.stderr)
+        return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _NOT_RUN
+
+
+def checkpoint(words: Sequence[str] | None = None) -> int:
+    """cr_checkpoint."""
+    try:
+        values, plain = _read(options.CHECKPOINT, words)
+        if said := _told(options.CHECKPOINT, values):
+            return said - 1
+        if len(plain) != 1 or not plain[0].isascii() or not plain[0].isdigit() or not 0 < int(plain[0]) < 1 << 22:
+            raise UserError("exactly one ID is needed, a number")
+    except UserError as error:
+        return _misused(options.CHECKPOINT, error.message)
+    said_by_us = _messages(options.CHECKPOINT, values)
+    from pycriu.blcr.checkpoint import checkpoint as work
+
+    try:
+        code = work(int(plain[0]), values, said_by_us)
+    except Failure as failure:
+        said_by_us.failed(failure)
+        return failure.code
+    said_by_us.done()
+    return code
+
+
+def restart(words: Sequence[str] | None = None) -> int:
+    """cr_restart."""
+    values: Values = {}
+    words = sys.argv[1:] if words is None else words
+    try:
+        values, plain = _read(options.RESTART, words)
+        if said := _told(options.RESTART, values):
+            return said - 1
+        said_by_us = _messages(options.RESTART, values)
+        from pycriu.blcr.restart import restart as work
+
+        return work(values, plain, said_by_us)
+    except UserError as error:
+        return _failed_restart(_hooks(words), Failure(codes.USAGE, error.message, kind=ARGS), None)
+    except Failure as failure:
+        return _failed_restart(values, failure, None if failure.code == codes.USAGE else said_by_us)
+
+
+def _failed_restart(values: Values, failure: Failure, said: Messages | None) -> int:
+    """Run the command for its class; unless that has something to say, the exit code of the failure."""
+    from pycriu.blcr.restart import run_hook
+
+    if status := run_hook(str(values.get(f"on-{failure.kind}", ""))):
+        return status
+    if said is None:
+        return _misused(options.RESTART, failure.message)
+    said.failed(failure)
+    return failure.code
+
+
+def _hooks(words: Sequence[str]) -> Values:
+    """The commands that a command line names, although something else of it is wrong."""
+    found: Values = {}
+    for word in words:
+        if word.startswith("--run-on-") and "=" in word:
+            try:
+                found |= options.parse(options.RESTART, [word])[0]
+            except UserError:
+                continue
+    return found
+
+
+def info(words: Sequence[str] | None = None) -> int:
+    """cr_info."""
+    try:
+        values, plain = _read(options.INFO, words)
+        if said := _told(options.INFO, values):
+            return said - 1
+        if len(plain) != 1:
+            raise UserError("one context file is needed")
+    except UserError as error:
+        return _misused(options.INFO, error.message)
+    from pycriu.blcr.info import report
+
+    try:
+        for line in report(plain[0], as_json=bool(values.get("json"))):
+            print(line)
+        sys.stdout.flush()
+    except PycriuError as error:
+        print(f"cr_info: {error}", file=sys.stderr)
+        return codes.of(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _read(command: Command, words: Sequence[str] | None) -> tuple[Values, list[str]]:
+    return options.parse(command, sys.argv[1:] if words is None else words)
+
+
+def _told(command: Command, values: Values) -> int:
+    """Whether help or the version was all that was wanted."""
+    if values.get("help"):
+        print(options.usage(command), end="")
+        return 1
+    if values.get("version"):
+        print(f"{command.name} version {__version__}")
+        return 1
+    return 0
+
+
+def _misused(command: Command, message: str) -> int:
+    print(f"{command.name}: {message}\n{options.usage(command)}", end="", file=sys.stderr)
+    return codes.USAGE
+
+
+def _messages(command: Command, values: Values) -> Messages:
+    verbose = values.get("verbose", ())
+    assert isinstance(verbose, tuple)
+    return Messages(
+        command.name, quiet=bool(values.get("quiet")), details=str(values.get("details", options.ERROR)),
+        verbose=len(verbose),
+    )  # fmt: skip

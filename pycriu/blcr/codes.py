@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Exit codes: the low 8 bits of an errno, of which BLCR has some of its own; and the classes of failed restarts."""
+
+from __future__ import annotations
+
+import errno
+
+from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError, Several, TraceeGone, Unsupported
+
+USAGE = 255
+
+# BLCR's own errnos, less the 2304 that no exit code holds.
+CR_ETEMPFAIL, CR_EPERMFAIL, CR_ENOSUPPORT, CR_EVERSION, CR_EOMITTED, CR_EBADARCH = 50, 51, 52, 53, 54, 55
+CR_EPTRACED, CR_EPTRACER, CR_ERSTRTABRT, CR_ERESTARTED, CR_ENOTCB, CR_ENOINIT = 56, 57, 58, 59, 60, 61
+
+ARGS, TEMP, ENVIRONMENT, PERMANENT = "args", "temp", "env", "perm"
+_TEMPORARY = (errno.ENOMEM, errno.EBUSY)
+_SURROUNDINGS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+
+
+class Failure(Exception):
+    """What ends a command: the code to exit with, one line for the user, more lines for who wants to know why.
+
+    `kind` is the class of a failed restart.
+    """
+
+    def __init__(self, code: int, message: str, details: tuple[str, ...] = (), kind: str = "") -> None:
+        super().__init__(message)
+        self.code = (code & 0xFF) or USAGE
+        self.message, self.details = message, details
+        self.kind = kind or classify(code)
+
+
+def classify(code: int) -> str:
+    """The class of an errno, for --run-on-fail-*."""
+    if code in _TEMPORARY:
+        return TEMP
+    return ENVIRONMENT if code in _SURROUNDINGS else PERMANENT
+
+
+def of(error: PycriuError) -> int:
+    """The code for an error of the engine."""
+    if isinstance(error, Several):
+        return of(error.errors[0])
+    for kind, code in _KINDS:
+        if isinstance(error, kind):
+            return code
+    return _behind(error) or errno.EINVAL
+
+
+_KINDS: tuple[tuple[type[PycriuError], int], ...] = (
+    (PidTaken, errno.EBUSY),
+    (NoProcess, errno.ESRCH),
+    (TraceeGone, errno.ESRCH),
+    (Unsupported, CR_ENOSUPPORT),
+)
+
+
+def _behind(error: BaseException | None) -> int:
+    """What the kernel has said, where an error is about that; 0 where it has said nothing."""
+    while error is not None:
+        if isinstance(error, KernelError | OSError) and error.errno:
+            return int(error.errno)
+        error = error.__cause__ or error.__context__
+    return 0
