@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pycriu import arguments
+from pycriu.blcr import options as blcr
 
 TOP = Path(__file__).parents[2]
 PAGE = TOP / "share/man/man1/pycriu.1"
@@ -36,13 +37,24 @@ def test_the_page_has_every_option_and_every_refusal() -> None:
         assert reason[1:] in text
 
 
-def test_troff_has_nothing_to_complain_of() -> None:
+@pytest.mark.parametrize("command", blcr.COMMANDS, ids=lambda one: one.name)
+def test_the_pages_of_blcr_have_every_option(command: blcr.Command) -> None:
+    text = (PAGE.parent / f"{command.name}.1").read_text().replace("\\-", "-")
+    for option in command.options:
+        assert f"--{option.long}" in text
+        assert f"-{option.short}" in text
+        assert option.help[1:] in text or option.help == "the same"
+
+
+@pytest.mark.parametrize("name", ["pycriu", *(one.name for one in blcr.COMMANDS)])
+def test_troff_has_nothing_to_complain_of(name: str) -> None:
     groff = shutil.which("groff")
     if groff is None:
         pytest.skip("no groff on this machine: apt-get install groff-base")
-    done = subprocess.run([groff, "-man", "-Tutf8", "-ww", str(PAGE)], capture_output=True, text=True, check=False)
+    page = PAGE.parent / f"{name}.1"
+    done = subprocess.run([groff, "-man", "-Tutf8", "-ww", str(page)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert "tcp-established" in re.sub(".\b", "", done.stdout)  # bold is a letter over itself
+    assert "--version" in re.sub(".\b", "", done.stdout)  # bold is a letter over itself
 
 
 def complete(line: str, cwd: Path) -> list[str]:
