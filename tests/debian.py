@@ -30,6 +30,8 @@ PROGRAMS = {
     "tmux": "tmux",
     "vi": "vim-tiny",
 }
+# the same, for what BLCR's tests restart; in a folder of their own
+INTERPRETERS = {"dash": "dash", "perl": "perl", "ruby": "ruby", "tclsh": "tcl"}
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
 _LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
 
@@ -103,15 +105,16 @@ def _apt(root: Path, *words: str) -> str:
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["apt-get failed"])[-1]
 
 
-def programs() -> Path:
-    """Where the programs for the tests are unpacked."""
-    return cache() / "programs"
+def sets() -> dict[Path, dict[str, str]]:
+    """Where the programs for the tests are unpacked, and which they are."""
+    return {cache() / "programs": PROGRAMS, cache() / "interpreters": INTERPRETERS}
 
 
 def folders(patterns: tuple[str, ...]) -> list[str]:
     """Those folders of the unpacked packages that exist."""
-    root = programs() / "root"
-    return [str(found) for pattern in patterns for found in sorted(root.glob(pattern)) if found.is_dir()]
+    roots = [folder / "root" for folder in sets()]
+    found = [place for root in roots for pattern in patterns for place in sorted(root.glob(pattern))]
+    return [str(place) for place in found if place.is_dir()]
 
 
 def environment() -> dict[str, str]:
@@ -121,27 +124,28 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in changed.items() if value}
 
 
-def missing() -> list[str]:
+def missing(wanted: dict[str, str]) -> list[str]:
     """Programs that neither the host nor the cache has."""
     path = environment().get("PATH")
-    return [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    return [program for program in wanted if shutil.which(program, path=path) is None]
 
 
 def main() -> int:
     """Fetch what is missing, once. A host without an archive goes without: the tests say what they lack."""
-    wanted = missing()
-    if not wanted or (programs() / "root").exists():
-        return 0
-    sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {programs()}\n")
-    try:
-        unpack(programs(), (debian.codename(),), tuple(PROGRAMS[program] for program in wanted), alone=False)
-    except (NotHadError, LayerError) as error:
-        shutil.rmtree(programs(), ignore_errors=True)  # another time there may be an archive
-        sys.stderr.write(f"  {error}\n")
-        return 0
-    tiny = programs() / "root/usr/bin/vim.tiny"
-    if tiny.exists():  # Debian names it by a script that has not run
-        (tiny.parent / "vi").symlink_to(tiny.name)
+    for folder, packages in sets().items():
+        wanted = missing(packages)
+        if not wanted or (folder / "root").exists():
+            continue
+        sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {folder}\n")
+        try:
+            unpack(folder, (debian.codename(),), tuple(packages[program] for program in wanted), alone=False)
+        except (NotHadError, LayerError) as error:
+            shutil.rmtree(folder, ignore_errors=True)  # another time there may be an archive
+            sys.stderr.write(f"  {error}\n")
+            continue
+        tiny = folder / "root/usr/bin/vim.tiny"
+        if tiny.exists():  # Debian names it by a script that has not run
+            (tiny.parent / "vi").symlink_to(tiny.name)
     return 0
 
 

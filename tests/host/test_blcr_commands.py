@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""cr_checkpoint and cr_restart: defaults, signals, destinations, failures, and what is another after a restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pycriu.blcr import codes
+from tests.host.blcr import Blcr, assert_sound, gone, is_counted, kill
+from tests.host.conftest import Host, alive, children, state, wait_until
+
+
+@pytest.fixture
+def blcr(host: Host) -> Blcr:
+    return Blcr(host)
+
+
+def test_it_goes_on_by_default_and_comes_back_from_the_file_later(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid)
+    context = blcr.folder / f"context.{program.pid}"
+    assert stat.S_IMODE(context.stat().st_mode) == 0o400
+    assert_sound(context)
+    assert not [path.name for path in blcr.folder.iterdir() if path.name.startswith(".")]
+    blcr.wait_for_lines(5)
+    blcr.finish()
+    assert program.wait() == 7
+    before = len(blcr.lines())
+    blcr.finish(at_last=False)
+    restart = blcr.start("restart", context.name)  # what was written since is cut off, and written again
+    wait_until(lambda: len(blcr.lines()) > before + 3, "it counts on")
+    blcr.finish()
+    assert restart.wait() == 7
+    assert is_counted(blcr.lines())
+    assert blcr.run("restart", context.name).returncode == 7
+    assert is_counted(blcr.lines())
+    assert len(blcr.lines()) < before
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (["--term"], -signal.SIGTERM),
+        (["--kill"], -signal.SIGKILL),
+        (["--abort"], -signal.SIGABRT),
+        (["--signal=10", "-S", "15"], -signal.SIGTERM),
+        (["--kill", "--run"], None),
+        (["--cont"], None),
+        (["--signal", str(int(signal.SIGUSR1))], None),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_signals_after_a_checkpoint(blcr: Blcr, words: list[str], ends: int | None) -> None:
+    program = blcr.counter()
+    done = blcr.run("checkpoint", *words, program.pid)
+    assert done.returncode == 0, done
+    if ends is None:
+        blcr.wait_for_lines(5)
+        assert ("heard" in blcr.lines()) == ("--signal" in words)
+        kill(program.pid)
+        program.wait()
+    else:
+        assert program.wait() == ends
+    before = len(blcr.lines())
+    restart = blcr.start("restart", f"context.{program.pid}")
+    if ends is not None:
+        wait_until(lambda: len(blcr.lines()) > before + 5, "it counts again")
+    else:
+        blcr.wait_for_lines(5)
+    assert is_counted(blcr.lines())
+    os.kill(program.pid, signal.SIGKILL)
+    assert restart.wait() == -signal.SIGKILL
+
+
+def test_stop_leaves_it_stopped(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "--stop")
+    wait_until(lambda: state(program.pid) == "T", "stopped")
+    kill(program.pid)
+    program.wait()
+    restart = blcr.start("restart", "--stop", f"context.{program.pid}")
+    wait_until(lambda: state(program.pid) == "T", "restored, and stopped")
+    before = len(blcr.lines())
+    os.kill(program.pid, signal.SIGCONT)
+    wait_until(lambda: len(blcr.lines()) > before + 3, "it counts again")
+    assert is_counted(blcr.lines())
+    restart.terminate()
+    assert restart.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1], ids=lambda one: one.name)
+def test_signals_after_a_restart(blcr: Blcr, number: signal.Signals) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "--term")
+    if number == signal.SIGUSR1:
+        blcr.finish()
+    done = blcr.run("restart", "-S", int(number), f"context.{program.pid}")
+    if number == signal.SIGUSR1:
+        assert done.returncode == 7
+        assert "heard" in blcr.lines()
+        assert is_counted(blcr.lines())
+    else:
+        assert done.returncode == -number, done
+
+
+def test_signals_are_forwarded(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "--term")
+    restart = blcr.start("restart", f"context.{program.pid}")
+    blcr.wait_for_lines(3)
+    assert children(restart.pid) == [program.pid]
+    restart.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "heard" in blcr.lines(), "the signal has come")
+    restart.send_signal(signal.SIGINT)
+    assert restart.wait() in (-signal.SIGINT, 1)
+    assert not alive(program.pid)
+
+
+def test_a_stream_needs_no_file(blcr: Blcr) -> None:
+    program = blcr.counter()
+    with blcr.start("checkpoint", "-F", 1, "--term", program.pid, stdout=subprocess.PIPE) as sender:
+        restart = blcr.start("restart", "-F", 0, stdin=sender.stdout)
+        assert sender.wait() == 0
+        assert program.wait() == -signal.SIGTERM
+        blcr.wait_for_lines(5)
+        blcr.finish()
+        assert restart.wait() == 7
+    assert not list(blcr.folder.glob("context*"))
+    assert is_counted(blcr.lines())
+
+
+def test_what_replaces_a_context(blcr: Blcr) -> None:
+    program = blcr.counter()
+    context = blcr.folder / "saved"
+    context.write_text("old")
+    assert blcr.run("checkpoint", "--noclobber", "-f", "saved", program.pid).returncode == 17
+    assert context.read_text() == "old"
+    blcr.checkpoint(program.pid, "--backup", "-f", "saved")
+    blcr.checkpoint(program.pid, "--backup", "-f", "saved")
+    assert (blcr.folder / "saved.~1~").read_text() == "old"
+    assert_sound(blcr.folder / "saved.~2~")
+    blcr.checkpoint(program.pid, "--backup=kept", "--nosync", "-f", "saved")
+    assert_sound(blcr.folder / "kept")
+    inode = context.stat().st_ino
+    blcr.checkpoint(program.pid, "--clobber", "-f", "saved")
+    assert context.stat().st_ino == inode
+    blcr.checkpoint(program.pid, "-f", "saved")
+    assert context.stat().st_ino != inode
+    blcr.checkpoint(program.pid, "--noclobber", "-f", "new")
+    for path in (context, blcr.folder / "new"):
+        assert_sound(path)
+    assert sorted(path.name for path in blcr.folder.glob(".*")) == []
+    kill(program.pid)
+    program.wait()
+
+
+def test_a_directory_has_the_images_as_they_are(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "--dir", "images.d")
+    blcr.checkpoint(program.pid, "--backup", "--dir", "images.d")
+    assert blcr.run("checkpoint", "--noclobber", "--dir", "images.d", program.pid).returncode == 17
+    for name in ("images.d", "images.d.~1~"):
+        assert_sound(blcr.folder / name)
+    kill(program.pid)
+    program.wait()
+    blcr.finish()
+    assert blcr.run("restart", "--dir", "images.d").returncode == 7
+    assert is_counted(blcr.lines())
+
+
+def test_what_fails_leaves_the_program_and_the_old_context(blcr: Blcr) -> None:
+    program = blcr.counter()
+    context = blcr.folder / f"context.{program.pid}"
+    context.write_text("old")
+    reader, writer = os.pipe()
+    done = blcr.run("checkpoint", "--time=1", "--term", "-F", writer, program.pid, pass_fds=[writer])
+    assert done.returncode == 110, done  # nobody reads: ETIMEDOUT
+    os.close(reader)
+    done = blcr.run("checkpoint", "--term", "-F", writer, program.pid, pass_fds=[writer])
+    assert done.returncode == 32, done  # EPIPE
+    os.close(writer)
+    assert blcr.run("checkpoint", "--term", "-f", blcr.folder, program.pid).returncode == 21  # EISDIR
+    assert blcr.run("checkpoint", "--term", "-f", "no/where", program.pid).returncode == 2
+    assert blcr.run("checkpoint", "-f", "one", "-F", 1, program.pid).returncode == 22
+    blcr.wait_for_lines(5)
+    assert is_counted(blcr.lines())
+    assert context.read_text() == "old"
+    assert sorted(path.name for path in blcr.folder.glob(".*")) == []
+    kill(program.pid)
+    program.wait()
+
+
+def test_nobody_is_there(blcr: Blcr) -> None:
+    program = blcr.program("true")
+    program.wait()
+    done = blcr.run("checkpoint", program.pid)
+    assert done.returncode == 3
+    assert f"no process has PID {program.pid}" in done.stderr
+    done = blcr.run("checkpoint", "-q", program.pid)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert blcr.run("checkpoint", "--pgid", program.pid).returncode == 3
+    assert blcr.run("checkpoint").returncode == codes.USAGE
+    assert blcr.run("checkpoint", "--nonsense", program.pid).returncode == codes.USAGE
+
+
+def test_others_than_root_are_told_what_they_lack(blcr: Blcr) -> None:
+    program = blcr.program("sleep", "100")
+    blcr.checkpoint(program.pid, "-f", "saved")
+    for path in (blcr.folder, *blcr.folder.parents[:3], blcr.bin, blcr.folder / "saved"):
+        path.chmod(0o755)
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    words = {"checkpoint": ("-F", 1, program.pid), "restart": ("saved",)}
+    for name in words:
+        done = blcr.run(name, *words[name], **nobody)
+        assert done.returncode == 1, done
+        assert "CAP_CHECKPOINT_RESTORE is needed" in done.stderr
+    kill(program.pid)
+    program.wait()
+
+
+def test_what_cannot_be_saved_is_refused_by_name(blcr: Blcr) -> None:
+    (blcr.folder / "program.py").write_text(
+        "import os, mmap, time\n"
+        "other = os.memfd_create('x'); os.write(other, bytes(4096))\n"
+        "area = mmap.mmap(other, 4096)\n"
+        "if os.fork() == 0:\n    os.setsid()\n    print('ready', flush=True)\n    time.sleep(100)\n"
+        "time.sleep(100)\n"
+    )
+    program = blcr.program("python3", "-IS", "program.py")
+    wait_until(lambda: blcr.lines() == ["ready"], "ready")
+    (child,) = children(program.pid)
+    done = blcr.run("checkpoint", "--pid", child)
+    assert done.returncode == codes.CR_ENOSUPPORT, done
+    assert "shared with process" in done.stderr
+    assert blcr.run("checkpoint", program.pid).returncode == 0
+    kill(child, program.pid)
+    program.wait()
+
+
+# ------------------------------------------------------------------------------------------------- failures, by class
+
+
+def test_each_class_of_failure_has_its_command(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "saved")
+    hooks = [f"--run-on-fail-{kind}=echo {kind}; exit 4{at}" for at, kind in enumerate(("args", "temp", "env", "perm"))]
+    done = blcr.run("restart", *hooks, "saved")  # its PID is in use
+    assert (done.returncode, done.stdout, done.stderr) == (41, "temp\n", "")
+    assert blcr.run("restart", "saved").returncode == 16
+    done = blcr.run("restart", "--run-on-failure=exit 0", "saved")
+    assert done.returncode == 16
+    assert f"PID {program.pid} is in use" in done.stderr
+    kill(program.pid)
+    program.wait()
+    for words in (["missing"], ["--nonsense", "saved"], [], [str(blcr.folder)], ["out"]):
+        done = blcr.run("restart", *hooks, *words)
+        assert (done.returncode, done.stdout) == (40, "args\n"), done
+    (blcr.folder / "out").rename(blcr.folder / "moved")
+    done = blcr.run("restart", *hooks, "saved")
+    assert (done.returncode, done.stdout) == (42, "env\n"), done
+    assert blcr.run("restart", "saved").returncode == 2
+    (blcr.folder / "out").write_text("")
+    done = blcr.run("restart", *hooks, "saved")
+    assert (done.returncode, done.stdout) == (43, "perm\n"), done
+    (blcr.folder / "out").unlink()
+    (blcr.folder / "moved").rename(blcr.folder / "out")
+    restart = blcr.start("restart", *hooks, "--run-on-success=touch ran", "saved")
+    wait_until((blcr.folder / "ran").exists, "the command for success")
+    assert alive(program.pid)
+    restart.terminate()
+    assert restart.wait() == -signal.SIGTERM
+    assert blcr.run("restart", "--run-on-success=exit 9", "saved").returncode == 9
+    assert alive(program.pid)
+    kill(program.pid)
+    gone([program.pid])
+
+
+def test_a_context_that_is_cut_short_or_foreign_is_refused(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "saved", "--term")
+    content = (blcr.folder / "saved").read_bytes()
+    for at, data in enumerate((content[: len(content) // 2], content[:700], b"", b"nonsense" * 1000)):
+        (blcr.folder / f"bad{at}").write_bytes(data)
+        done = blcr.run("restart", f"bad{at}")
+        assert done.returncode == 22, done
+        assert "Restart failed" in done.stderr
+        assert not Path(f"/proc/{program.pid}").exists()
+
+
+# -------------------------------------------------------------------------------------------------- what is another
+
+
+def test_paths_are_relocated(blcr: Blcr) -> None:
+    old = blcr.folder / "old=place"
+    old.mkdir()
+    loop = "n=0; until [ -e finish ]; do echo $n; n=$((n+1)); sleep 0.03; done"
+    program = blcr.program("sh", "-c", loop, out="old=place/out", cwd=old)
+    blcr.wait_for_lines(3, "old=place/out")
+    blcr.checkpoint(program.pid, "--term", "-f", "saved")
+    new = blcr.folder / "new"
+    old.rename(new)
+    assert blcr.run("restart", "saved").returncode == 2
+    (new / "finish").touch()
+    quoted = str(old).replace("=", "\\=")
+    done = blcr.run("restart", "--relocate=/no/where=/else", f"--relocate={quoted}={new}", "saved")
+    assert done.returncode == 0, done
+    assert is_counted(blcr.lines("new/out"))
+
+
+def test_new_pids_let_it_be_restarted_beside_itself(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "saved")
+    copies = [
+        blcr.start("restart", "--no-restore-pid", f"--run-on-success=touch back{number}", "saved") for number in (1, 2)
+    ]
+    for number, copy in enumerate(copies, 1):
+        wait_until(lambda: (blcr.folder / f"back{number}").exists() or copy.poll() is not None, "it runs")  # noqa: B023
+    if copies[0].poll() == 1:
+        pytest.skip("this machine makes no PID namespaces")
+    assert [copy.poll() for copy in copies] == [None, None]
+    assert alive(program.pid)
+    blcr.finish()
+    assert [program.wait(), *(copy.wait() for copy in copies)] == [7, 7, 7]
+
+
+def test_groups_and_sessions_are_ours_unless_they_are_to_be_kept(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "saved", "--term")
+
+    def ids(*words: str) -> tuple[int, int]:
+        restart = blcr.start("restart", *words, "saved")
+        blcr.wait_for_lines(2)
+        found = os.getpgid(program.pid), os.getsid(program.pid)
+        restart.kill()
+        restart.wait()
+        kill(program.pid)
+        gone([program.pid])
+        return found
+
+    assert ids() == (os.getpgrp(), os.getsid(0))
+    assert ids("--restore-pgid") == (program.pid, os.getsid(0))
+    assert ids("--restore-sid", "--restore-pgid") == (program.pid, program.pid)
+    assert ids("--restore-sid", "--no-restore-sid") == (os.getpgrp(), os.getsid(0))
+
+
+def test_saved_files_are_not_needed(blcr: Blcr) -> None:
+    (blcr.folder / "library").write_bytes(b"as it was" + bytes(20000))
+    (blcr.folder / "program.py").write_text(
+        "import ctypes, os, time\n"
+        "libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p\n"
+        "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]\n"
+        "fd = os.open('library', os.O_RDONLY)\n"
+        "areas = [libc.mmap(None, 24576, 1, how, fd, 0) for how in (1, 2)]\n"
+        "os.close(fd)\n"
+        "print('ready', flush=True)\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\n"
+        "print(*(ctypes.string_at(area, 9).decode() for area in areas), flush=True)\n"
+    )
+    program = blcr.program("python3", "-IS", "program.py")
+    wait_until(lambda: blcr.lines() == ["ready"], "ready")
+    blcr.checkpoint(program.pid, "-f", "none")
+    blcr.checkpoint(program.pid, "-f", "all", "--save-all", "--term")
+    (blcr.folder / "library").unlink()
+    (blcr.folder / "go").touch()
+    assert blcr.run("restart", "none").returncode == 2
+    done = blcr.run("restart", "all")
+    assert done.returncode == 0, done
+    assert blcr.lines()[-1] == "as it was as it was"
+
+
+def test_debuggers_and_what_they_debug(blcr: Blcr) -> None:
+    program = blcr.counter()
+    tracer = blcr.program(
+        "python3", "-ISc",
+        "import ctypes, os, signal, sys, time\n"
+        "libc = ctypes.CDLL(None)\n"
+        f"assert libc.ptrace(0x4206, {program.pid}, 0, 0) == 0\n"  # PTRACE_SEIZE
+        "print('ready', flush=True)\ntime.sleep(100)",
+        out="tracer",
+    )  # fmt: skip
+    wait_until(lambda: blcr.lines("tracer") == ["ready"], "seized")
+    assert blcr.run("checkpoint", program.pid).returncode == codes.CR_EPTRACED
+    assert blcr.run("checkpoint", "--ptraced-allow", program.pid).returncode == codes.CR_EPTRACED
+    done = blcr.run("checkpoint", "--ptraced-skip", program.pid)
+    assert done.returncode == 3
+    assert "no processes checkpointed" in done.stderr
+    assert blcr.run("checkpoint", tracer.pid).returncode == codes.CR_EPTRACER
+    assert blcr.run("checkpoint", "--ptracer-skip", tracer.pid).returncode == 3
+    kill(tracer.pid, program.pid)
+    tracer.wait()
+    program.wait()
+
+
+def test_info_shows_what_is_in_it(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "saved", "--term")
+    said = blcr.run("info", "saved").stdout
+    for text in (f"Scope: tree {program.pid}", "Registers:", "SIGUSR1: handler", f"{blcr.folder}/out"):
+        assert text in said
+    assert f'"pid": {program.pid}' in blcr.run("info", "--json", "saved").stdout
+    assert blcr.run("info", "missing").returncode == 2
