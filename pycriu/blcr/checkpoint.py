@@ -14,7 +14,7 @@ import os
 import time
 
 from pycriu import __version__
-from pycriu.actions import ALARM, Deadline, Signals
+from pycriu.actions import ALARM, Deadline, Signals, settle, tell_late
 from pycriu.blcr import archive, codes, consent, context, rights
 from pycriu.blcr.codes import Failure
 from pycriu.blcr.options import ERROR, EXE, NONE, PRIVATE, SHARED, SIGKILL, TREE
@@ -127,11 +127,13 @@ def _work(scope: Scope, where: Destination, number: int, values: Values, said: M
             pipes_outside=True,
             embed=frozenset(embedded),
             hook=_store(where, meta, said),
+            settled=settle,
             **KEPT,
         )
         from pycriu.dump import dump
 
         result = dump(options, said)
+        tell_late(said)
         said.info("%d threads saved in %s; they stood still for %d us", result.tasks, where.name, result.frozen)
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from io import TextIOWrapper
 
 from pycriu import __version__
 from pycriu.blcr import codes, options
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.messages import Messages
-from pycriu.errors import PycriuError, UserError
+from pycriu.errors import PycriuError, UserError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,8 +122,10 @@ def info(words: Sequence[str] | None = None) -> int:
     from pycriu.blcr.info import report
 
     try:
+        if isinstance(sys.stdout, TextIOWrapper):  # names need not be what the terminal's encoding has
+            sys.stdout.reconfigure(errors="backslashreplace")
         for line in report(plain[0], as_json=bool(values.get("json"))):
-            print(line)
+            print("\t".join(map(printable, line.split("\t"))))
         sys.stdout.flush()
     except PycriuError as error:
         print(f"cr_info: {error}", file=sys.stderr)

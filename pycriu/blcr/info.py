@@ -36,7 +36,8 @@ def report(path: str, *, as_json: bool) -> Iterator[str]:
         view = View(images)
         made = _made(images, path)
         if as_json:
-            yield json.dumps({"context": made, "processes": [_told(view, one) for one in view.processes]}, indent=1)
+            told = {"context": made, "processes": [_told(view, one) for one in view.processes]}
+            yield from json.dumps(told, indent=1).split("\n")
             return
         yield from _head(view, made)
         for title, lines in _SECTIONS:

@@ -7,6 +7,7 @@ import os
 
 from pycriu import log
 from pycriu.blcr.options import ERROR, NONE, WARNING
+from pycriu.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Messages(log.Log):
             self.flush()
         self.say(failure.message)
         for line in failure.details if self._details != NONE else ():
-            self._put(f"- {line}\n")
+            self._put(f"- {printable(line)}\n")
         self._lines.clear()
 
     def done(self) -> None:
@@ -38,15 +39,15 @@ class Messages(log.Log):
     def say(self, text: str) -> None:
         """A line of our own."""
         if not self._quiet:
-            self._put(f"{self._name}: {text}\n")
+            self._put(f"{self._name}: {printable(text)}\n")
 
     def flush(self) -> None:
         """Write what the engine has said so far."""
         lines, self._lines = self._lines, []
         for _, _, _, text, args in lines:
-            for line in (text % args if args else text).splitlines():
+            for line in (text % args if args else text).split("\n"):
                 if not self._quiet:
-                    self._put(f"- {line}\n")
+                    self._put(f"- {printable(line)}\n")
 
     @staticmethod
     def _put(text: str) -> None:

@@ -15,8 +15,9 @@ import copy
 import stat
 
 from pycriu.errors import About, Unsupported
+from pycriu.images.catalogue import ANON_PRIVATE, MEMFD, REGULAR, SYSVIPC
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.resources.memory.mappings import ANON_PRIVATE, MEMFD, REGULAR, SYSVIPC, Mapping
+from pycriu.resources.memory.mappings import Mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
