@@ -2,7 +2,8 @@
 """Checkpoint and restore of Linux process trees, from outside, in CRIU's image format.
 
 From Python: `dump`, `pre_dump`, `restore` and `check` work in this process (see `pycriu.api`); `criu`, `images` and
-`rpc` are what CRIU's own bindings offer. Imported when they are asked for: the command needs none of them.
+`rpc` are what CRIU's own bindings offer. Programs that want to be told of checkpoints register hooks with
+`before_checkpoint` and its like (docs/python.md). Imported when they are asked for: the command needs none of them.
 """
 
 __version__ = "0.1.0"
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
     from pycriu.bindings import CRIUExceptionExternal as CRIUExceptionExternal
     from pycriu.bindings import CRIUExceptionInternal as CRIUExceptionInternal
     from pycriu.bindings import criu as criu
+    from pycriu.hooks.interface import Moment as Moment
+    from pycriu.hooks.interface import NotNow as NotNow
+    from pycriu.hooks.interface import Outcome as Outcome
+    from pycriu.hooks.interface import Refusal as Refusal
+    from pycriu.hooks.interface import Report as Report
+    from pycriu.hooks.interface import after_checkpoint as after_checkpoint
+    from pycriu.hooks.interface import after_restore as after_restore
+    from pycriu.hooks.interface import before_checkpoint as before_checkpoint
+    from pycriu.hooks.interface import checkpoint as checkpoint
+    from pycriu.hooks.interface import checkpoint_async as checkpoint_async
+    from pycriu.hooks.interface import critical_section as critical_section
+    from pycriu.hooks.interface import forget_hook as forget_hook
+    from pycriu.hooks.interface import keep_randomness as keep_randomness
+    from pycriu.hooks.interface import listen as listen
+    from pycriu.hooks.interface import moment as moment
+    from pycriu.hooks.interface import simulate as simulate
+    from pycriu.hooks.interface import simulate_async as simulate_async
 
 _NAMES = {
     "api": (
@@ -38,6 +56,11 @@ _NAMES = {
     ),
     "bindings": (
         "CR_DEFAULT_SERVICE_ADDRESS", "CRIUException", "CRIUExceptionExternal", "CRIUExceptionInternal", "criu",
+    ),
+    "hooks.interface": (
+        "Moment", "NotNow", "Outcome", "Refusal", "Report", "after_checkpoint", "after_restore", "before_checkpoint",
+        "checkpoint", "checkpoint_async", "critical_section", "forget_hook", "keep_randomness", "listen", "moment",
+        "simulate", "simulate_async",
     ),
 }  # fmt: skip
 

@@ -101,6 +101,8 @@ def dump(
     page_server: PageServer | None = None,
     track_mem: bool = False,
     hook: Hook | None = no_hook,
+    hooks: str = "ask",
+    hook_timeout: float = 10,
 ) -> DumpResult:
     """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
 
@@ -127,7 +129,7 @@ def dump(
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
         page_server=page_server, track_mem=track_mem, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
-        hook=hook or no_hook,
+        hook=hook or no_hook, hooks=hooks, hook_timeout=hook_timeout,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -186,6 +188,8 @@ def restore(
     cpu_cap: str | None = None,
     allow_uprobes: bool = False,
     hook: Hook | None = no_hook,
+    hooks: str = "ask",
+    hook_timeout: float = 10,
 ) -> RestoreResult:
     """Bring back the tree of `images_dir`; returns when it runs.
 
@@ -204,7 +208,7 @@ def restore(
         file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
         tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, inherit_fd=inherit_fd,
-        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
+        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook, hooks=hooks, hook_timeout=hook_timeout,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -213,6 +213,8 @@ GROUPS = (
     )),
     ("How it is done", (
         Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", TOLD),
+        Option("hooks", "", VALUE, "HOW", "programs with hooks: ask (default), try, skip", (DUMP, RESTORE)),
+        Option("hook-timeout", "", VALUE, "SECONDS", "for the hooks of programs (default: 10)", (DUMP, RESTORE)),
         Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
         Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
         Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it",

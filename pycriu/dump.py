@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The story of a dump.
 
-survey     look at the tree while it runs, and refuse what cannot be kept, all of it at once
+survey     look at the tree while it runs, and refuse what cannot be kept, all of it at once; first let programs with
+           hooks prepare for it
 begin      open the checkpoint, with room for the pages
 freeze     stop every task
 look       read what a stopped task shows; ask it for the rest
@@ -42,6 +43,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.hooks.audience import Audience
     from pycriu.incremental import Parent
     from pycriu.progress import Progress
     from pycriu.tracking import Tracker
@@ -69,10 +71,9 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
     kinds = Kinds(options, log)
-    root, size = errors.at_once(lambda: survey(options, gadgets, kinds))
-    log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
+    audience, size = prepared(options, gadgets, kinds, log)
     facts = cpu_facts(options)
-    with opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
+    with audience, opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
         begin_images(new, parent, size, options)
         tracker = opened_tracker(options, log)
         preload(cpu)
@@ -95,6 +96,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             if options.leave_running:
                 kinds.thaw()
                 tree.thaw()
+                audience.goes_on()
             haste.end()
             copied = time.monotonic()
             segments.write(new, entries.IPC_NAMESPACE)
@@ -116,6 +118,57 @@ def told(result: DumpResult, options: DumpOptions, log: Log) -> DumpResult:
     store.write_stats(options.work_dir, "stats-dump", stats_entry(result), log.warn)
     log.info("Frozen for %d us, %d pages written", result.frozen, result.pages)
     return result
+
+
+def prepared(options: DumpOptions, gadgets: Gadgets, kinds: Kinds, log: Log) -> tuple[Audience | Nobody, int]:
+    """The survey, after programs with hooks have called them; those to be told how it ends, and the size.
+
+    What the survey would refuse may be what hooks put away, so then it is asked once more.
+    """
+
+    def look() -> tuple[pstree.Process, int]:
+        return errors.at_once(lambda: survey(options, gadgets, kinds))
+
+    try:
+        root, size = look()
+    except errors.UserError:  # the request is wrong, whatever hooks do
+        raise
+    except errors.PycriuError:
+        root, size = pstree.scan(options.pid), -1
+        refuse_foreign(root, options)
+        if options.hooks == "skip" or not mark(root):
+            raise
+    programs = [process for process in root.walk() if process.hooks_at] if options.hooks != "skip" else []
+    if programs:
+        from pycriu.hooks.audience import gathered
+
+        audience = gathered(programs, options, log)
+        with audience.unless_prepared():
+            root, size = look()
+    log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
+    return audience if programs else Nobody(), size
+
+
+def mark(root: pstree.Process) -> bool:
+    """Find programs with hooks where the survey has come to no end; whether there are any."""
+    from pycriu.hooks.audience import marked
+
+    for process in root.walk():
+        process.hooks_at = marked(process.pid)
+    return any(process.hooks_at for process in root.walk())
+
+
+class Nobody:
+    """The audience of a dump without programs that have hooks."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def goes_on(self) -> None:
+        """See `hooks.audience.Audience`."""
 
 
 def cpu_facts(options: DumpOptions) -> list[tuple[str, Any]]:

@@ -86,6 +86,8 @@ class DumpOptions:
     signal: int = 0  # every process gets it when the checkpoint is whole, and goes on; 0: see `leave_running`
     embed: frozenset[str] = frozenset()  # mapped files whose pages are saved, too: see resources.memory.embedding
     pipes_outside: bool = False  # pipes to others may be left out; a restore must be given some (--inherit-fd)
+    hooks: str = "ask"  # programs with hooks: ask; try: whoever does not answer is not waited for; skip: ask nobody
+    hook_timeout: float = 10  # seconds that they have for an answer
 
 
 @record
@@ -117,6 +119,8 @@ class RestoreOptions:
     outer_group: int | None = None  # whoever is in this group stays in ours; None: who is in that of the root
     progress: Progress | None = None  # what is shown of the reading of pages
     settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
+    hooks: str = "ask"  # programs with hooks are told; skip: they are not
+    hook_timeout: float = 10  # seconds that they have for their hooks
     hook: Hook = no_hook  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run
 
 

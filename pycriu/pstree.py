@@ -38,7 +38,7 @@ class Process:
     first has the others `beside` it.
     """
 
-    __slots__ = ("beside", "children", "elder", "parent", "stat", "stop_signal", "threads")
+    __slots__ = ("beside", "children", "elder", "hooks_at", "parent", "stat", "stop_signal", "threads")
 
     def __init__(self, stat: procfs.Stat, parent: Process | None) -> None:
         self.stat = stat
@@ -48,6 +48,7 @@ class Process:
         self.elder: Process | None = None  # the root that it is beside
         self.threads: list[int] = []
         self.stop_signal = 0
+        self.hooks_at = 0  # where the survey has found it to be a program with hooks, the address of their channel
 
     @property
     def pid(self) -> int:

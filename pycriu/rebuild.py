@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 
 from pycriu import spawn
-from pycriu.checkpoint import TaskImage, ThreadImage
 from pycriu.errors import UserError
 from pycriu.fds.opening import Opening
 from pycriu.kernel import procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.reading import TaskImage, ThreadImage
 from pycriu.resources import (
     attributes,
     credentials,

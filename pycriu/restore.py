@@ -18,14 +18,15 @@ import os
 import time
 
 from pycriu import arch, spawn
-from pycriu.checkpoint import Checkpoint
 from pycriu.errors import UserError
 from pycriu.fds.opening import Opening
 from pycriu.fds.table import Kinds
 from pycriu.haste import Haste
 from pycriu.images import messages as m
 from pycriu.images import store
+from pycriu.kernel import procfs
 from pycriu.options import RestoreOptions
+from pycriu.reading import Checkpoint
 from pycriu.rebuild import Builder
 from pycriu.record import record
 from pycriu.resources import limits, stops
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pycriu.edits import Edits
+    from pycriu.hooks.audience import Audience
     from pycriu.log import Log
 
 
@@ -120,11 +122,33 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
+            audience = returned(list(nursery.tasks), kinds, options, log)
             options.settled()
             nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
+            if audience is not None:
+                audience.wake()
     if tty:
         tty.tell_size(list(checkpoint.tasks))
+    if audience is not None:
+        audience.done()
     return pages
+
+
+def returned(pids: list[int], kinds: Kinds, options: RestoreOptions, log: Log) -> Audience | None:
+    """The programs with hooks among tasks that are complete, told that they have been restored; None if there are none.
+
+    They hear of it when they run.
+    """
+    memfds = kinds.find("memfd")
+    if options.hooks == "skip" or memfds is None or not memfds.has("pycriu-hooks"):  # hooks.channel.NAME
+        return None
+    from pycriu.hooks import audience
+
+    programs = [(pid, audience.marked(pid)) for pid in pids]
+    found = [audience.found(pid, procfs.stat(pid).comm, address) for pid, address in programs if address]
+    told = audience.Audience([one for one in found if one], options.hook_timeout, log, stopped=options.leave_stopped)
+    told.returned()
+    return told
 
 
 def stop_again(nursery: spawn.Nursery, checkpoint: Checkpoint) -> None:

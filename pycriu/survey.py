@@ -19,6 +19,7 @@ from pycriu.resources import clocks, files, memory, posix_timers, seccomp
 from pycriu.sharing import PARTS, Shares, makers, refuse_own_parts, shares
 
 _LOOKS = 10
+_HOOKS = "/memfd:pycriu-hooks (deleted)"  # hooks.channel.MARK
 NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
 OF_THREADS = ("pid_for_children", "net", "ipc", "uts", "cgroup")  # a thread can enter one of these alone
 
@@ -93,6 +94,7 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memor
     descriptors = files.look(process.pid, status, kinds).descriptors
     mappings = memory.look(process.pid, kinds.regular)
     shared.add(mappings, [file for file, _ in descriptors])
+    process.hooks_at = next((one.line.start for one in mappings if one.line.name == _HOOKS), 0)
     gadgets.find([mapping.line for mapping in mappings], lambda at, size: procfs.memory(process.pid, at, size))
     return sum(int(status.get(key, "0 kB").split()[0]) << 10 for key in ("RssAnon", "VmSwap"))
 

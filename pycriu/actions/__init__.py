@@ -136,8 +136,16 @@ class Request:
             prev_images_dir=self.text("prev-images-dir"),
             track_mem=self.flag("track-mem"),
             page_server=self.page_server(),
+            **self.hook_options(),
             **(self.file_options() | self._external()),
         )
+
+    def hook_options(self) -> dict[str, Any]:
+        """What --hooks and --hook-timeout say, for `DumpOptions` and `RestoreOptions`."""
+        return {
+            "hooks": arguments.choice(self.values, "hooks", "ask", "try", "skip"),
+            "hook_timeout": arguments.number(self.values, "hook-timeout", 10),
+        }
 
     def page_server(self) -> PageServer | None:
         """Where pages are to be sent."""

@@ -106,6 +106,7 @@ def options(request: Request) -> RestoreOptions:
         settled=not_told if stays else settle,
         edit=request.texts("edit"),
         edit_script=request.text("edit-script"),
+        **request.hook_options(),
         **request.file_options(),
     )
 

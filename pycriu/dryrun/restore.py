@@ -13,13 +13,13 @@ import os
 from pycriu import arch, spawn
 from pycriu.arch import cpuinfo
 from pycriu.check import describe, probe, running_configuration
-from pycriu.checkpoint import Checkpoint
 from pycriu.dryrun import report, rounds
 from pycriu.errors import About, Gathering, ImageError, PycriuError, UserError
 from pycriu.fds.table import KINDS, Kinds
 from pycriu.images import store
 from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
+from pycriu.reading import Checkpoint
 from pycriu.resources import limits, memory
 from pycriu.restore import asked_edits, check_cpu, check_uprobes, refuse_pidfile
 

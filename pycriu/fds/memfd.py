@@ -282,6 +282,10 @@ class Memfd(Kind):
         """The name of the object behind a file_entry."""
         return str(self._restored[entry.memfd.inode_id].entry.name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is an object of this name among those of the images."""
+        return any(inode.entry.name == name for inode in self._restored.values())
+
     def finish(self, opening: Opening) -> None:
         """Everything is mapped that could not be once the object is sealed."""
         for inode in self._restored.values():

@@ -12,7 +12,7 @@ function __pycriu_action
             continue
         end
         switch $word
-            case -t --tree -D --images-dir -W --work-dir --pidfile --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --status-fd --close -o --log-file --config --feature
+            case -t --tree -D --images-dir -W --work-dir --pidfile --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
                 set skip yes
             case '-*'
             case '*'
@@ -103,6 +103,8 @@ complete -c pycriu -n '__pycriu_action core' -l uninstall -d 'core handler: as i
 complete -c pycriu -n '__pycriu_action core' -l socket -d 'core handler: by a socket, which it listens on (Linux 6.16)'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l manage-cgroups -f -a 'none ignore' -d 'none or ignore, as it is: control groups are left alone'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore service' -l action-script -r -F -d 'tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION'
+complete -c pycriu -n '__pycriu_action dump restore' -l hooks -x -d 'programs with hooks: ask (default), try, skip'
+complete -c pycriu -n '__pycriu_action dump restore' -l hook-timeout -x -d 'for the hooks of programs (default: 10)'
 complete -c pycriu -n '__pycriu_action restore' -l exec-cmd -d 'then run the command behind --, as parent of the root'
 complete -c pycriu -n '__pycriu_action restore' -s S -l restore-sibling -d 'the root becomes a child of our parent (needs -d)'
 complete -c pycriu -n '__pycriu_action restore' -l no-restore-sibling -d 'not --restore-sibling'

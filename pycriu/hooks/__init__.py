@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs that are told of a checkpoint: their side (light to import, without the engine), and the engine's.
+
+channel    the memory through which both speak, and how it is found page       the program's end of it registry
+hooks, their order, their errors listener   the program's side of a conversation; critical sections; forks fresh
+what a restored program must not have twice: randomness; what it must not believe any more: its pid, its host asking
+a program that has itself dumped rehearsal  hooks without a checkpoint, for unit tests of programs interface  what a
+program calls audience   the engine's side: asks before the freeze, tells afterwards"""

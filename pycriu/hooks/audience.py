@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The engine's side: asks the programs of a tree that have registered hooks, waits for their answers, tells them how
+it ended.
+
+Asked are those that have a `channel.MARK` among their mappings, with their own PID in it. All are asked at the same
+time. If one refuses, or does not answer in time, the others are told that it is off. What is read from a program is
+not believed: sizes are cut, text is cleaned, and the signal goes to nobody but its owner."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+
+from pycriu.errors import HookFailed, PycriuError, TraceeGone
+from pycriu.hooks import channel
+from pycriu.kernel import procfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pycriu import pstree
+    from pycriu.log import Log
+    from pycriu.options import DumpOptions
+
+STATUS_NOT_NOW, STATUS_REFUSED = 75, 77  # EX_TEMPFAIL and EX_NOPERM of sysexits.h: come again; do not
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
+_SIGKILL, _SIGSTOP, _NSIG = 9, 19, 64
+_GRACE = 1.0  # seconds: what was asked for just before has an end
+
+
+class Program:
+    """One process that wants to be told."""
+
+    def __init__(self, pid: int, comm: str, mem: int, address: int, head: bytes) -> None:
+        self.pid, self.name = pid, f"process {pid} ({comm})"
+        self._mem, self._at = mem, address
+        self.signal = channel.number(head, channel.SIGNAL)
+        self.request = channel.number(head, channel.REQUEST)
+        self.told = False  # was told how it ended, and calls hooks for that
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        os.close(self._mem)
+
+    def head(self) -> bytes | None:
+        """What it shows; None when it has ended."""
+        try:
+            data = os.pread(self._mem, channel.HEAD, self._at)
+        except OSError:
+            return None
+        return data if len(data) == channel.HEAD and data.startswith(channel.MAGIC) else None
+
+    def put(self, at: int, data: bytes) -> None:
+        """Write into its memory; it may have ended."""
+        try:
+            os.pwrite(self._mem, data, self._at + at)
+        except OSError:
+            return
+
+    def ask(self, what: int, limit: float, message: bytes = b"") -> None:
+        """Tell it something; it may look only when the signal comes."""
+        message = message[: channel.MESSAGE_ROOM]
+        self.put(channel.MESSAGE, message)
+        for at, value in (
+            (channel.MESSAGE_SIZE, len(message)),
+            (channel.WHAT, what),
+            (channel.ASKER, os.getpid()),
+            (channel.LIMIT, round(limit * 1000)),
+            (channel.FINAL, 0),
+        ):
+            self.put(at, channel.packed(value))
+        self.request = (self.request + 1) & 0xFFFFFFFF
+        self.put(channel.REQUEST, channel.packed(self.request))
+
+    def wake(self) -> None:
+        """Send it its signal; a process that has called execve(2) meanwhile does not mind."""
+        try:
+            os.kill(self.pid, self.signal)
+        except ProcessLookupError:
+            return
+
+    def reply(self) -> str:
+        """The text that came with the answer, fit to be shown."""
+        try:
+            head = os.pread(self._mem, channel.HEAD, self._at)
+            size = min(channel.number(head, channel.REPLY_SIZE), channel.REPLY_ROOM)
+            return _clean(os.pread(self._mem, size, self._at + channel.REPLY))
+        except OSError:
+            return ""
+
+
+def found(pid: int, comm: str, address: int) -> Program | None:
+    """The program that has such a mapping; None where it is another's (vfork), or none at all.
+
+    HookFailed where it cannot hear us.
+    """
+    try:
+        mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None  # the survey says what is wrong
+    program = None
+    try:
+        head = os.pread(mem, channel.HEAD, address)
+        if len(head) == channel.HEAD and head.startswith(channel.MAGIC) and channel.number(head, channel.PID) == pid:
+            program = Program(pid, comm, mem, address, head)
+    except OSError:
+        return None
+    finally:
+        if program is None:
+            os.close(mem)
+    return program
+
+
+def marked(pid: int) -> int:
+    """The address at which a process has the mapping, 0 where it has none."""
+    try:
+        for line in procfs.read(pid, "maps").split(b"\n"):
+            if line.endswith(channel.MARK.encode()):
+                return int(line.partition(b"-")[0], 16)
+    except TraceeGone:
+        return 0
+    return 0
+
+
+def gathered(processes: list[pstree.Process], options: DumpOptions, log: Log) -> Audience:
+    """Those of the processes with a mark that are programs with hooks."""
+    programs = [found(one.pid, one.stat.comm, one.hooks_at) for one in processes]
+    return Audience(
+        [one for one in programs if one is not None],
+        options.hook_timeout,
+        log,
+        patient=options.hooks == "try",
+        stopped=options.leave_stopped,
+    )
+
+
+class Audience:
+    """Those to be told of one dump or restore. A context manager: however it ends, they are told.
+
+    `limit` is the time for all answers, in seconds. With `patient` a process that does not answer in time is left
+    alone. With `stopped` they will not run when it is over, so nobody waits for what they say then."""
+
+    def __init__(
+        self, programs: Iterable[Program], limit: float, log: Log, *, patient: bool = False, stopped: bool = False
+    ) -> None:
+        self._stopped = stopped
+        self._programs = list(programs)
+        self._limit, self._log, self._patient = limit, log, patient
+        self._told: list[Program] = []  # who waits to hear how it ends
+
+    def __enter__(self) -> Audience:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            if error is not None:
+                self._tell(channel.FAILED, _said(error))
+            else:
+                self.goes_on()
+                if not self._stopped:
+                    self.finish()
+            for program in self._programs:
+                program.put(channel.FINAL, channel.packed(channel.LOST if error is not None else channel.WRITTEN))
+        finally:
+            for program in self._programs:
+                program.close()
+
+    @contextmanager
+    def unless_prepared(self) -> Iterator[None]:
+        """Have all call their hooks, then look at what is left of the tree in this block: if that fails, it is off."""
+        try:
+            self.prepare()
+            yield
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+
+    def prepare(self) -> None:
+        """Have all call their hooks. HookFailed where one refuses, or is not done in time: then it is off for all."""
+        asked = []
+        self._settle()
+        for program in self._programs:
+            self._refuse_deaf(program)
+            program.ask(channel.PREPARE, self._limit)
+            asked.append(program)
+        self._told = list(asked)
+        for program in asked:
+            program.wake()
+        refused = []
+        for program, head in self._answers(asked, self._limit):
+            if head is None:
+                self._told.remove(program)  # it has ended
+            elif result := channel.number(head, channel.RESULT):
+                self._told.remove(program)  # it knows
+                refused.append((program, result))
+        late = [program for program in self._told if not self._has_answered(program)]
+        if refused:
+            raise _refusal(refused)
+        if late and not self._patient:
+            raise _late(late, self._limit)
+        for program in late:
+            self._told.remove(program)
+            program.ask(channel.FAILED, self._limit, b"the dump does not wait any longer")
+            self._log.warn("%s has not answered within %g s, and is not waited for", program.name, self._limit)
+
+    def goes_on(self) -> None:
+        """Those that have not been killed go on: they may call what they want to call then."""
+        self._tell(channel.CONTINUED, "")
+
+    def finish(self) -> None:
+        """Wait for those that were told of the end, and log what went wrong with them."""
+        for program, head in self._answers([one for one in self._programs if one.told], self._limit):
+            if head is not None and channel.number(head, channel.RESULT):
+                self._log.error("%s: a hook has failed: %s", program.name, program.reply())
+
+    def returned(self, message: bytes = b"") -> None:
+        """They have been restored, and stand still: when they are let go, they find this."""
+        for program in self._programs:
+            program.told = True
+            program.ask(channel.RESTORED, self._limit, message)
+
+    def done(self) -> None:
+        """Wait for the hooks of those that have been restored."""
+        self.__exit__(None, None, None)
+
+    def wake(self) -> None:
+        """Those that did not stand in a hook look only for a signal."""
+        for program in self._programs:
+            program.wake()
+
+    # ----------------------------------------------------------------------------------------------------------- inner
+
+    def _settle(self) -> None:
+        """Let an earlier conversation come to its end."""
+        end = time.monotonic() + _GRACE
+        for program in self._programs:
+            while (head := program.head()) is not None and channel.number(head, channel.STATE) != channel.IDLE:
+                asker = channel.number(head, channel.ASKER)
+                if time.monotonic() > end:
+                    raise HookFailed(
+                        f"{program.name} is still busy with what process {asker} asked it for", STATUS_NOT_NOW
+                    )
+                time.sleep(_LONGEST_PAUSE)
+
+    def _refuse_deaf(self, program: Program) -> None:
+        """HookFailed for one that has lost the handler by which it would hear us."""
+        status = procfs.parse_status(procfs.text(program.pid, "status"))
+        bit = 1 << program.signal - 1 if 0 < program.signal <= _NSIG else 0
+        if program.signal in (_SIGKILL, _SIGSTOP) or not int(status.get("SigCgt", "0"), 16) & bit:
+            raise HookFailed(
+                f"{program.name} has registered hooks, but no longer handles signal {program.signal}, by which it "
+                "would hear of the checkpoint",
+                STATUS_REFUSED,
+            )
+
+    def _answers(self, programs: list[Program], limit: float) -> Iterable[tuple[Program, bytes | None]]:
+        """Each as it answers, with what it shows then (None: it has ended); those that do not are left out."""
+        waiting, end, pause = list(programs), time.monotonic() + limit, _FIRST_PAUSE
+        while waiting:
+            for program in list(waiting):
+                head = program.head()
+                if head is None or channel.number(head, channel.ANSWER) == program.request:
+                    waiting.remove(program)
+                    yield program, head
+            if not waiting or time.monotonic() > end:
+                return
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    @staticmethod
+    def _has_answered(program: Program) -> bool:
+        head = program.head()
+        return head is None or channel.number(head, channel.ANSWER) == program.request
+
+    def _tell(self, what: int, text: str) -> None:
+        for program in self._told:
+            program.ask(what, self._limit, text.encode(errors="replace"))
+            program.told = True
+        self._told = []
+
+
+def _said(error: BaseException) -> str:
+    return error.message if isinstance(error, PycriuError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _refusal(refused: list[tuple[Program, int]]) -> HookFailed:
+    later = all(result == channel.NOT_NOW for _, result in refused)
+    what = "asks to come again later" if later else "refuses to be saved"
+    said = "; ".join(f"{program.name} {what}: {program.reply()}" for program, _ in refused)
+    return HookFailed(said, STATUS_NOT_NOW if later else STATUS_REFUSED)
+
+
+def _late(late: list[Program], limit: float) -> HookFailed:
+    said = []
+    for program in late:
+        head = program.head() or bytes(channel.HEAD)
+        doing = _clean(head[channel.DOING : channel.DOING + channel.DOING_ROOM].partition(b"\0")[0])
+        state = channel.number(head, channel.STATE)
+        why = "it is in a call that it does not return from"
+        if state == channel.IN_SECTION:
+            why = "it is in a critical section"
+        elif doing:
+            why = f"its hook {doing} is not done"
+        said.append(f"{program.name} has not answered within {limit:g} s: {why}")
+    error = HookFailed("; ".join(said), STATUS_NOT_NOW)
+    error.hint = "--hook-timeout gives it more time, --hooks=try does not wait for it, --hooks=skip asks nobody"
+    return error
+
+
+def _clean(data: bytes) -> str:
+    """Text of somebody else's, without anything that a terminal would obey."""
+    text = data.decode(errors="replace")
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hooks: who wants to be called when, in which order, for how long; and what is to be said of those that fail.
+
+Before a checkpoint the last registered is called first, afterwards the first registered: what was made last is taken
+apart first. A higher priority is called earlier before, and later afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Function = Callable[[], Any]
+
+BEFORE, AFTER_CHECKPOINT, AFTER_RESTORE = "before_checkpoint", "after_checkpoint", "after_restore"
+
+
+class NotNow(Exception):
+    """Raised by a hook: no checkpoint at this moment; later will do. The dump ends with exit status 75."""
+
+
+class Refusal(Exception):
+    """Why a checkpoint does not take place: `errors` has what each hook raised, in the order of the hooks."""
+
+    def __init__(self, errors: list[tuple[str, Exception]]) -> None:
+        super().__init__("; ".join(described(name, error) for name, error in errors))
+        self.errors = errors
+
+    @property
+    def later(self) -> bool:
+        """Whether all of them ask to come again."""
+        return all(isinstance(error, NotNow) for _, error in self.errors)
+
+
+class TookTooLong(Exception):
+    """A hook has not kept its time limit."""
+
+
+class Hook:
+    """One function that wants to be called; `limit` is in seconds, None: as long as whoever asks waits."""
+
+    __slots__ = ("function", "limit", "name", "priority")
+
+    def __init__(self, function: Function, priority: int, limit: float | None) -> None:
+        self.function, self.priority, self.limit = function, priority, limit
+        self.name: str = getattr(function, "__qualname__", None) or repr(function)
+
+
+class Registry:
+    """The hooks of a program."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, list[Hook]] = {BEFORE: [], AFTER_CHECKPOINT: [], AFTER_RESTORE: []}
+
+    def add(self, kind: str, hook: Hook) -> None:
+        """One more."""
+        self._hooks[kind].append(hook)
+
+    def remove(self, function: Function) -> None:
+        """Forget a function, wherever it is; ValueError where it is nowhere."""
+        found = False
+        for hooks in self._hooks.values():
+            kept = [hook for hook in hooks if hook.function != function]
+            found = found or len(kept) < len(hooks)
+            hooks[:] = kept
+        if not found:
+            raise ValueError(f"{function!r} is not registered")
+
+    def ordered(self, kind: str) -> list[Hook]:
+        """In the order in which they are to be called."""
+        hooks = sorted(self._hooks[kind], key=lambda hook: hook.priority)  # which keeps the order of equals
+        return hooks[::-1] if kind == BEFORE else hooks
+
+
+async def call_all(
+    hooks: list[Hook], told: Callable[[str], None], *, in_loop: bool
+) -> tuple[list[str], list[tuple[str, Exception]]]:
+    """Call them one after the other, each whatever became of those before; who was called, and the errors.
+
+    `told` hears the name of each. Coroutines are awaited in the loop that runs; where none does, each gets its own.
+    """
+    called, errors = [], []
+    for hook in hooks:
+        told(hook.name)
+        called.append(hook.name)
+        begin = time.monotonic()
+        try:
+            result = hook.function()
+            if hasattr(result, "__await__"):
+                await _finish(result, hook.limit, in_loop=in_loop)
+            took = time.monotonic() - begin
+            if hook.limit is not None and took > hook.limit:
+                raise TookTooLong(f"took {took:.1f} s, {hook.limit:g} s are allowed")
+        except Exception as error:
+            errors.append((hook.name, error))
+    told("")
+    return called, errors
+
+
+async def _finish(result: Any, limit: float | None, *, in_loop: bool) -> None:
+    import asyncio
+
+    async def within() -> None:
+        try:
+            await asyncio.wait_for(result, limit)
+        except TimeoutError:
+            if limit is None:
+                raise
+            raise TookTooLong(f"is not done after {limit:g} s") from None
+
+    if in_loop:
+        await within()
+    else:
+        asyncio.run(within())
+
+
+def described(name: str, error: Exception) -> str:
+    """An error in a few words: `close_pool: ValueError: 3 transactions are open`."""
+    kind = "" if isinstance(error, NotNow | TookTooLong) else f"{type(error).__name__}: "
+    return f"{name}: {kind}{error}"
