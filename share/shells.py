@@ -6,6 +6,7 @@ from __future__ import annotations
 from pycriu.arguments import ACTIONS, ALL, LEVEL, LIST, OPTIONAL, OPTIONS, VALUE, Action, Option
 
 CHOICES = {
+    "hooks": "ask try skip",
     "file-validation": "mtime filesize buildid checksum",
     "network-lock": "nftables skip none",
     "manage-cgroups": "none ignore",

@@ -103,7 +103,7 @@ complete -c pycriu -n '__pycriu_action core' -l uninstall -d 'core handler: as i
 complete -c pycriu -n '__pycriu_action core' -l socket -d 'core handler: by a socket, which it listens on (Linux 6.16)'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l manage-cgroups -f -a 'none ignore' -d 'none or ignore, as it is: control groups are left alone'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore service' -l action-script -r -F -d 'tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION'
-complete -c pycriu -n '__pycriu_action dump restore' -l hooks -x -d 'programs with hooks: ask (default), try, skip'
+complete -c pycriu -n '__pycriu_action dump restore' -l hooks -x -a 'ask try skip' -d 'programs with hooks: ask (default), try, skip'
 complete -c pycriu -n '__pycriu_action dump restore' -l hook-timeout -x -d 'for the hooks of programs (default: 10)'
 complete -c pycriu -n '__pycriu_action restore' -l exec-cmd -d 'then run the command behind --, as parent of the root'
 complete -c pycriu -n '__pycriu_action restore' -s S -l restore-sibling -d 'the root becomes a child of our parent (needs -d)'

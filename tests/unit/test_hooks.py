@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hooks without a checkpoint: order, errors, simulations, sections, forks, the memory that the engine reads."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pycriu import survey
+from pycriu.hooks import audience, channel, fresh
+from pycriu.hooks.page import Page
+from pycriu.hooks.registry import AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal, Registry, described
+
+ROOT = Path(__file__).parents[2]
+
+
+def told(code: str) -> list[str]:
+    """The lines that a fresh Python prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_mark_is_what_the_survey_looks_for() -> None:
+    assert survey._HOOKS == channel.MARK
+    assert channel.NAME in (ROOT / "pycriu/restore.py").read_text()
+
+
+def test_order() -> None:
+    registry = Registry()
+    for kind in (BEFORE, AFTER_RESTORE):
+        for name, priority in (("a", 0), ("b", 0), ("early", 5), ("late", -5), ("c", 0)):
+            hook = Hook(lambda: None, priority, None)
+            hook.name = name
+            registry.add(kind, hook)
+    assert [hook.name for hook in registry.ordered(BEFORE)] == ["early", "c", "b", "a", "late"]
+    assert [hook.name for hook in registry.ordered(AFTER_RESTORE)] == ["late", "a", "b", "c", "early"]
+
+
+def test_what_is_taken_apart_last_is_put_together_first() -> None:
+    registry = Registry()
+    for number, priority in enumerate((3, 0, 0, -1, 3)):
+        for kind in (BEFORE, AFTER_RESTORE):
+            hook = Hook(lambda: None, priority, None)
+            hook.name = str(number)
+            registry.add(kind, hook)
+    before = [hook.name for hook in registry.ordered(BEFORE)]
+    assert [hook.name for hook in registry.ordered(AFTER_RESTORE)] == before[::-1]
+
+
+def test_forgetting() -> None:
+    registry = Registry()
+    registry.add(BEFORE, Hook(test_order, 0, None))
+    registry.remove(test_order)
+    assert registry.ordered(BEFORE) == []
+    with pytest.raises(ValueError, match="is not registered"):
+        registry.remove(test_order)
+
+
+def test_refusals() -> None:
+    assert Refusal([("a", NotNow("busy")), ("b", NotNow("too"))]).later
+    assert not Refusal([("a", NotNow("busy")), ("b", KeyError("x"))]).later
+    assert str(Refusal([("a", NotNow("busy")), ("b", KeyError("x"))])) == "a: busy; b: KeyError: 'x'"
+    assert described("f", OSError(2, "gone")) == "f: FileNotFoundError: [Errno 2] gone"
+
+
+SIMULATED = """
+import pycriu
+said = []
+@pycriu.before_checkpoint
+def close(): said.append("close")
+@pycriu.before_checkpoint
+async def flush(): said.append("flush")
+@pycriu.after_checkpoint
+def again(): said.append(f"again {pycriu.moment().outcome} {pycriu.moment().why}".strip())
+@pycriu.after_restore
+async def reopen(): said.append(f"reopen {sorted(pycriu.moment().changed)}")
+def report(report):
+    print(report.outcome, report.called, said, [type(error).__name__ for _, error in report.errors], report.refusal)
+    said.clear()
+"""
+
+
+def test_simulations() -> None:
+    code = SIMULATED + (
+        "report(pycriu.simulate())\n"
+        'report(pycriu.simulate("restored", changed=("hostname",)))\n'
+        'report(pycriu.simulate("failed", why="no room"))\n'
+    )
+    assert told(code) == [
+        "continued ['flush', 'close', 'again'] ['flush', 'close', 'again continued'] [] None",
+        "restored ['flush', 'close', 'reopen'] ['flush', 'close', \"reopen ['hostname']\"] [] None",
+        "failed ['flush', 'close', 'again'] ['flush', 'close', 'again failed no room'] [] None",
+    ]
+
+
+def test_simulation_in_a_loop() -> None:
+    code = SIMULATED + "import asyncio\nreport(asyncio.run(pycriu.simulate_async('restored')))"
+    assert told(code) == ["restored ['flush', 'close', 'reopen'] ['flush', 'close', 'reopen []'] [] None"]
+
+
+def test_simulated_refusal() -> None:
+    code = SIMULATED + (
+        "@pycriu.before_checkpoint\ndef no(): raise pycriu.NotNow('busy')\n"
+        "@pycriu.after_checkpoint\ndef bad(): raise KeyError(1)\n"
+        "one = pycriu.simulate('restored')\nreport(one)\nprint(one.refusal.later)"
+    )
+    assert told(code) == [
+        "failed ['no', 'flush', 'close', 'again', 'bad'] ['flush', 'close', 'again failed no: busy'] "
+        "['NotNow', 'KeyError'] no: busy",
+        "True",
+    ]
+
+
+def test_an_outcome_that_there_is_not() -> None:
+    code = "import pycriu\ntry: pycriu.simulate('gone')\nexcept ValueError as error: print(error)"
+    assert told(code) == ["'gone': there are continued, restored, failed"]
+
+
+def test_hooks_are_registered_in_the_main_thread() -> None:
+    code = """
+import threading, pycriu
+def register():
+    try: pycriu.listen()
+    except RuntimeError as error: print(error)
+thread = threading.Thread(target=register); thread.start(); thread.join()
+pycriu.listen()
+thread = threading.Thread(target=pycriu.before_checkpoint, args=(print,)); thread.start(); thread.join()
+print(pycriu.simulate().called)
+"""
+    assert told(code) == [
+        "hooks are first registered in the main thread: only there can handlers be set",
+        "",
+        "['print']",
+    ]
+
+
+def test_a_signal_that_is_somebody_elses_is_passed_on() -> None:
+    code = """
+import signal, pycriu
+signal.signal(signal.SIGURG, lambda number, frame: print("mine", number))
+pycriu.listen()
+signal.raise_signal(signal.SIGURG)
+"""
+    assert told(code) == ["mine 23"]
+
+
+def test_the_mapping_is_all_that_is_left() -> None:
+    code = """
+import os
+before = os.listdir("/proc/self/fd")
+import pycriu
+pycriu.listen()
+print(os.listdir("/proc/self/fd") == before)
+print(*[line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "pycriu" in line])
+child = os.fork()
+if not child:
+    print([line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "pycriu" in line], flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    assert told(code) == ["True", channel.MARK, f"['{channel.MARK}']"]
+
+
+def test_no_thread_is_made() -> None:
+    code = "import os, pycriu\npycriu.listen()\nprint(len(os.listdir('/proc/self/task')))"
+    assert told(code) == ["1"]
+
+
+def test_what_the_application_side_imports() -> None:
+    """Not the engine, nor protobuf, and nothing that takes long."""
+    code = "import sys, pycriu\npycriu.listen()\nprint(*sorted(sys.modules))"
+    (line,) = told(code)
+    loaded = set(line.split())
+    ours = {name for name in loaded if name.startswith("pycriu")}
+    assert {name for name in ours if not name.startswith("pycriu.hooks")} == {"pycriu"}
+    assert not loaded & {
+        "google.protobuf",
+        "asyncio",
+        "json",
+        "logging",
+        "inspect",
+        "dataclasses",
+        "pycriu.hooks.audience",
+    }
+
+
+def test_the_page() -> None:
+    page = Page(4711, 23)
+    assert not page.asked
+    page.put(channel.REQUEST, 5)
+    assert page.asked
+    page.reply(4, channel.DONE)
+    assert page.asked
+    page.reply(5, channel.REFUSED, "é" * 10_000)
+    assert not page.asked
+    size = page.get(channel.REPLY_SIZE)
+    assert size <= channel.REPLY_ROOM
+    page.put(channel.MESSAGE_SIZE, 1 << 31)  # whoever writes that
+    assert len(page.message()) == channel.MESSAGE_ROOM
+
+
+def test_nobody_is_found_where_nothing_is() -> None:
+    """What a process shows is not believed."""
+    page = Page(os.getpid() + 1, signal.SIGURG)  # of somebody else: a child by vfork has its parent's
+    address = audience.marked(os.getpid())
+    assert address
+    assert audience.found(os.getpid(), "me", address) is None
+    assert audience.found(os.getpid(), "me", 4096) is None
+    page.put(channel.PID, os.getpid())
+    program = audience.found(os.getpid(), "me", address)
+    assert program is not None
+    program.close()
+
+
+def test_text_of_others_cannot_speak_to_a_terminal() -> None:
+    assert audience._clean(b"red \x1b[31m\n\xff") == "red  [31m \ufffd"
+
+
+# ------------------------------------------------------------------------------------------------------- randomness
+
+
+def test_reseeding_touches_what_is_imported_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(1)
+    first = random.random()
+    random.seed(1)
+    assert "random" in fresh.reseed()
+    assert random.random() != first
+    monkeypatch.setattr(fresh, "kept", set())
+    fresh.keep("random")
+    random.seed(1)
+    assert "random" not in fresh.reseed()
+    assert random.random() == first
+    with pytest.raises(ValueError, match="nothing: there are random, numpy"):
+        fresh.keep("nothing")
+    fresh.keep()
+    assert fresh.reseed() == []
+
+
+def test_sources_that_are_not_imported_stay_so() -> None:
+    code = "import sys, pycriu\nfrom pycriu.hooks import fresh\npycriu.listen()\nprint(fresh.reseed())"
+    (line,) = told(code)
+    assert "numpy" not in line
+    assert "uuid" not in line
+
+
+# ------------------------------------------------------------------------------------------------- critical sections
+
+
+def test_sections_nest_and_are_of_threads() -> None:
+    code = """
+import threading, pycriu
+from pycriu.hooks.listener import here
+with pycriu.critical_section():
+    with pycriu.critical_section():
+        print(sum(here._sections.values()))
+    thread = threading.Thread(target=lambda: pycriu.critical_section().__enter__())
+    thread.start(); thread.join()
+    print(len(here._sections))
+print(len(here._sections))
+"""
+    assert told(code) == ["2", "2", "1"]
