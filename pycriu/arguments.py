@@ -23,11 +23,12 @@ CORE = "core"
 SAVING = (DUMP, PRE_DUMP)
 NETWORK = (DUMP, PRE_DUMP, PAGE_SERVER)
 BOTH = (DUMP, PRE_DUMP, RESTORE)
-FILES = (*BOTH, CORE)
+FILES = (*BOTH, CORE, "job")
 TOLD = (*BOTH, "service")
+JOBS, OF_DUMPS = (*BOTH, "job"), (*SAVING, "job")
 UNPRIVILEGED = (*BOTH, "service", "cpuinfo", CHECK)
 CPUS = (DUMP, RESTORE, "cpuinfo")
-WITH_IMAGES = (*BOTH, "dedup", "cpuinfo", PAGE_SERVER, CORE)
+WITH_IMAGES = (*BOTH, "job", "dedup", "cpuinfo", PAGE_SERVER, CORE)
 STAY = (RESTORE, "service", PAGE_SERVER)
 
 
@@ -70,6 +71,10 @@ ACTIONS = {action.name: action for action in (
     Action("core", "restart from an ELF core file, write one with what it lacks, and catch those of programs that end",
            "Core finished", "Core FAILED.", "import|restore|save|handler CORE|PID FILE", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
+    Action(
+        "job", "run a program; save it at a signal, and go on at the next start", "Job finished", "Job FAILED.",
+        "run -- PROGRAM...",
+    ),
     Action(
         "swrk", "the same for one client, on a socket that it has left open", "Worker finished", "Worker FAILED.", "FD",
         capability=False, log=False,
@@ -130,7 +135,7 @@ GROUPS = (
         Option("restore-detached", "d", FLAG, "", "return once the tasks run, or the service", (*STAY, CORE), True),
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
-        Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", SAVING),
+        Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", OF_DUMPS),
         Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
                (DUMP, RESTORE)),
         Option("prev-images-dir", "", VALUE, "DIR", "save only what has changed since the dump in DIR (relative to -D)",
@@ -146,7 +151,7 @@ GROUPS = (
     ("Files", (
         Option("file-locks", "l", FLAG, "", "keep file locks and leases", FILES, True),
         Option("link-remap", "", FLAG, "", "may make hard links for deleted files with other names", FILES, True),
-        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (*SAVING, CORE)),
+        Option("ghost-limit", "", VALUE, "SIZE", "largest deleted file to keep (default: 1M)", (*OF_DUMPS, CORE)),
         Option("file-validation", "", VALUE, "HOW", "what must match: mtime (default) filesize buildid checksum",
                FILES),
         Option("skip-file-rwx-check", "", FLAG, "", "the mode bits of files may have changed", (RESTORE,), True),
@@ -165,7 +170,7 @@ GROUPS = (
         Option("tcp-established", "", FLAG, "", "keep TCP connections", FILES, True),
         Option("tcp-close", "", FLAG, "", "TCP connections come back closed", FILES, True),
         Option("skip-in-flight", "", FLAG, "", "drop connections that nobody has accepted yet", FILES, True),
-        Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", BOTH),
+        Option("network-lock", "", VALUE, "HOW", "how packets are held: nftables (default), skip", JOBS),
     )),
     ("Pages over the network", (
         Option("page-server", "", FLAG, "", "send pages to a page server", SAVING, True),
@@ -213,8 +218,10 @@ GROUPS = (
     )),
     ("How it is done", (
         Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", TOLD),
-        Option("hooks", "", VALUE, "HOW", "programs with hooks: ask (default), try, skip", (DUMP, RESTORE)),
-        Option("hook-timeout", "", VALUE, "SECONDS", "for the hooks of programs (default: 10)", (DUMP, RESTORE)),
+        Option("on", "", LIST, "SIGNAL", "save the job when this signal comes (default: SIGTERM)", ("job",)),
+        Option("hooks", "", VALUE, "HOW", "programs with hooks: ask (default), try, skip",
+               (DUMP, RESTORE, "job")),
+        Option("hook-timeout", "", VALUE, "SECONDS", "for the hooks of programs (default: 10)", (DUMP, RESTORE, "job")),
         Option("exec-cmd", "", FLAG, "", "then run the command behind --, as parent of the root", (RESTORE,)),
         Option("restore-sibling", "S", FLAG, "", "the root becomes a child of our parent (needs -d)", (RESTORE,), True),
         Option("status-fd", "", LIST, "FD", "write a zero byte there when ready to serve, and close it",
@@ -223,7 +230,7 @@ GROUPS = (
         Option("unprivileged", "", FLAG, "", "run by a user who has CAP_CHECKPOINT_RESTORE", UNPRIVILEGED, True),
         Option("cpu-cap", "", OPTIONAL, "WHAT", "the CPU must have: cpu fpu ins all none, ^ takes one away", CPUS),
         _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
-        Option("allow-uprobes", "", FLAG, "", "programs may have been under uprobes", BOTH, True),
+        Option("allow-uprobes", "", FLAG, "", "programs may have been under uprobes", JOBS, True),
         _refused("libdir", "pycriu has no plugins", VALUE, "L"),
         _needless("deprecated", "pycriu has nothing that is deprecated", negatable=True),
         _refused("ms", "CRIU has given it up, too"),

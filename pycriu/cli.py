@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         action = _action(plain[0]) if plain else None
         command = "exec-cmd" in values and action is arguments.ACTIONS[arguments.RESTORE]  # as many words as it wants
+        command = command or (action is not None and action.words.endswith("..."))
         if action is None or (len(plain) > 1 + len(action.words.split()) and not command):
             print(_usage(action), end="", file=sys.stderr)
             return 1

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu job run --on SIGTERM -- program`: a job that a batch system may interrupt, and start again where it was.
+
+The first start runs the program; a signal of --on has it saved, and ends with status 0; the next start of the same line
+goes on from there. The checkpoint lies in `checkpoint` below -D. It stays until the program ends by itself, so that a
+start after a crash of the machine has the last one. Other signals are for the program; its end is our end: the same
+status, or the same signal.
+
+What standard input, output and error are (but for files that are read, and /dev/null) is not saved: each start has its
+own. The program leads a session of its own.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import fcntl
+import os
+import shutil
+import signal
+import stat
+
+from pycriu.actions import Request, Signals, light_protobuf
+from pycriu.errors import HookFailed, PycriuError, UserError
+from pycriu.options import RestoreOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.actions import Outcome
+
+_CHECKPOINT, _STDIO, _LOCK = "checkpoint", "job-stdio", "job.lock"
+_FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
+_NOT_NOW = 75  # hooks.audience.STATUS_NOT_NOW
+_AGAIN = 0.5  # seconds until whoever said so is asked again
+
+
+def run(request: Request) -> Outcome:
+    """Start the program, or bring it back; then stay with it."""
+    if request.words[:1] != ["run"] or len(request.words) < 2:
+        raise UserError("the words of a job are: run -- PROGRAM ARGUMENTS…", "pycriu job run --on SIGTERM -- ./model")
+    job = Job(request, _signals(request.texts("on") or ("SIGTERM",)))
+    job.begin()
+    return job.stay
+
+
+def _signals(names: tuple[str, ...]) -> list[int]:
+    """SIGTERM, TERM, term, 15, several with commas or bars between."""
+    found = []
+    for name in "|".join(names).replace(",", "|").split("|"):
+        word = name.strip().upper().removeprefix("SIG")
+        number = int(word) if word.isascii() and word.isdigit() else getattr(signal, f"SIG{word}", 0)
+        if number not in signal.valid_signals() or number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            raise UserError(f"--on {name}: not a signal that can be waited for", "such as SIGTERM or SIGUSR1")
+        found.append(int(number))
+    return found
+
+
+class Job:
+    """One start of a job, from its beginning to its end or to the next checkpoint."""
+
+    def __init__(self, request: Request, on: list[int]) -> None:
+        self._request, self._on = request, on
+        self._folder = request.images
+        self._images = os.path.join(self._folder, _CHECKPOINT)
+        self._waited = {signal.SIGCHLD, *on, *(getattr(signal, name) for name in _FORWARDED)}
+        self._mask: set[int] = set()
+        self._pid = 0
+
+    def begin(self) -> None:
+        """The program runs; UserError where another start of it does."""
+        self._lock = os.open(os.path.join(self._folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self._folder}: another start of this job is under way", "-D names a directory for each job"
+            ) from None
+        os.makedirs(self._images, mode=0o700, exist_ok=True)
+        # What comes from here on waits until somebody looks.
+        self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, self._waited)
+        try:
+            self._pid = self._restore() if self._is_there() else self._start()
+        except BaseException:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
+            raise
+
+    def stay(self) -> int:
+        """Until the program ends, or is saved; the exit status."""
+        try:
+            return self._attend()
+        finally:
+            self._request.log.flush()
+
+    # ----------------------------------------------------------------------------------------------------- beginning
+
+    def _is_there(self) -> bool:
+        from pycriu.images import commit, store
+
+        with store.ImagesDir(self._images) as images:
+            return images.exists(commit.INVENTORY)
+
+    def _start(self) -> int:
+        program = self._request.words[1:]
+        try:
+            return os.posix_spawnp(
+                program[0], program, os.environ, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ)
+            )
+        except OSError as error:
+            raise UserError(f"{program[0]}: {error.strerror}") from None
+
+    def _restore(self) -> int:
+        light_protobuf()
+        from pycriu.restore import restore
+
+        with open(os.path.join(self._folder, _STDIO)) as file:
+            given = [line.split(maxsplit=1) for line in file.read().splitlines()]
+        options = RestoreOptions(
+            images_dir=self._images,
+            work_dir=self._request.work,
+            detached=True,
+            inherit_fd=tuple(f"fd[{fd}]:{name}" for fd, name in given),
+            **self._request.hook_options(),
+            **self._request.file_options(),
+        )
+        return restore(options, self._request.log).root_pid
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def _attend(self) -> int:
+        again = False
+        while True:
+            got = _signal.sigtimedwait(self._waited, _AGAIN) if again else _signal.sigwaitinfo(self._waited)
+            number = got.si_signo if got is not None else 0
+            if number == signal.SIGCHLD:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+                if pid:
+                    return self._ended(status)
+            elif number and number not in self._on:
+                os.kill(self._pid, number)
+            elif number or again:
+                try:
+                    self._save()
+                except HookFailed as error:
+                    if error.status != _NOT_NOW:
+                        return self._failed(error, number)
+                    self._request.log.warn("%s", error)
+                    again = True
+                except PycriuError as error:
+                    return self._failed(error, number)
+                else:
+                    self._request.log.info("The job is saved; the next start goes on")
+                    return 0
+
+    def _failed(self, error: PycriuError, number: int) -> int:
+        """There is no checkpoint, so the signal has the meaning that it has for the program."""
+        self._request.log.error("the job cannot be saved: %s", error)
+        self._request.log.flush()
+        self._on = []
+        os.kill(self._pid, number or signal.SIGTERM)
+        return self._attend()
+
+    def _ended(self, status: int) -> int:
+        if os.WIFSIGNALED(status):  # the last checkpoint stays: it may have been the machine's fault
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            number = os.WTERMSIG(status)
+            if number != signal.SIGKILL:
+                _signal.signal(number, _signal.SIG_DFL)
+            self._request.log.flush()
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, set())
+            os.kill(os.getpid(), number)
+            return 128 + number
+        shutil.rmtree(self._images)
+        return os.WEXITSTATUS(status)
+
+    def _save(self) -> None:
+        light_protobuf()
+        from pycriu.dump import dump
+
+        given = _stdio()
+        with open(os.path.join(self._folder, _STDIO), "w") as file:
+            file.write("".join(f"{fd} {name}\n" for name, fd in given.items()))
+        asked = Request(
+            self._request.values | {"tree": str(self._pid), "external": tuple(given)},
+            [], self._images, self._request.work, self._request.log,
+        )  # fmt: skip
+        try:
+            with Signals(), asked.deadline():
+                dump(asked.dump_options(), self._request.log)
+        except KeyboardInterrupt:
+            raise PycriuError("the time of --timeout is over; what was begun has been undone") from None
+
+
+def _stdio() -> dict[str, int]:
+    """What our descriptors 0, 1, 2 are called as files that are not saved → the lowest of them that is it."""
+    found: dict[str, int] = {}
+    null = os.stat(os.devnull).st_rdev
+    for fd in range(3):
+        status = os.fstat(fd)
+        mode, writes = status.st_mode, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if stat.S_ISFIFO(mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            found.setdefault(f"pipe[{status.st_ino}]", fd)
+        elif stat.S_ISCHR(mode) and status.st_rdev != null:
+            found.setdefault(f"tty[{status.st_rdev:x}:{status.st_dev:x}]", fd)
+        elif stat.S_ISREG(mode) and writes:
+            found.setdefault(f"file[{_mount(fd):x}:{status.st_ino:x}]", fd)
+    return found
+
+
+def _mount(fd: int) -> int:
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu job run`: saved at a signal, with exit status 0; the next start of the same line goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.host.conftest import DEADLINE, Host, below, children, wait_until
+
+ROOT = Path(__file__).parents[2]
+COUNTING = """
+import os, signal, sys, time
+number = 0
+signal.signal(signal.SIGUSR2, lambda *_: print("USR2", flush=True))
+while not os.path.exists("go"):
+    number += 1
+    print(number, flush=True)
+    time.sleep(0.02)
+print("end", flush=True)
+sys.exit(7)
+"""
+
+
+class Batch:
+    """Starts a job, again and again, with its output in a new file each time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.starts = host, 0
+        (host.folder / "job.py").write_text(COUNTING)
+        (host.folder / "state").mkdir()
+
+    def start(self, *words: str, program: tuple[str, ...] = (), **streams: object) -> subprocess.Popen[bytes]:
+        self.starts += 1
+        program = program or (sys.executable, "-IS", "job.py")
+        command = self.host.command("job", "run", "-D", "state", *words, "--", *program)
+        with open(self.output, "wb") as out, open(self.errors, "wb") as errors:
+            options = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors, **streams}
+            return subprocess.Popen(command, cwd=self.host.folder, **options)  # type: ignore[call-overload]
+
+    @property
+    def output(self) -> Path:
+        return self.host.folder / f"out.{self.starts}"
+
+    @property
+    def errors(self) -> Path:
+        return self.host.folder / f"err.{self.starts}"
+
+    def numbers(self) -> list[int]:
+        return [int(line) for line in self.output.read_text().splitlines() if line.isdigit()]
+
+    def counts(self, least: int = 3) -> None:
+        wait_until(lambda: len(self.numbers()) >= least, f"it counts: {self.errors.read_text()}")
+
+    def finish(self, job: subprocess.Popen[bytes]) -> int:
+        (self.host.folder / "go").touch()
+        return job.wait(DEADLINE)
+
+
+@pytest.fixture
+def batch(host: Host) -> Batch:
+    return Batch(host)
+
+
+def saved(batch: Batch, job: subprocess.Popen[bytes], number: int) -> None:
+    job.send_signal(number)
+    assert job.wait(DEADLINE) == 0, batch.errors.read_text()
+    assert not below(os.getpid()), "it has left somebody"
+
+
+@pytest.mark.parametrize("on", ["SIGTERM", "usr1", "SIGTERM|SIGUSR1"])
+def test_interrupted_twice(batch: Batch, on: str) -> None:
+    number = signal.SIGTERM if on == "SIGTERM" else signal.SIGUSR1
+    last = 0
+    for _ in range(2):
+        job = batch.start("--on", on)
+        batch.counts()
+        assert batch.numbers() == list(range(last + 1, last + 1 + len(batch.numbers())))
+        saved(batch, job, number)
+        last = batch.numbers()[-1]
+        assert "end" not in batch.output.read_text()
+    job = batch.start("--on", on)
+    batch.counts()
+    assert batch.finish(job) == 7
+    assert batch.numbers()[0] == last + 1
+    assert batch.output.read_text().endswith("end\n")
+    assert not (batch.host.folder / "state/checkpoint").exists()
+    (batch.host.folder / "go").unlink()
+    job = batch.start()  # it was done, so this is another one
+    batch.counts()
+    assert batch.numbers()[0] == 1
+    assert batch.finish(job) == 7
+
+
+def test_other_signals_are_for_the_program(batch: Batch) -> None:
+    job = batch.start()
+    batch.counts()
+    job.send_signal(signal.SIGUSR2)
+    wait_until(lambda: "USR2" in batch.output.read_text(), "it has had it")
+    job.send_signal(signal.SIGINT)
+    assert job.wait(DEADLINE) == -signal.SIGINT or job.returncode == 1  # Python's way to end of it
+
+
+def test_ends_as_the_program_ends(batch: Batch) -> None:
+    job = batch.start(program=("sh", "-c", "echo 1; echo 2; echo 3; kill -USR1 $$; sleep 60"))
+    assert job.wait(DEADLINE) == -signal.SIGUSR1
+
+
+def test_pipes_are_those_of_each_start(batch: Batch) -> None:
+    last = 0
+    for _ in range(2):
+        job = batch.start(stdout=subprocess.PIPE)
+        assert job.stdout is not None
+        lines = [int(job.stdout.readline()) for _ in range(5)]
+        assert lines[0] == last + 1
+        job.send_signal(signal.SIGTERM)
+        rest = job.stdout.read().split()
+        assert job.wait(DEADLINE) == 0, batch.errors.read_text()
+        last = int(rest[-1]) if rest else lines[-1]
+
+
+def test_a_job_that_cannot_be_saved_gets_the_signal_itself(batch: Batch) -> None:
+    code = "import fcntl,time; f = open('lock', 'w'); fcntl.flock(f, 2); print('1\\n2\\n3', flush=True); time.sleep(60)"
+    job = batch.start(program=(sys.executable, "-IS", "-c", code))
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == -signal.SIGTERM
+    assert "the job cannot be saved" in batch.errors.read_text()
+    assert "--file-locks" in batch.errors.read_text()
+    (batch.host.folder / "lock").unlink()
+    job = batch.start("--file-locks", program=(sys.executable, "-IS", "-c", code))
+    batch.counts()
+    saved(batch, job, signal.SIGTERM)
+
+
+def test_a_program_that_says_not_now_is_asked_again(batch: Batch) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import os, time, pycriu
+@pycriu.before_checkpoint
+def busy():
+    print("asked", flush=True)
+    if not os.path.exists("calm"): raise pycriu.NotNow("busy")
+print("1\\n2\\n3", flush=True)
+while True: time.sleep(0.1)
+"""
+    job = batch.start(program=(sys.executable, "-IS", "-c", code))
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    wait_until(lambda: batch.output.read_text().count("asked") > 1, "it is asked again")
+    assert job.poll() is None
+    (batch.host.folder / "calm").touch()
+    assert job.wait(DEADLINE) == 0
+
+
+def test_two_starts_at_once(batch: Batch) -> None:
+    first = batch.start()
+    batch.counts()
+    second = batch.start()
+    assert second.wait(DEADLINE) == 1
+    assert "another start of this job is under way" in batch.errors.read_text()
+    (pid,) = children(first.pid)
+    assert pid
+    batch.finish(first)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("job",), "the words of a job are: run"),
+        (("job", "run"), "the words of a job are: run"),
+        (("job", "run", "--on", "SIGKILL", "--", "true"), "--on SIGKILL: not a signal that can be waited for"),
+        (("job", "run", "--on", "nonsense", "--", "true"), "--on nonsense: not a signal"),
+        (("job", "run", "--", "/no/such/program"), "/no/such/program: No such file"),
+    ],
+)
+def test_what_makes_no_sense(host: Host, words: tuple[str, ...], said: str) -> None:
+    outcome = host.run(words[0], *words[1:])
+    assert outcome.status == 1
+    assert said in outcome.log
