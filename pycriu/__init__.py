@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pycriu.hooks.interface import moment as moment
     from pycriu.hooks.interface import simulate as simulate
     from pycriu.hooks.interface import simulate_async as simulate_async
+    from pycriu.warmstart.program import warm_start as warm_start
 
 _NAMES = {
     "api": (
@@ -62,6 +63,7 @@ _NAMES = {
         "checkpoint", "checkpoint_async", "critical_section", "forget_hook", "keep_randomness", "listen", "moment",
         "simulate", "simulate_async",
     ),
+    "warmstart.program": ("warm_start",),
 }  # fmt: skip
 
 

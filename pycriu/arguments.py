@@ -76,6 +76,10 @@ ACTIONS = {action.name: action for action in (
         "run -- PROGRAM...",
     ),
     Action(
+        "snapshot", "start a program in Python where its imports are done", "Snapshot finished", "Snapshot FAILED.",
+        "run|clear -- PYTHON...", capability=False,
+    ),
+    Action(
         "swrk", "the same for one client, on a socket that it has left open", "Worker finished", "Worker FAILED.", "FD",
         capability=False, log=False,
     ),
@@ -219,6 +223,7 @@ GROUPS = (
     ("How it is done", (
         Option("action-script", "", LIST, "PROGRAM", "tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION", TOLD),
         Option("on", "", LIST, "SIGNAL", "save the job when this signal comes (default: SIGTERM)", ("job",)),
+        Option("key", "", VALUE, "TEXT", "distinguish starts of the same program", ("snapshot",)),
         Option("hooks", "", VALUE, "HOW", "programs with hooks: ask (default), try, skip",
                (DUMP, RESTORE, "job")),
         Option("hook-timeout", "", VALUE, "SECONDS", "for the hooks of programs (default: 10)", (DUMP, RESTORE, "job")),

@@ -95,7 +95,7 @@ class RestoreOptions:
     """`pycriu restore`."""
 
     images_dir: str
-    work_dir: str
+    work_dir: str  # empty: no statistics are written
     detached: bool = False  # return once the tasks run, instead of waiting for the root
     shell_job: bool = False
     file_locks: bool = False
@@ -119,6 +119,8 @@ class RestoreOptions:
     outer_group: int | None = None  # whoever is in this group stays in ours; None: who is in that of the root
     progress: Progress | None = None  # what is shown of the reading of pages
     settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
+    new_life: bool = False  # under another PID, with our standard input, output and error: see `newlife`
+    message: bytes = b""  # for programs with hooks, see pycriu.moment()
     hooks: str = "ask"  # programs with hooks are told; skip: they are not
     hook_timeout: float = 10  # seconds that they have for their hooks
     hook: Hook = no_hook  # stages: pre-restore; post-restore and pre-resume, tasks complete; post-resume, they run

@@ -161,6 +161,10 @@ class Builder:
             + seccomp.strict_rows(of_thread.seccomp)
         )
 
+    def threads(self) -> list[tuple[Tracee, ThreadImage]]:
+        """All threads that are complete, each with its image."""
+        return [(task, of_thread) for task, _, of_thread in self._threads]
+
     def finish(self) -> None:
         """Registers and masks, when everybody is complete: with these the threads are what they were."""
         for task, image, of_thread in self._threads:

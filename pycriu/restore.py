@@ -58,7 +58,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     options.hook("pre-restore", 0)
     cpu = arch.native()
     limits.raise_own_descriptor_limit()
-    with store.ImagesDir(options.images_dir) as images:
+    with images_of(options) as images:
         images.edited = edits
         kinds = Kinds(options, log)
         check_cpu(images, options)
@@ -71,15 +71,25 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
                 log.warn("%s", remark)
             refuse_pidfile(options.pidfile)
             with Haste():  # which tasks inherit, until `Builder.finish` gives them their own
-                pages = restore_tree(checkpoint, kinds, cpu, options, log)
+                pages = restore_tree(checkpoint, kinds, cpu, options, log, getattr(images, "old", {}))
         finally:
             checkpoint.close()
     root = checkpoint.root.pid
     options.hook("post-resume", root)
     took = round((time.monotonic() - begin) * 1e6)
-    store.write_stats(options.work_dir, "stats-restore", stats_entry(took, pages), log.warn)
+    if options.work_dir:
+        store.write_stats(options.work_dir, "stats-restore", stats_entry(took, pages), log.warn)
     log.info("Restored %d processes, %d pages in %d us", len(checkpoint.tasks), pages, took)
     return RestoreResult(root, took, pages, lambda: os.waitpid(root, 0)[1])
+
+
+def images_of(options: RestoreOptions) -> store.ImagesDir:
+    """The images, as they are or as they would be of a process with another PID."""
+    if not options.new_life:
+        return store.ImagesDir(options.images_dir)
+    from pycriu import newlife
+
+    return newlife.NewLife(options.images_dir)
 
 
 def asked_edits(options: RestoreOptions) -> Edits | None:
@@ -91,8 +101,11 @@ def asked_edits(options: RestoreOptions) -> Edits | None:
     return Edits(options.edit, options.edit_script)
 
 
-def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log) -> int:
-    """From open files to running tasks; the number of pages that were put back."""
+def restore_tree(
+    checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log, old: dict[int, int]
+) -> int:
+    """From open files to running tasks; the number of pages that were put back. `old` has the ids of the dump of tasks
+    that have others now."""
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     tty = kinds.find("tty.kind")
@@ -119,10 +132,11 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
         if kinds.inherited is not None:
             kinds.inherited.tell_unused()
         segments.finish()
+        settle(builder, old)
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
-            audience = returned(list(nursery.tasks), kinds, options, log)
+            audience = returned({pid: old.get(pid, pid) for pid in nursery.tasks}, kinds, options, log)
             options.settled()
             nursery.release(SIGSTOP if options.leave_stopped else 0, kinds.delicate())
             if audience is not None:
@@ -134,10 +148,18 @@ def restore_tree(checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: 
     return pages
 
 
-def returned(pids: list[int], kinds: Kinds, options: RestoreOptions, log: Log) -> Audience | None:
+def settle(builder: Builder, old: dict[int, int]) -> None:
+    """Let complete threads know their new ids, where they have such."""
+    if old:
+        from pycriu import newlife
+
+        newlife.settle(builder.threads(), old)
+
+
+def returned(pids: dict[int, int], kinds: Kinds, options: RestoreOptions, log: Log) -> Audience | None:
     """The programs with hooks among tasks that are complete, told that they have been restored; None if there are none.
 
-    They hear of it when they run.
+    They hear of it when they run. `pids` has with the PID of each that of its dump.
     """
     memfds = kinds.find("memfd")
     if options.hooks == "skip" or memfds is None or not memfds.has("pycriu-hooks"):  # hooks.channel.NAME
@@ -145,9 +167,9 @@ def returned(pids: list[int], kinds: Kinds, options: RestoreOptions, log: Log) -
     from pycriu.hooks import audience
 
     programs = [(pid, audience.marked(pid)) for pid in pids]
-    found = [audience.found(pid, procfs.stat(pid).comm, address) for pid, address in programs if address]
+    found = [audience.found(pid, procfs.stat(pid).comm, address, pids[pid]) for pid, address in programs if address]
     told = audience.Audience([one for one in found if one], options.hook_timeout, log, stopped=options.leave_stopped)
-    told.returned()
+    told.returned(options.message)
     return told
 
 

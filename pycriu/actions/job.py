@@ -17,8 +17,8 @@ import fcntl
 import os
 import shutil
 import signal
-import stat
 
+from pycriu import streams
 from pycriu.actions import Request, Signals, light_protobuf
 from pycriu.errors import HookFailed, PycriuError, UserError
 from pycriu.options import RestoreOptions
@@ -177,7 +177,7 @@ class Job:
         light_protobuf()
         from pycriu.dump import dump
 
-        given = _stdio()
+        given = streams.external()
         with open(os.path.join(self._folder, _STDIO), "w") as file:
             file.write("".join(f"{fd} {name}\n" for name, fd in given.items()))
         asked = Request(
@@ -189,24 +189,3 @@ class Job:
                 dump(asked.dump_options(), self._request.log)
         except KeyboardInterrupt:
             raise PycriuError("the time of --timeout is over; what was begun has been undone") from None
-
-
-def _stdio() -> dict[str, int]:
-    """What our descriptors 0, 1, 2 are called as files that are not saved → the lowest of them that is it."""
-    found: dict[str, int] = {}
-    null = os.stat(os.devnull).st_rdev
-    for fd in range(3):
-        status = os.fstat(fd)
-        mode, writes = status.st_mode, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        if stat.S_ISFIFO(mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
-            found.setdefault(f"pipe[{status.st_ino}]", fd)
-        elif stat.S_ISCHR(mode) and status.st_rdev != null:
-            found.setdefault(f"tty[{status.st_rdev:x}:{status.st_dev:x}]", fd)
-        elif stat.S_ISREG(mode) and writes:
-            found.setdefault(f"file[{_mount(fd):x}:{status.st_ino:x}]", fd)
-    return found
-
-
-def _mount(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))

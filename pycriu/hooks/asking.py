@@ -32,8 +32,10 @@ LOG = "checkpoint.log"
 _PR_GET_CHILD_SUBREAPER = 37
 _LOOK = 0.005  # seconds
 # A shell's job in the background ends up outside of our tree as soon as the shell has ended.
-_START = '"$@" </dev/null >/dev/null 2>&1 & echo $!'
+_START = 'log=$1; shift; "$@" </dev/null >"$log" 2>&1 & echo $!'
 _BECOME = "import os; os.setsid(); from pycriu.cli import command; command()"
+
+interpreter = ""  # that runs pycriu, where it is not the one of this program
 
 
 class Outcome:
@@ -121,7 +123,9 @@ class _Asking:
         self._page = page
         self._born, self._served = channel.born(), here.served
         page.put(channel.FINAL, 0)
-        self._dumper = _start(["dump", "-t", str(os.getpid()), "-D", images, "-v4", "-o", LOG, "--shell-job", *words])
+        self._dumper = _start(
+            ["dump", "-t", str(os.getpid()), "-D", images, "-v4", "-o", "-", "--shell-job", *words], self._log
+        )
 
     def over(self) -> bool:
         """Whether it is known how it ended."""
@@ -163,12 +167,12 @@ def _refuse_reapers() -> None:
         )
 
 
-def _start(words: list[str]) -> int:
-    """Start pycriu outside of our tree; its PID."""
+def _start(words: list[str], log: str) -> int:
+    """Start pycriu outside of our tree, with a file for all that it says; its PID."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    command = ["/bin/sh", "-c", _START, "pycriu", sys.executable, "-c", _BECOME, *words]
+    command = ["/bin/sh", "-c", _START, "pycriu", log, interpreter or sys.executable, "-c", _BECOME, *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
     return int(done.stdout)
 
@@ -192,4 +196,5 @@ def _errors(log: str) -> str:
     except OSError:
         return "the dump could not be started"
     said = [line.partition("): ")[2] for line in lines if ") Error (" in line]
+    said = said or [line.removeprefix("pycriu: ") for line in lines if line.startswith("pycriu: ")]  # before the log
     return "; ".join(said) or "the dump has ended without a word"

@@ -91,10 +91,10 @@ class Program:
             return ""
 
 
-def found(pid: int, comm: str, address: int) -> Program | None:
+def found(pid: int, comm: str, address: int, known_as: int = 0) -> Program | None:
     """The program that has such a mapping; None where it is another's (vfork), or none at all.
 
-    HookFailed where it cannot hear us.
+    `known_as` is the PID that it had, where it does not know of a new one yet.
     """
     try:
         mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
@@ -103,7 +103,11 @@ def found(pid: int, comm: str, address: int) -> Program | None:
     program = None
     try:
         head = os.pread(mem, channel.HEAD, address)
-        if len(head) == channel.HEAD and head.startswith(channel.MAGIC) and channel.number(head, channel.PID) == pid:
+        if (
+            len(head) == channel.HEAD
+            and head.startswith(channel.MAGIC)
+            and channel.number(head, channel.PID) == (known_as or pid)
+        ):
             program = Program(pid, comm, mem, address, head)
     except OSError:
         return None

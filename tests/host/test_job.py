@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 COUNTING = """
 import os, signal, sys, time
 number = 0
-signal.signal(signal.SIGUSR2, lambda *_: print("USR2", flush=True))
+signal.signal(signal.SIGUSR2, lambda *_: os.write(1, b"USR2\\n"))
 while not os.path.exists("go"):
     number += 1
     print(number, flush=True)

@@ -12,7 +12,7 @@ function __pycriu_action
             continue
         end
         switch $word
-            case -t --tree -D --images-dir -W --work-dir --pidfile --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
+            case -t --tree -D --images-dir -W --work-dir --pidfile --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
                 set skip yes
             case '-*'
             case '*'
@@ -34,12 +34,14 @@ complete -c pycriu -n '__pycriu_action' -a cpuinfo -d 'write down what the CPU o
 complete -c pycriu -n '__pycriu_action' -a core -d 'restart from an ELF core file, write one with what it lacks, and catch those of programs that end'
 complete -c pycriu -n '__pycriu_action' -a service -d 'do for others what they ask for through a socket'
 complete -c pycriu -n '__pycriu_action' -a job -d 'run a program; save it at a signal, and go on at the next start'
+complete -c pycriu -n '__pycriu_action' -a snapshot -d 'start a program in Python where its imports are done'
 complete -c pycriu -n '__pycriu_action' -a swrk -d 'the same for one client, on a socket that it has left open'
 complete -c pycriu -n '__pycriu_action cpuinfo' -a 'dump check'
 complete -c pycriu -n '__pycriu_action core' -a 'import restore save handler CORE PID FILE'
+complete -c pycriu -n '__pycriu_action snapshot' -a 'run clear -- PYTHON...'
 complete -c pycriu -n '__pycriu_action dump pre-dump' -s t -l tree -x -a '(__fish_complete_pids)' -d 'root of the tree to dump'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job dedup cpuinfo page-server core' -s D -l images-dir -x -a '(__fish_complete_directories)' -d 'where the images are (default: here)'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job swrk' -s W -l work-dir -x -a '(__fish_complete_directories)' -d 'where log, pidfile and statistics go (default: with the images)'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s W -l work-dir -x -a '(__fish_complete_directories)' -d 'where log, pidfile and statistics go (default: with the images)'
 complete -c pycriu -n '__pycriu_action dump' -s R -l leave-running -d 'let the tasks run on after the dump'
 complete -c pycriu -n '__pycriu_action dump restore core' -s s -l leave-stopped -d 'leave the tasks stopped'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -s j -l shell-job -d 'session leader or terminal may lie outside the tree'
@@ -105,6 +107,7 @@ complete -c pycriu -n '__pycriu_action core' -l socket -d 'core handler: by a so
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l manage-cgroups -f -a 'none ignore' -d 'none or ignore, as it is: control groups are left alone'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore service' -l action-script -r -F -d 'tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION'
 complete -c pycriu -n '__pycriu_action job' -l on -x -d 'save the job when this signal comes (default: SIGTERM)'
+complete -c pycriu -n '__pycriu_action snapshot' -l key -x -d 'distinguish starts of the same program'
 complete -c pycriu -n '__pycriu_action dump restore job' -l hooks -x -a 'ask try skip' -d 'programs with hooks: ask (default), try, skip'
 complete -c pycriu -n '__pycriu_action dump restore job' -l hook-timeout -x -d 'for the hooks of programs (default: 10)'
 complete -c pycriu -n '__pycriu_action restore' -l exec-cmd -d 'then run the command behind --, as parent of the root'
@@ -117,10 +120,10 @@ complete -c pycriu -n '__pycriu_action dump pre-dump restore service cpuinfo che
 complete -c pycriu -n '__pycriu_action dump restore cpuinfo' -l cpu-cap -f -a 'cpu fpu ins all none' -d 'the CPU must have: cpu fpu ins all none, ^ takes one away'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l allow-uprobes -d 'programs may have been under uprobes'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l no-allow-uprobes -d 'not --allow-uprobes'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job swrk' -s o -l log-file -r -F -d 'log to FILE in the work directory; - is standard output'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job swrk' -s v -l verbosity -f -a '1 2 3 4' -d '1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job swrk' -l config -r -F -d 'read options from FILE too, one per line, without dashes'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job swrk' -l no-default-config -d 'do not read /etc/criu/default.conf and ~/.criu/default.conf'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s o -l log-file -r -F -d 'log to FILE in the work directory; - is standard output'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s v -l verbosity -f -a '1 2 3 4' -d '1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -l config -r -F -d 'read options from FILE too, one per line, without dashes'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -l no-default-config -d 'do not read /etc/criu/default.conf and ~/.criu/default.conf'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l display-stats -d 'print the figures that stats-dump and stats-restore have'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l no-display-stats -d 'not --display-stats'
 complete -c pycriu -n '__pycriu_action check' -l feature -x -d 'probe only this feature'

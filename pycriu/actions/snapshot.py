@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu snapshot run -- python app.py`: a program that starts where its imports are done. See pycriu/warmstart.
+
+`pycriu snapshot clear` removes what is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pycriu.actions import Request, light_protobuf, say
+from pycriu.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pycriu.actions import Outcome
+
+
+def run(request: Request) -> Outcome:
+    """Restore, or start; this process becomes that."""
+    words = request.words
+    if words == ["clear"]:
+        from pycriu.warmstart import shelf
+
+        say([f"removed {shelf.clear()}"])
+        return 0
+    if words[:1] != ["run"] or len(words) < 2:
+        raise UserError(
+            "the words are: run -- PYTHON SCRIPT ARGUMENTS…, or: clear", "pycriu snapshot run -- python3 app.py"
+        )
+    return lambda: _start(words[1:], request.text("key"))
+
+
+def _start(words: list[str], more: str | None) -> NoReturn:
+    from pycriu.warmstart import identity, runner, shelf
+
+    command = identity.parsed(words)
+    if command is None or os.environ.get("PYCRIU_WARM_START") == "0":
+        _become(words, {})
+    try:
+        name = identity.key(command, more, os.environ)
+        place = shelf.Place(shelf.folder(), name)
+        usable = place.usable()
+    except OSError:
+        _become(words, {})
+    if usable:
+        light_protobuf()
+        argv = [command.target, *command.arguments]
+        runner.try_to_become(place, argv, words, module=command.module)
+    target = ["-m", command.target] if command.module else [command.target]
+    boot = os.path.join(os.path.dirname(os.path.abspath(identity.__file__)), "boot.py")
+    more_environment = {"PYCRIU_SNAPSHOT": name, "PYCRIU_PYTHON": sys.executable}
+    _become([command.python, *command.options, boot, *target, *command.arguments], more_environment)
+
+
+def _become(words: list[str], more: dict[str, str]) -> NoReturn:
+    """The ordinary start."""
+    try:
+        os.execvpe(words[0], words, os.environ | more)
+    except OSError as error:
+        raise UserError(f"{words[0]}: {error.strerror}") from None

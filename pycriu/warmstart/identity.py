@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which starts of a program are the same: the key, known before anything runs, and the manifest, known afterwards.
+
+The key has the interpreter and its options, the script, the part of the environment that decides what is imported or
+how libraries set themselves up, the user, the kernel and this boot of the machine. The manifest has size and time of
+every file that was imported, of the interpreter, and of the directories in which distributions are installed; of
+directories with sources of one's own, the names that could be imported. Files that a program reads while it imports
+are its own business: `key=` and `--key` are for such."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_PREFIXES = (
+    "PYTHON", "LD_", "LC_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "NUMEXPR_", "MALLOC_", "CUDA_",
+    "DJANGO_", "VIRTUAL_ENV", "CONDA_PREFIX", "GLIBC_TUNABLES",
+)  # fmt: skip
+_NAMES = ("LANG", "LANGUAGE", "TZ", "HOME", "PYCRIU_HOOKS_SIGNAL")
+_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+_INSTALLED = ("site-packages", "dist-packages")
+_VERSION = "pycriu-snapshot 1"
+
+
+class Command:
+    """A command line of Python's: interpreter, its options, what it runs (a path, or a module), arguments."""
+
+    __slots__ = ("arguments", "module", "options", "python", "target")
+
+    def __init__(self, python: str, options: list[str], target: str, arguments: list[str], *, module: bool) -> None:
+        self.python, self.options, self.target, self.arguments = python, options, target, arguments
+        self.module = module  # behind -m
+
+
+def parsed(words: list[str], path: str | None = None) -> Command | None:
+    """The command, None where it is none that runs a script or module; `path` is what to look for the program in."""
+    python = found(words[0], path)
+    rest, options = list(words[1:]), []
+    if python is None or not os.path.basename(python).startswith(("python", "pypy")):
+        return None
+    while rest and rest[0].startswith("-") and rest[0] not in ("-", "-m"):
+        word = rest.pop(0)
+        if word.startswith("-c") or word in ("-h", "-V", "--version", "--help") or "i" in _letters(word):
+            return None
+        options.append(word)
+        if word in _WITH_VALUE and rest:
+            options.append(rest.pop(0))
+    module = rest[:1] == ["-m"]
+    if module:
+        rest.pop(0)
+    if not rest or rest[0] == "-":
+        return None
+    return Command(python, options, rest[0], rest[1:], module=module)
+
+
+def _letters(word: str) -> str:
+    return "" if word.startswith(("--", "-W", "-X")) else word
+
+
+def found(program: str, path: str | None = None) -> str | None:
+    """Where a program is, as a shell would find it."""
+    if "/" in program:
+        return os.path.abspath(program)
+    for folder in (path if path is not None else os.environ.get("PATH", os.defpath)).split(os.pathsep):
+        candidate = os.path.join(folder, program)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return os.path.abspath(candidate)
+    return None
+
+
+def key(command: Command, more: object, environment: Mapping[str, str]) -> str:
+    """A name for all starts that are like this one; `more` is what the program adds."""
+    system = os.uname()
+    facts = [
+        _VERSION, command.python, *command.options, "-m" if command.module else "",
+        command.target if command.module else os.path.abspath(command.target),
+        repr(more), str(os.getuid()), str(os.getgid()), system.nodename, system.release, system.version, system.machine,
+        _boot(),
+        *(f"{name}={value}" for name, value in sorted(environment.items()) if _matters(name)),
+    ]  # fmt: skip
+    return digest(facts)
+
+
+def _matters(name: str) -> bool:
+    return name in _NAMES or name.startswith(_PREFIXES)
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def digest(words: Iterable[str]) -> str:
+    """Of a list of words, as 32 hexadecimal digits."""
+    from _blake2 import blake2b  # what hashlib would take, without the rest of it
+
+    return str(blake2b("\0".join(words).encode(errors="surrogateescape"), digest_size=16).hexdigest())
+
+
+# ------------------------------------------------------------------------------------------------------------ manifest
+
+
+def manifest(command: Command) -> str:
+    """What this process has imported, and where it has looked for it."""
+    files = {command.python, os.path.realpath(command.python)}
+    if not command.module:
+        files.add(os.path.abspath(command.target))
+    files.update(
+        file for module in list(sys.modules.values()) if isinstance(file := getattr(module, "__file__", None), str)
+    )
+    lines = [_VERSION, *(_line(os.path.abspath(file)) for file in sorted(files))]
+    for folder in dict.fromkeys(os.path.abspath(one) for one in sys.path):
+        lines.append(_folder_line(folder))
+        if folder.endswith(_INSTALLED) and os.path.isdir(folder):
+            lines += [_line(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name.endswith(".pth")]
+    return "\n".join(lines) + "\n"
+
+
+def holds(content: str) -> bool:
+    """Whether everything is as the manifest says."""
+    lines = content.splitlines()
+    return lines[:1] == [_VERSION] and all(_is_so(line) for line in lines[1:])
+
+
+def _is_so(line: str) -> bool:
+    path = line.split(" ", 2)[2]
+    return line == (_folder_line(path) if line.startswith("names ") else _line(path))
+
+
+def _line(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return f"- - {path}"
+    return f"{status.st_mtime_ns} {status.st_size} {path}"
+
+
+def _folder_line(folder: str) -> str:
+    """Of one that holds distributions, or the library, its time: whatever is added or taken away changes that."""
+    if folder.endswith(_INSTALLED) or folder.startswith((sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib")):
+        return _line(folder)
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(one.name for one in entries if _can_be_imported(one))
+    except OSError:
+        return f"names - {folder}"
+    return f"names {digest(names)} {folder}"
+
+
+def _can_be_imported(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith((".py", ".so")) or os.path.exists(os.path.join(entry.path, "__init__.py"))

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The side of the program: `pycriu.warm_start`.
+
+    import pycriu
+    with pycriu.warm_start():
+        import numpy, pandas
+    main()
+
+The first start imports, keeps a checkpoint of itself at the end of the block, and goes on. Later starts of the same
+command line but for its arguments come no further than the beginning of the block: a process that is restored from
+there goes on behind it, with what they were given, and they wait for its end. The block runs only once, so nothing
+belongs into it that must happen each time."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import signal
+import sys
+
+from pycriu.hooks import asking
+from pycriu.hooks.listener import Moment, here
+from pycriu.warmstart import identity, shelf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+OFF = "PYCRIU_WARM_START"  # 0: never
+# Set by `pycriu snapshot run`: the key under which this start is to be kept, and the interpreter that has pycriu.
+PLACE, PYTHON = "PYCRIU_SNAPSHOT", "PYCRIU_PYTHON"
+_PR_SET_PDEATHSIG = 1
+_STREAMS = (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w"))
+
+
+class warm_start:  # noqa: N801  # used as a function is
+    """A block of imports that later starts need not run.
+
+    `key` is anything with a `repr` that distinguishes starts, beside what is distinguished anyway (see `identity`);
+    `environment` names more variables that do.
+    """
+
+    def __init__(self, key: object = None, *, environment: Iterable[str] = ()) -> None:
+        self._key = (key, [(name, os.environ.get(name)) for name in sorted(environment)])
+        self._plain = key is None and not self._key[1]
+        self._place: shelf.Place | None = None
+        self._command: identity.Command | None = None
+
+    def __enter__(self) -> None:
+        kept_by_runner = _told_by_runner() if self._plain else None
+        if os.environ.get(OFF) == "0":
+            return
+        self._command = identity.parsed(_own_words())
+        if self._command is None:
+            return
+        try:
+            name = kept_by_runner or identity.key(self._command, self._key, os.environ)
+            self._place = shelf.Place(shelf.folder(), name)
+            usable = kept_by_runner is None and self._place.usable()
+        except OSError:  # nowhere to keep it
+            self._place = None
+            return
+        if usable:
+            from pycriu.warmstart import runner
+
+            runner.try_to_become(self._place, sys.argv, sys.orig_argv, module=self._command.module)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._place is not None and self._command is not None:
+            keep(self._place, self._command)
+
+
+def _told_by_runner() -> str | None:
+    """The key that the runner has computed. Its variables are for this process only, not for what it starts."""
+    asking.interpreter = os.environ.pop(PYTHON, asking.interpreter)
+    return os.environ.pop(PLACE, None)
+
+
+def _own_words() -> list[str]:
+    """How this process was started, with a program that can be found."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def keep(place: shelf.Place, command: identity.Command) -> None:
+    """Keep a checkpoint of this process, which goes on, in this life or in another, whatever fails."""
+    from pycriu import streams
+
+    try:
+        if not place.begin():
+            return
+    except OSError:
+        return
+    import json  # what arrives wants to be read
+
+    assert json
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    here.arrivals.append(_arrive)
+    try:
+        words = [word for name in streams.external() for word in ("--external", name)]
+        outcome = asking.checkpoint(place.new, options=words)
+        if outcome.restored:
+            return
+        if outcome.continued:
+            place.keep(identity.manifest(command))
+        else:
+            place.give_up(outcome.why)
+    except (OSError, RuntimeError) as error:
+        try:
+            place.give_up(str(error))
+        except OSError:
+            return
+    finally:
+        here.arrivals.remove(_arrive)
+
+
+# ------------------------------------------------------------------------------------------------------- in a new life
+
+
+def _arrive(moment: Moment) -> None:
+    """Become what this start was asked to be."""
+    if not moment.message:
+        return
+    import json
+
+    said = json.loads(moment.message)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != said["parent"]:
+        os.kill(os.getpid(), signal.SIGKILL)  # whoever wanted us has been killed
+    os.umask(said["umask"])
+    os.chdir(said["cwd"])
+    first = 1 if said["module"] else 0  # Python has put a path there
+    sys.argv[first:] = said["argv"][first:]
+    sys.orig_argv[:] = said["orig_argv"]
+    _change_environment(said["environment"])
+    for number in said["ignored"]:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
+    for name, fd, mode in _STREAMS:
+        _renew(name, fd, mode)
+
+
+def _change_environment(new: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name not in new]:
+        del os.environ[name]
+    for name, value in new.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _renew(name: str, fd: int, mode: str) -> None:
+    """A stream of Python's over what this start has: an old one believes to know whether that is a terminal."""
+    old: Any = getattr(sys, name)
+    if not isinstance(old, io.TextIOWrapper):
+        return
+    terminal = os.isatty(fd)
+    lines = terminal or name == "stderr"
+    old.reconfigure(line_buffering=lines)  # some have kept it
+    buffer = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115 - lives as long as we do
+    new = io.TextIOWrapper(
+        buffer, old.encoding, old.errors, None if mode == "r" else "\n", line_buffering=lines and mode == "w"
+    )
+    setattr(sys, name, new)
+    setattr(sys, f"__{name}__", new)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The other side of a warm start: restore a checkpoint as a child of this process, with what this process was given,
+and be for it what it is not: whom others know by its PID, send signals to, and wait for."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import resource
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pycriu.log import Log
+    from pycriu.warmstart.shelf import Place
+
+_ATTEMPTS = 5  # somebody else may get a PID that was free
+_FORWARDED = (1, 2, 3, 10, 12, 15, 18, 23, 28)  # SIGHUP INT QUIT USR1 USR2 TERM CONT URG WINCH
+_OF_TERMINAL = (2, 3, 28)  # which the terminal sends to our group, and so to the child, too
+_SI_USER = 0  # and below: sent by a process
+_WAITED = (17, *_FORWARDED)  # SIGCHLD
+
+
+def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module: bool) -> None:
+    """Restore what is kept there and stay until it ends; or return, and the place is empty."""
+    from pycriu.errors import PycriuError
+    from pycriu.log import ERROR, Log
+
+    log_file = os.environ.get("PYCRIU_SNAPSHOT_LOG", os.devnull)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # The program may be heard of as soon as it runs: what comes for it from then on waits until we look.
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _WAITED)
+    try:
+        with Log(ERROR, fd, echo=False) as log:
+            try:
+                child = _restored(place, message(argv, orig_argv, module=module), log)
+            except PycriuError as error:
+                log.error("%s", error)
+                place.discard(str(error))
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+                return
+    finally:
+        os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    stay(child)
+
+
+def message(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
+    """What the program is told that comes to life."""
+    import json
+
+    umask = os.umask(0o77)
+    os.umask(umask)
+    ignored = [number for number in (1, 2, 3, 15) if _signal.getsignal(number) == _signal.SIG_IGN]
+    return json.dumps(
+        {
+            "argv": argv,
+            "module": module,
+            "orig_argv": orig_argv,
+            "environment": dict(os.environ),
+            "cwd": os.getcwd(),
+            "umask": umask,
+            "ignored": ignored,
+            "parent": os.getpid(),
+        }
+    ).encode()
+
+
+def _restored(place: Place, said: bytes, log: Log) -> int:
+    from pycriu import newlife
+    from pycriu.errors import PidTaken, UserError
+    from pycriu.hooks.channel import MESSAGE_ROOM
+    from pycriu.options import RestoreOptions
+    from pycriu.restore import restore
+
+    if len(said) > MESSAGE_ROOM:
+        raise UserError(f"arguments and environment have {len(said)} bytes; {MESSAGE_ROOM} can be told")
+    options = RestoreOptions(
+        images_dir=place.path, work_dir="", shell_job=True, new_life=True, message=said,
+        inherit_fd=newlife.inherited(),
+    )  # fmt: skip
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return restore(options, log).root_pid
+        except PidTaken:
+            continue
+    return restore(options, log).root_pid
+
+
+def stay(child: int) -> NoReturn:
+    """Hand on signals, and end as the child ends."""
+    status = _ended(child)
+    while status is None:
+        got = _signal.sigwaitinfo(_WAITED)
+        if got.si_signo in _FORWARDED and (got.si_code <= _SI_USER or got.si_signo not in _OF_TERMINAL):
+            os.kill(child, got.si_signo)
+        status = _ended(child)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _ended(child: int) -> int | None:
+    pid, status = os.waitpid(child, os.WNOHANG)
+    return status if pid else None
