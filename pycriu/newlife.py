@@ -13,7 +13,6 @@ is refused, too. Locks with owners that are held at the moment of the dump would
 from __future__ import annotations
 
 import os
-import random
 import struct
 
 from pycriu.errors import UserError
@@ -169,10 +168,10 @@ def free_ids(count: int) -> list[int]:
     """Ids that nobody has at this moment, anywhere among those that the kernel gives out; others choose, too."""
     with open("/proc/sys/kernel/pid_max") as file:
         highest = min(int(file.read()), 1 << 22)
-    source = random.SystemRandom()
+    lowest = min(_LOWEST, highest // 2)
     found: list[int] = []
     while len(found) < count:
-        number = source.randrange(min(_LOWEST, highest // 2), highest)
+        number = lowest + int.from_bytes(os.urandom(8), "little") % (highest - lowest)
         if number not in found and not procfs.exists(number):
             found.append(number)
     return found

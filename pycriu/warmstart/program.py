@@ -21,7 +21,7 @@ import sys
 
 from pycriu.hooks import asking
 from pycriu.hooks.listener import Moment, here
-from pycriu.warmstart import identity, shelf
+from pycriu.warmstart import identity, letter, shelf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,9 +92,6 @@ def keep(place: shelf.Place, command: identity.Command) -> None:
             return
     except OSError:
         return
-    import json  # what arrives wants to be read
-
-    assert json
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -124,19 +121,17 @@ def _arrive(moment: Moment) -> None:
     """Become what this start was asked to be."""
     if not moment.message:
         return
-    import json
-
-    said = json.loads(moment.message)
+    said = letter.unpacked(moment.message)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != said["parent"]:
+    if os.getppid() != said.parent:
         os.kill(os.getpid(), signal.SIGKILL)  # whoever wanted us has been killed
-    os.umask(said["umask"])
-    os.chdir(said["cwd"])
-    first = 1 if said["module"] else 0  # Python has put a path there
-    sys.argv[first:] = said["argv"][first:]
-    sys.orig_argv[:] = said["orig_argv"]
-    _change_environment(said["environment"])
-    for number in said["ignored"]:
+    os.umask(said.umask)
+    os.chdir(said.cwd)
+    first = 1 if said.module else 0  # Python has put a path there
+    sys.argv[first:] = said.argv[first:]
+    sys.orig_argv[:] = said.orig_argv
+    _change_environment(said.environment)
+    for number in said.ignored:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)
     for name, fd, mode in _STREAMS:

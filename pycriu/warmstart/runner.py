@@ -10,6 +10,8 @@ import resource
 import signal
 import sys
 
+from pycriu.warmstart.letter import Letter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5  # somebody else may get a PID that was free
 _FORWARDED = (1, 2, 3, 10, 12, 15, 18, 23, 28)  # SIGHUP INT QUIT USR1 USR2 TERM CONT URG WINCH
 _OF_TERMINAL = (2, 3, 28)  # which the terminal sends to our group, and so to the child, too
+_KEYS = (1, 2, 3, 15)  # which nohup(1) and shells let programs ignore
 _SI_USER = 0  # and below: sent by a process
 _WAITED = (17, *_FORWARDED)  # SIGCHLD
 
@@ -37,7 +40,7 @@ def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module
     try:
         with Log(ERROR, fd, echo=False) as log:
             try:
-                child = _restored(place, message(argv, orig_argv, module=module), log)
+                child = _restored(place, letter(argv, orig_argv, module=module), log)
             except PycriuError as error:
                 log.error("%s", error)
                 place.discard(str(error))
@@ -49,25 +52,14 @@ def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module
     stay(child)
 
 
-def message(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
+def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
     """What the program is told that comes to life."""
-    import json
-
-    umask = os.umask(0o77)
-    os.umask(umask)
-    ignored = [number for number in (1, 2, 3, 15) if _signal.getsignal(number) == _signal.SIG_IGN]
-    return json.dumps(
-        {
-            "argv": argv,
-            "module": module,
-            "orig_argv": orig_argv,
-            "environment": dict(os.environ),
-            "cwd": os.getcwd(),
-            "umask": umask,
-            "ignored": ignored,
-            "parent": os.getpid(),
-        }
-    ).encode()
+    told = Letter(argv, orig_argv, os.environ, os.getcwd())
+    told.module = module
+    told.umask = os.umask(0o77)
+    os.umask(told.umask)
+    told.ignored = tuple(number for number in _KEYS if _signal.getsignal(number) == _signal.SIG_IGN)
+    return told.packed()
 
 
 def _restored(place: Place, said: bytes, log: Log) -> int:
