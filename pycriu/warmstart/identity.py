@@ -22,6 +22,7 @@ _PREFIXES = (
 )  # fmt: skip
 _NAMES = ("LANG", "LANGUAGE", "TZ", "HOME", "PYCRIU_HOOKS_SIGNAL")
 _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+_NOT_OURS = set("cihVm?")  # letters of options after which no script is run, or not only that
 _INSTALLED = ("site-packages", "dist-packages")
 _VERSION = "pycriu-snapshot 1"
 
@@ -44,7 +45,7 @@ def parsed(words: list[str], path: str | None = None) -> Command | None:
         return None
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "-m"):
         word = rest.pop(0)
-        if word.startswith("-c") or word in ("-h", "-V", "--version", "--help") or "i" in _letters(word):
+        if word in ("--version", "--help") or not _NOT_OURS.isdisjoint(_letters(word)):
             return None
         options.append(word)
         if word in _WITH_VALUE and rest:
