@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from pycriu.bindings import CRIUExceptionExternal as CRIUExceptionExternal
     from pycriu.bindings import CRIUExceptionInternal as CRIUExceptionInternal
     from pycriu.bindings import criu as criu
+    from pycriu.hooks.asking import Outcome as Outcome
+    from pycriu.hooks.asking import checkpoint as checkpoint
+    from pycriu.hooks.asking import checkpoint_async as checkpoint_async
     from pycriu.hooks.interface import Moment as Moment
     from pycriu.hooks.interface import NotNow as NotNow
-    from pycriu.hooks.interface import Outcome as Outcome
     from pycriu.hooks.interface import Refusal as Refusal
-    from pycriu.hooks.interface import Report as Report
     from pycriu.hooks.interface import after_checkpoint as after_checkpoint
     from pycriu.hooks.interface import after_restore as after_restore
     from pycriu.hooks.interface import before_checkpoint as before_checkpoint
-    from pycriu.hooks.interface import checkpoint as checkpoint
-    from pycriu.hooks.interface import checkpoint_async as checkpoint_async
     from pycriu.hooks.interface import critical_section as critical_section
     from pycriu.hooks.interface import forget_hook as forget_hook
     from pycriu.hooks.interface import keep_randomness as keep_randomness
     from pycriu.hooks.interface import listen as listen
     from pycriu.hooks.interface import moment as moment
-    from pycriu.hooks.interface import simulate as simulate
-    from pycriu.hooks.interface import simulate_async as simulate_async
+    from pycriu.hooks.rehearsal import Report as Report
+    from pycriu.hooks.rehearsal import simulate as simulate
+    from pycriu.hooks.rehearsal import simulate_async as simulate_async
     from pycriu.warmstart.program import warm_start as warm_start
 
 _NAMES = {
@@ -59,10 +59,11 @@ _NAMES = {
         "CR_DEFAULT_SERVICE_ADDRESS", "CRIUException", "CRIUExceptionExternal", "CRIUExceptionInternal", "criu",
     ),
     "hooks.interface": (
-        "Moment", "NotNow", "Outcome", "Refusal", "Report", "after_checkpoint", "after_restore", "before_checkpoint",
-        "checkpoint", "checkpoint_async", "critical_section", "forget_hook", "keep_randomness", "listen", "moment",
-        "simulate", "simulate_async",
+        "Moment", "NotNow", "Refusal", "after_checkpoint", "after_restore", "before_checkpoint", "critical_section",
+        "forget_hook", "keep_randomness", "listen", "moment",
     ),
+    "hooks.asking": ("Outcome", "checkpoint", "checkpoint_async"),
+    "hooks.rehearsal": ("Report", "simulate", "simulate_async"),
     "warmstart.program": ("warm_start",),
 }  # fmt: skip
 

@@ -134,7 +134,7 @@ def prepared(options: DumpOptions, gadgets: Gadgets, kinds: Kinds, log: Log) -> 
     except errors.UserError:  # the request is wrong, whatever hooks do
         raise
     except errors.PycriuError:
-        root, size = pstree.scan(options.pid), -1
+        root, size = options.find() if options.find else pstree.scan(options.pid), -1
         refuse_foreign(root, options)
         if options.hooks == "skip" or not mark(root):
             raise

@@ -105,7 +105,8 @@ def restore_tree(
     checkpoint: Checkpoint, kinds: Kinds, cpu: arch.Arch, options: RestoreOptions, log: Log, old: dict[int, int]
 ) -> int:
     """From open files to running tasks; the number of pages that were put back. `old` has the ids of the dump of tasks
-    that have others now."""
+    that have others now.
+    """
     tables = {pid: task.descriptors for pid, task in checkpoint.tasks.items()}
     opened = Opening(kinds, checkpoint.files, tables, checkpoint.first_free_descriptor)
     tty = kinds.find("tty.kind")

@@ -51,7 +51,8 @@ def _start(words: list[str], more: str | None) -> NoReturn:
         argv = [command.target, *command.arguments]
         runner.try_to_become(place, argv, words, module=command.module)
     target = ["-m", command.target] if command.module else [command.target]
-    boot = os.path.join(os.path.dirname(os.path.abspath(identity.__file__)), "boot.py")
+    here = os.path.abspath(identity.__file__)
+    boot = os.path.join(os.path.dirname(here), "boot" + os.path.splitext(here)[1])  # where there are no sources: .pyc
     more_environment = {"PYCRIU_SNAPSHOT": name, "PYCRIU_PYTHON": sys.executable}
     _become([command.python, *command.options, boot, *target, *command.arguments], more_environment)
 

@@ -5,4 +5,5 @@ channel    the memory through which both speak, and how it is found page       t
 hooks, their order, their errors listener   the program's side of a conversation; critical sections; forks fresh
 what a restored program must not have twice: randomness; what it must not believe any more: its pid, its host asking
 a program that has itself dumped rehearsal  hooks without a checkpoint, for unit tests of programs interface  what a
-program calls audience   the engine's side: asks before the freeze, tells afterwards"""
+program calls audience   the engine's side: asks before the freeze, tells afterwards
+"""

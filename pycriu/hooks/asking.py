@@ -42,7 +42,8 @@ class Outcome:
     """How a checkpoint ended: `continued`, `restored` or `failed`. It is true but for the last.
 
     `why` is a sentence, `refusal` what hooks of this very program have raised (`errors`); `away` and `changed` are
-    those of `pycriu.moment()`."""
+    those of `pycriu.moment()`.
+    """
 
     __slots__ = ("away", "changed", "errors", "refusal", "what", "why")
 

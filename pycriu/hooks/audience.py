@@ -4,7 +4,8 @@ it ended.
 
 Asked are those that have a `channel.MARK` among their mappings, with their own PID in it. All are asked at the same
 time. If one refuses, or does not answer in time, the others are told that it is off. What is read from a program is
-not believed: sizes are cut, text is cleaned, and the signal goes to nobody but its owner."""
+not believed: sizes are cut, text is cleaned, and the signal goes to nobody but its owner.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 STATUS_NOT_NOW, STATUS_REFUSED = 75, 77  # EX_TEMPFAIL and EX_NOPERM of sysexits.h: come again; do not
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
-_SIGKILL, _SIGSTOP, _NSIG = 9, 19, 64
+_SIGKILL, _SIGSTOP, _SIGURG, _NSIG = 9, 19, 23, 64
 _GRACE = 1.0  # seconds: what was asked for just before has an end
 
 
@@ -136,7 +137,8 @@ def gathered(processes: list[pstree.Process], options: DumpOptions, log: Log) ->
         options.hook_timeout,
         log,
         patient=options.hooks == "try",
-        stopped=options.leave_stopped,
+        stopped=options.leave_stopped or options.signal != 0,
+        trusted=options.may_dump is None,
     )
 
 
@@ -144,12 +146,21 @@ class Audience:
     """Those to be told of one dump or restore. A context manager: however it ends, they are told.
 
     `limit` is the time for all answers, in seconds. With `patient` a process that does not answer in time is left
-    alone. With `stopped` they will not run when it is over, so nobody waits for what they say then."""
+    alone. With `stopped` they will not run when it is over, so nobody waits for what they say then. Without
+    `trusted` whoever asks for the dump has fewer rights than we: no signal is sent for them that could do harm.
+    """
 
     def __init__(
-        self, programs: Iterable[Program], limit: float, log: Log, *, patient: bool = False, stopped: bool = False
+        self,
+        programs: Iterable[Program],
+        limit: float,
+        log: Log,
+        *,
+        patient: bool = False,
+        stopped: bool = False,
+        trusted: bool = True,
     ) -> None:
-        self._stopped = stopped
+        self._stopped, self._trusted = stopped, trusted
         self._programs = list(programs)
         self._limit, self._log, self._patient = limit, log, patient
         self._told: list[Program] = []  # who waits to hear how it ends
@@ -251,6 +262,12 @@ class Audience:
     def _refuse_deaf(self, program: Program) -> None:
         """HookFailed for one that has lost the handler by which it would hear us."""
         status = procfs.parse_status(procfs.text(program.pid, "status"))
+        if not self._trusted and program.signal != _SIGURG:  # it may have become another program when it is sent
+            raise HookFailed(
+                f"{program.name} wants to be told of the checkpoint by signal {program.signal}; through a service "
+                f"only {_SIGURG} (SIGURG) can be sent",
+                STATUS_REFUSED,
+            )
         bit = 1 << program.signal - 1 if 0 < program.signal <= _NSIG else 0
         if program.signal in (_SIGKILL, _SIGSTOP) or not int(status.get("SigCgt", "0"), 16) & bit:
             raise HookFailed(
@@ -305,12 +322,21 @@ def _late(late: list[Program], limit: float) -> HookFailed:
         why = "it is in a call that it does not return from"
         if state == channel.IN_SECTION:
             why = "it is in a critical section"
+        elif _is_stopped(program.pid):
+            why = "it is stopped"
         elif doing:
             why = f"its hook {doing} is not done"
         said.append(f"{program.name} has not answered within {limit:g} s: {why}")
     error = HookFailed("; ".join(said), STATUS_NOT_NOW)
     error.hint = "--hook-timeout gives it more time, --hooks=try does not wait for it, --hooks=skip asks nobody"
     return error
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return procfs.stat(pid).state == "T"
+    except TraceeGone:
+        return False
 
 
 def _clean(data: bytes) -> str:

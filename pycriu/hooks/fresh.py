@@ -5,7 +5,8 @@ A checkpoint can be restored more than once, and each copy would draw the same r
 restore generators are seeded anew: those of `random` and of numpy that everybody shares, OpenSSL's, what `uuid`
 remembers, and the names of `tempfile`. Only what is imported already is touched. Generators that a program has made
 for itself (`random.Random()`, `numpy.random.default_rng()`) cannot be found: a hook has to do that. `secrets`,
-`os.urandom` and `random.SystemRandom` ask the kernel. The hash seed of str stays what it was."""
+`os.urandom` and `random.SystemRandom` ask the kernel. The hash seed of str stays what it was.
+"""
 
 from __future__ import annotations
 

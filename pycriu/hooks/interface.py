@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a program calls: `pycriu.before_checkpoint` and its like. docs/python.md shows it in use."""
+"""What a program calls when it starts: `pycriu.before_checkpoint` and its like. docs/python.md shows it in use."""
 
 from __future__ import annotations
 
 from pycriu.hooks import fresh
-from pycriu.hooks.asking import Outcome, checkpoint, checkpoint_async
 from pycriu.hooks.listener import Moment, here
 from pycriu.hooks.registry import AFTER_CHECKPOINT, AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal
-from pycriu.hooks.rehearsal import Report, simulate, simulate_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,21 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Moment",
     "NotNow",
-    "Outcome",
     "Refusal",
-    "Report",
     "after_checkpoint",
     "after_restore",
     "before_checkpoint",
-    "checkpoint",
-    "checkpoint_async",
     "critical_section",
     "forget_hook",
     "keep_randomness",
     "listen",
     "moment",
-    "simulate",
-    "simulate_async",
 ]
 
 

@@ -5,7 +5,8 @@ The handler runs in the main thread, between two steps of the interpreter, as al
 of whatever the main thread does, or, where an event loop runs in it, as a task of that loop. There is no thread of our
 own, which fork(2) would have to be warned of. The signal is SIGURG, which does nothing to whoever does not know it: a
 process that calls execve(2) between being looked at and being told stays as it is. PYCRIU_HOOKS_SIGNAL names another
-by number. Python's own calls go on after a signal (PEP 475); C libraries may see EINTR."""
+by number. Python's own calls go on after a signal (PEP 475); C libraries may see EINTR.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 
 The imports are those at the top level of the script, in their order, up to what fails. A script that says itself where
 it wants to be saved (`pycriu.warm_start`) is left alone. Then the script runs as `__main__`, as if it had been
-started."""
+started.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ The key has the interpreter and its options, the script, the part of the environ
 how libraries set themselves up, the user, the kernel and this boot of the machine. The manifest has size and time of
 every file that was imported, of the interpreter, and of the directories in which distributions are installed; of
 directories with sources of one's own, the names that could be imported. Files that a program reads while it imports
-are its own business: `key=` and `--key` are for such."""
+are its own business: `key=` and `--key` are for such.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@
 The first start imports, keeps a checkpoint of itself at the end of the block, and goes on. Later starts of the same
 command line but for its arguments come no further than the beginning of the block: a process that is restored from
 there goes on behind it, with what they were given, and they wait for its end. The block runs only once, so nothing
-belongs into it that must happen each time."""
+belongs into it that must happen each time.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The other side of a warm start: restore a checkpoint as a child of this process, with what this process was given,
-and be for it what it is not: whom others know by its PID, send signals to, and wait for."""
+and be for it what it is not: whom others know by its PID, send signals to, and wait for.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 """Where checkpoints for warm starts are kept: `~/.cache/pycriu/snapshots/KEY`, or below PYCRIU_SNAPSHOTS.
 
 Each is made in `KEY.new`, by whoever has made that directory, and gets its name when it is whole. A start for which
-none could be made leaves `KEY.failed` with the reason, so that the next hour does not try again."""
+none could be made leaves `KEY.failed` with the reason, so that the next hour does not try again.
+"""
 
 from __future__ import annotations
 

@@ -273,6 +273,29 @@ def test_one_that_has_lost_its_handler(host: Host) -> None:
     assert subject.go() == ["end True"]
 
 
+def test_one_that_is_stopped(host: Host) -> None:
+    subject = start(host, ORDER + COUNTING)
+    os.kill(subject.pid, signal.SIGSTOP)
+    wait_until(lambda: state(subject.pid) == "T", "it is stopped")
+    outcome = host.dump(subject, "--hook-timeout", "1")
+    assert outcome.status == 75, outcome
+    assert "has not answered within 1 s: it is stopped" in outcome.log
+    os.kill(subject.pid, signal.SIGCONT)
+    assert subject.go()[-1] == "end True"
+
+
+def test_a_pre_dump_asks_nobody(host: Host) -> None:
+    subject = start(host, ORDER + COUNTING)
+    saved = host.run("pre-dump", "-t", str(subject.pid), "-D", str(host.images))
+    assert saved.ok, saved
+    (host.folder / "second").mkdir()
+    dumped = host.dump(subject, "--prev-images-dir", "../images", images=host.folder / "second")
+    assert dumped.ok, dumped
+    assert host.restore(images=host.folder / "second").ok
+    assert since_ready(subject) == [*BEFORE, *RESTORED]
+    assert subject.go()[-1] == "end True"
+
+
 def test_it_can_be_another_signal(host: Host) -> None:
     number = signal.SIGRTMIN + 7
     subject = start(host, ORDER + COUNTING, env={**os.environ, "PYCRIU_HOOKS_SIGNAL": str(int(number))})

@@ -120,3 +120,35 @@ def test_processes_of_others_are_not_touched(folder: Path) -> None:
     time.sleep(0.1)
     assert alive(loop.pid)
     assert not list((folder / "images").iterdir())
+
+
+HOOKS = """
+import os, time, pycriu
+say = lambda word: print(word, flush=True)
+pycriu.before_checkpoint(lambda: say("before"))
+pycriu.after_restore(lambda: say("back"))
+say("ready")
+while not os.path.exists("go"):
+    time.sleep(0.01)
+"""
+
+
+def test_hooks_of_own_processes(folder: Path) -> None:
+    (folder / "hooks.py").write_text(HOOKS)
+    fd = os.open(folder / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.fchown(fd, NOBODY, NOBODY)
+    program = subprocess.Popen(
+        as_nobody(INTERPRETER, "hooks.py", capable=False), cwd=folder, env=environment(folder),
+        stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, start_new_session=True,
+    )  # fmt: skip
+    os.close(fd)
+    wait_until(lambda: "ready" in (folder / "out").read_text(), "it is ready")
+    words = ("--unprivileged", "-D", "images")
+    dumped = pycriu(folder, "dump", "-t", str(program.pid), *words)
+    assert dumped.returncode == 0, dumped.stderr
+    reap(program.pid)
+    restored = pycriu(folder, "restore", "-d", *words)
+    assert restored.returncode == 0, restored.stderr
+    assert (folder / "out").read_text().split() == ["ready", "before", "back"]
+    (folder / "go").touch()
+    wait_until(lambda: not alive(program.pid), "it ends")

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
+import pycriu
 from pycriu import api, bindings, images, rpc
 from pycriu.errors import ImageError
 from pycriu.images import interface, magic, pb2dict
 from pycriu.images import messages as m
 from pycriu.options import DumpOptions, RestoreOptions
 
-# What only a service, or the command line, needs of the options.
+# What only a service, the command line, or warm starts need of the options.
 NOT_FOR_PYTHON = {
-    "progress", "service_socket", "may_dump", "detached", "images_dir", "pid", "page_server", "settled",
+    "progress", "service_socket", "may_dump", "detached", "images_dir", "pid", "page_server", "settled", "new_life",
+    "message",
     "find", "signal", "pipes_outside", "edits", "outer_group", "terminal", "embed",  # of BLCR's commands
 }  # fmt: skip
 
@@ -29,6 +31,9 @@ NOT_FOR_PYTHON = {
 PROMISED = [
     *("criu", "CRIUException", "CRIUExceptionInternal", "CRIUExceptionExternal", "CR_DEFAULT_SERVICE_ADDRESS"),
     *("rpc", "images", "dump", "restore", "check", "pre_dump", "DumpResult", "RestoreResult", "PreDumpResult"),
+    *("before_checkpoint", "after_checkpoint", "after_restore", "checkpoint", "checkpoint_async", "critical_section"),
+    *("NotNow", "Refusal", "Outcome", "Moment", "Report", "forget_hook", "keep_randomness", "listen", "moment"),
+    *("simulate", "simulate_async", "warm_start"),
     *("PycriuError", "UserError", "Unsupported", "ImageError", "HookFailed", "Missing", "__version__"),
 ]
 
@@ -47,6 +52,14 @@ def test_importing_costs_nothing() -> None:
 def test_everything_that_is_promised_is_there() -> None:
     assert told(f"import pycriu\nfor name in {PROMISED}: print(hasattr(pycriu, name))") == ["True"] * len(PROMISED)
     assert told("import pycriu; print(hasattr(pycriu, 'nothing'), hasattr(pycriu.images, 'nothing'))") == ["False"] * 2
+
+
+def test_names_of_functions_are_not_those_of_modules() -> None:
+    """Whoever imports the module would find it in the place of the function; these three are seen to."""
+    names = {name for names in pycriu._NAMES.values() for name in names}
+    folder = Path(pycriu.__file__).parent
+    modules = {name for name in names if (folder / f"{name}.py").exists() or (folder / name).is_dir()}
+    assert modules == {"check", "dump", "restore"}
 
 
 @pytest.mark.parametrize(
