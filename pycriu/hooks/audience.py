@@ -124,7 +124,7 @@ def marked(pid: int) -> int:
         for line in procfs.read(pid, "maps").split(b"\n"):
             if line.endswith(channel.MARK.encode()):
                 return int(line.partition(b"-")[0], 16)
-    except TraceeGone:
+    except (TraceeGone, PermissionError):  # nobody whom we could ask
         return 0
     return 0
 

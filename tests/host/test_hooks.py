@@ -13,7 +13,7 @@ import pytest
 
 from tests import interop
 from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, untouched, wait_until
-from tests.interop import peer
+from tests.host.test_interop import criu  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 HERE = f"import sys; sys.path[:0] = {[str(ROOT)]!r}; import pycriu\n"
@@ -484,19 +484,7 @@ say("end")
 # ---------------------------------------------------------------------------------------------------- other engines
 
 
-@pytest.fixture(scope="module")
-def criu() -> interop.Tool:
-    """The newest CRIU that the cache has and that works here."""
-    reasons = []
-    for suite in reversed(interop.SUITES):
-        try:
-            return interop.fetched(suite)
-        except peer.NoPeerError as reason:
-            reasons.append(str(reason))
-    pytest.skip(f"no CRIU: {'; '.join(reasons)}; python3 -m tests.interop --fetch")
-
-
-def test_criu_restores_what_pycriu_has_dumped(host: Host, criu: interop.Tool) -> None:
+def test_criu_restores_what_pycriu_has_dumped(host: Host, criu: interop.Tool) -> None:  # noqa: F811
     """CRIU tells nobody anything: the program, which stands and waits, finds out that it has been restored."""
     subject = start(host, ORDER + COUNTING)
     dumped = host.dump(subject)
@@ -510,7 +498,7 @@ def test_criu_restores_what_pycriu_has_dumped(host: Host, criu: interop.Tool) ->
     assert subject.go()[-1] == "end True"
 
 
-def test_pycriu_restores_what_criu_has_dumped(host: Host, criu: interop.Tool) -> None:
+def test_pycriu_restores_what_criu_has_dumped(host: Host, criu: interop.Tool) -> None:  # noqa: F811
     """Nobody has asked the program; it is told of the restore."""
     subject = start(host, ORDER + COUNTING)
     criu.dump(host.folder, subject.pid)
