@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -221,6 +222,25 @@ hook("after_checkpoint", "after")
     (host.folder / "unlock").touch()
     host.round_trip(subject)
     assert subject.go() == ["after failed", "end True"]
+
+
+def test_a_connection_that_a_hook_closes(host: Host) -> None:
+    code = """
+import socket
+peer = socket.create_connection(("127.0.0.1", int(open("port").read())))
+@pycriu.before_checkpoint
+def close():
+    peer.close()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (host.folder / "port").write_text(str(server.getsockname()[1]))
+        subject = start(host, code + COUNTING)
+        peer, _ = server.accept()
+        with peer:
+            refused(host, subject, 1, "--tcp-established", options=("--hooks=skip",))
+            host.round_trip(subject)
+            assert peer.recv(1) == b""
+    assert subject.go() == ["end True"]
 
 
 LATE = """
