@@ -71,8 +71,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
     limits.raise_own_descriptor_limit()
     gadgets = Gadgets(cpu)
     kinds = Kinds(options, log)
-    audience, size = prepared(options, gadgets, kinds, log)
     facts = cpu_facts(options)
+    audience, size = prepared(options, gadgets, kinds, log)
     with audience, opened_parent(options, log) as parent, store.NewCheckpoint(options.images_dir) as new:
         begin_images(new, parent, size, options)
         tracker = opened_tracker(options, log)

@@ -122,7 +122,7 @@ class _Asking:
         os.makedirs(images, exist_ok=True)
         self._log = os.path.join(images, LOG)
         self._page = page
-        self._born, self._served = channel.born(), here.served
+        self._served = here.served
         page.put(channel.FINAL, 0)
         self._dumper = _start(
             ["dump", "-t", str(os.getpid()), "-D", images, "-v4", "-o", "-", "--shell-job", *words], self._log

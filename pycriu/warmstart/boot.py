@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Run by `pycriu snapshot run` in the interpreter of the program: its imports, the checkpoint, then the program.
 
-The imports are those at the top level of the script, in their order, up to what fails. A script that says itself where
-it wants to be saved (`pycriu.warm_start`) is left alone. Then the script runs as `__main__`, as if it had been
-started.
+The imports are those with which the script begins, in their order: up to the first statement that does anything else,
+or to an import that fails. A script that says itself where it wants to be saved (`pycriu.warm_start`) is left alone.
+Then the script runs as `__main__`, as if it had been started.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(words: list[str]) -> None:
 
     if words[0] == "-m":
         sys.argv = words[1:]
-        sys.path[0] = os.getcwd()
+        _set_first_path(os.getcwd())
         if (names := _imports_of_module(words[1])) is not None:
             with warm_start():
                 _import(names)
@@ -33,18 +33,22 @@ def main(words: list[str]) -> None:
         runpy._run_module_as_main(words[1])  # type: ignore[attr-defined]
         return
     script, sys.argv = os.path.abspath(words[0]), words  # a later life may be in another directory
-    sys.path[0] = os.path.dirname(os.path.realpath(script))
-    with open(script, "rb") as file:
-        tree = ast.parse(file.read(), script)
-    if "warm_start" not in _names(tree):
+    _set_first_path(os.path.dirname(os.path.realpath(script)))
+    if (names := _imports_of_file(script)) is not None:
         with warm_start():
-            _import(imports(tree))
+            _import(names)
     with open(script, "rb") as file:
         code = compile(file.read(), script, "exec", dont_inherit=True)
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=script, __builtins__=sys.modules["builtins"])
     sys.modules["__main__"] = module
     exec(code, module.__dict__)
+
+
+def _set_first_path(folder: str) -> None:
+    """Where a program finds its own modules; with -P or -I it does not look there."""
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
 
 
 def _make_importable(package: str) -> None:
@@ -56,14 +60,20 @@ def _make_importable(package: str) -> None:
 
 
 def imports(tree: ast.Module) -> list[str]:
-    """The modules that a script imports at its top level, in their order."""
+    """The modules with whose import a script begins; definitions and strings between them do nothing."""
     found = []
     for node in tree.body:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level and node.module != "__future__":
-            found.append(node.module)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [node.module] if node.module != "__future__" else []
+        elif not (isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef) or _is_string(node)):
+            break
     return found
+
+
+def _is_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _imports_of_module(name: str) -> list[str] | None:
@@ -75,14 +85,13 @@ def _imports_of_module(name: str) -> list[str] | None:
         spec = importlib.util.find_spec(f"{name}.__main__")
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return []
-    with open(spec.origin, "rb") as file:
-        tree = ast.parse(file.read(), spec.origin)
-    return None if "warm_start" in _names(tree) else imports(tree)
+    return _imports_of_file(spec.origin)
 
 
-def _names(tree: ast.Module) -> set[str]:
-    return {node.attr if isinstance(node, ast.Attribute) else node.id for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute | ast.Name)}  # fmt: skip
+def _imports_of_file(path: str) -> list[str] | None:
+    with open(path, "rb") as file:
+        source = file.read()
+    return None if b"warm_start" in source else imports(ast.parse(source, path))
 
 
 def _import(names: list[str]) -> None:

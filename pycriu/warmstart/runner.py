@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from pycriu.log import Log
     from pycriu.warmstart.shelf import Place
 
 _ATTEMPTS = 5  # somebody else may get a PID that was free
@@ -30,27 +29,30 @@ _WAITED = (17, *_FORWARDED)  # SIGCHLD
 
 def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module: bool) -> None:
     """Restore what is kept there and stay until it ends; or return, and the place is empty."""
-    from pycriu.errors import PycriuError
-    from pycriu.log import ERROR, Log
-
-    log_file = os.environ.get("PYCRIU_SNAPSHOT_LOG", os.devnull)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     # The program may be heard of as soon as it runs: what comes for it from then on waits until we look.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _WAITED)
     try:
-        with Log(ERROR, fd, echo=False) as log:
-            try:
-                child = _restored(place, letter(argv, orig_argv, module=module), log)
-            except PycriuError as error:
-                log.error("%s", error)
-                place.discard(str(error))
-                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-                return
+        child = _restored(place, letter(argv, orig_argv, module=module))
+    except Exception as error:  # whatever it is: an ordinary start is none the worse for it
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        _put_away(place, error)
+        return
     finally:
-        os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     stay(child)
+
+
+def _put_away(place: Place, error: Exception) -> None:
+    """What could not be restored; PYCRIU_SNAPSHOT_LOG is a file that is told."""
+    said = f"{type(error).__name__}: {error}"
+    try:
+        place.discard(said)
+        if log := os.environ.get("PYCRIU_SNAPSHOT_LOG"):
+            with open(log, "a", errors="replace") as file:
+                file.write(f"{said}\n")
+    except OSError:
+        return  # nobody else could be told either
 
 
 def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
@@ -63,10 +65,11 @@ def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
     return told.packed()
 
 
-def _restored(place: Place, said: bytes, log: Log) -> int:
+def _restored(place: Place, said: bytes) -> int:
     from pycriu import newlife
     from pycriu.errors import PidTaken, UserError
     from pycriu.hooks.channel import MESSAGE_ROOM
+    from pycriu.log import Log
     from pycriu.options import RestoreOptions
     from pycriu.restore import restore
 
@@ -76,6 +79,7 @@ def _restored(place: Place, said: bytes, log: Log) -> int:
         images_dir=place.path, work_dir="", shell_job=True, new_life=True, message=said,
         inherit_fd=newlife.inherited(),
     )  # fmt: skip
+    log = Log(0, echo=False)  # what goes wrong is an exception, and warnings are for somebody who has asked
     for _ in range(_ATTEMPTS - 1):
         try:
             return restore(options, log).root_pid

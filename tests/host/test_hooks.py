@@ -346,11 +346,11 @@ hook("after_checkpoint", "after")
 
 
 SLEEPS = {
-    "sleep": "time.sleep(1)",
-    "read": "threading.Timer(1, os.write, (end, b'x')).start(); os.read(begin, 1)",
-    "select": "select.select([begin], [], [], 1)",
-    "join": "thread = threading.Timer(1, int); thread.start(); thread.join()",
-    "lock": "lock = threading.Lock(); lock.acquire(); threading.Timer(1, lock.release).start(); lock.acquire()",
+    "sleep": "time.sleep(2)",
+    "read": "threading.Timer(2, os.write, (end, b'x')).start(); os.read(begin, 1)",
+    "select": "select.select([begin], [], [], 2)",
+    "join": "thread = threading.Timer(2, int); thread.start(); thread.join()",
+    "lock": "lock = threading.Lock(); lock.acquire(); threading.Timer(2, lock.release).start(); lock.acquire()",
 }
 
 
@@ -364,14 +364,14 @@ begin, end = os.pipe()
 ready()
 begun = time.monotonic()
 {SLEEPS[call]}
-say("slept", time.monotonic() - begun >= 0.99)
+say("slept", time.monotonic() - begun >= 1.99)
 wait_for_go()
 """
     subject = start(host, code)
     left = host.dump(subject, "-R")
     assert left.ok, left
-    wait_said(subject, "before", "slept True")
-    assert subject.go() == ["before", "slept True"]
+    wait_until(lambda: len(since_ready(subject)) == 2, "it has slept")
+    assert sorted(subject.go()) == ["before", "slept True"]  # on a busy machine it may sleep no more when it is asked
 
 
 ASYNCIO = """

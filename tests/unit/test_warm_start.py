@@ -136,16 +136,17 @@ def test_somebody_who_was_killed_while_making_one(tmp_path: Path) -> None:
 
 def test_imports_of_a_script() -> None:
     code = """
+'''What it is.'''
 from __future__ import annotations
 import a, b.c as d
-from e.f import g
-from . import h
-if True:
-    import i
 def f():
-    import j
+    import e
+from g.h import i
+os.environ["THREADS"] = "1"
+import j
 """
-    assert boot.imports(ast.parse(code)) == ["a", "b.c", "e.f"]
+    assert boot.imports(ast.parse(code)) == ["a", "b.c", "g.h"]
+    assert boot.imports(ast.parse("from . import a\nimport b")) == []
 
 
 def test_streams_are_named_by_what_they_are(tmp_path: Path) -> None:
