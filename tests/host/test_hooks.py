@@ -98,6 +98,19 @@ def test_nobody_else_is_touched(host: Host) -> None:
     assert subject.go() == ["end True"]
 
 
+def test_a_tree_without_hooks_pays_nothing(host: Host) -> None:
+    """Nothing of them is imported on the way of its dump and restore."""
+    subject = host.python(COUNTING)
+    for words in (("dump", "-t", str(subject.pid)), ("restore", "-d")):
+        command = [sys.executable, "-X", "importtime", *host.command(*words, "-D", str(host.images))[1:]]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=host.folder)
+        assert "pycriu.images" in done.stderr
+        assert "pycriu.hooks" not in done.stderr
+        if words[0] == "dump":
+            reap(subject.pid)
+    assert subject.go() == ["end True"]
+
+
 def test_all_of_a_tree_that_have_registered(host: Host) -> None:
     """A child by fork has its parent's hooks and a channel of its own; one that has called exec has neither."""
     code = """
