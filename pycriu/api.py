@@ -107,8 +107,7 @@ def dump(
     """Save the tree of processes whose root is `pid` into the directory `images_dir`, which exists.
 
     The keywords are the options of `pycriu dump`. `work_dir` gets the statistics (default: with the images), `log_file`
-    the log (default: warnings to standard error). `hook` is called with the name of each stage and the PID; what it
-    raises (HookFailed) ends the dump.
+    the log (default: warnings). `hook` is called with each stage and the PID; if it raises HookFailed, all is off.
 
         pycriu.dump(4711, "checkpoint")                      # saved, and ended
         pycriu.dump(4711, "checkpoint", leave_running=True)  # saved, and goes on
@@ -118,8 +117,7 @@ def dump(
     pid = _checked(pid, timeout)
     _one_of("file_validation", file_validation, VALIDATIONS)
     _one_of("network_lock", network_lock, ("nftables", "skip"))
-    if not isinstance(ghost_limit, int) or ghost_limit < 0:
-        raise UserError(f"ghost_limit {ghost_limit!r}: not a number of bytes")
+    _check_dump(hooks, ghost_limit)
     images, work = _directories(images_dir, work_dir)
     names, sockets = for_dump(external, ext_unix_sk)
     options = DumpOptions(
@@ -127,9 +125,9 @@ def dump(
         shell_job=shell_job, timeout=timeout, file_locks=file_locks, link_remap=link_remap, ghost_limit=ghost_limit,
         file_validation=file_validation, force_irmap=force_irmap, irmap_scan_path=irmap_scan_path,
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
-        skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir,
+        skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir, hooks=hooks,
         page_server=page_server, track_mem=track_mem, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
-        hook=hook or no_hook, hooks=hooks, hook_timeout=hook_timeout,
+        hook=hook or no_hook, hook_timeout=hook_timeout,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -239,6 +237,12 @@ def _checked(pid: int, timeout: float) -> int:
     if not timeout > 0:
         raise UserError(f"timeout {timeout}: not a positive number of seconds")
     return pid
+
+
+def _check_dump(hooks: str, ghost_limit: object) -> None:
+    _one_of("hooks", hooks, ("ask", "try", "skip"))
+    if not isinstance(ghost_limit, int) or ghost_limit < 0:
+        raise UserError(f"ghost_limit {ghost_limit!r}: not a number of bytes")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
