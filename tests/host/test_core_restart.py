@@ -243,6 +243,8 @@ def test_bash_reads_on_in_its_script(host: Host) -> None:
     )
     subject = host.start(bash, "script")
     wait_until(lambda: os.path.exists(f"/proc/{subject.pid}/fd/255"), "bash has its script open")
+    os.kill(subject.pid, 19)  # it moves in its script while it runs
+    wait_until(lambda: state(subject.pid) == "T", "bash stands still")
     place = Path(f"/proc/{subject.pid}/fdinfo/255").read_text().split()[1]
     gcore(host, subject.pid, bash)
     end(subject.pid)
