@@ -268,6 +268,18 @@ _AVX_AT, _AVX_END = 576, 832  # the shortest extended state that `save` reads
 def _aarch64_info(gpr: Registers, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:
     sets = dict(sets)
     sve = sets.get(NT_ARM_SVE, b"")
-    if len(sve) < _SVE_HEADER.size or not _SVE_HEADER.unpack_from(sve)[4] & 1:  # no more than FP/SIMD has
+    live = len(sve) >= _SVE_HEADER.size and _SVE_HEADER.unpack_from(sve)[4] & 1
+    if sve and NT_FPREGSET not in sets:  # gdb writes the one or the other
+        sets[NT_FPREGSET] = _simd_of(sve) if live else sve[_SVE_HEADER.size :]
+    if not live:  # it says no more than FP/SIMD does
         sets.pop(NT_ARM_SVE, None)
     return AARCH64.save(gpr, sets, tid_address)
+
+
+def _simd_of(sve: bytes) -> bytes:
+    """The FP/SIMD registers in a set of SVE registers: 32 vectors, 17 predicates of an eighth, then FPSR and FPCR."""
+    length = _SVE_HEADER.unpack_from(sve)[2]
+    start = _SVE_HEADER.size
+    vectors = b"".join(sve[at : at + 16] for at in range(start, start + 32 * length, length or 1))
+    end = -(-(start + 32 * length + 17 * length // 8) // 16) * 16
+    return _FPSIMD.pack(*struct.unpack("<64Q", vectors), *struct.unpack_from("<II", sve, end))

@@ -151,7 +151,7 @@ class _Import:
             if not known.tid_address:
                 say(f"where the id of thread {thread.tid} is cleared at its end: whoever joins it waits for ever")
             if elfcore.signs_addresses(core.arch, thread.sets):
-                say(f"keys of thread {thread.tid}, by which return addresses are signed: it will fail at a return")
+                say(f"keys of thread {thread.tid}, by which return addresses are signed: code that does fails")
             for words in elfcore.lacking(core.arch, thread.sets, here=core.arch is native()):
                 say(f"{words} of thread {thread.tid}")
         if self._options.pid == NEW and len(infos) > 0:

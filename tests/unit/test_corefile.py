@@ -276,6 +276,24 @@ def test_registers_of_aarch64(tmp_path: Path) -> None:
         elfcore.thread_info(arch, struct.pack("<34Q", *gpr), mask, 0)
 
 
+@pytest.mark.parametrize("length", [16, 32, 64, 256])
+def test_vectors_that_gdb_writes_as_sve(length: int) -> None:
+    """It leaves out FP/SIMD then: it is the lower part of each vector."""
+    vectors = b"".join(struct.pack("<QQ", n, n + 100).ljust(length, b"\xff") for n in range(32))
+    predicates = bytes(17 * length // 8)
+    body = (bytes(16) + vectors + predicates)[16:]
+    body = body.ljust(-(-(16 + len(body)) // 16) * 16 - 16, b"\0") + struct.pack("<II", 7, 8)
+    header = struct.pack("<IIHHHH", 16 + len(body), 16 + len(body), length, length, 1, 0)
+    sets = {aarch64.NT_ARM_TLS: (0x5000).to_bytes(8, "little"), aarch64.NT_ARM_SVE: header + body}
+    info, extras = elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), sets, 0)
+    assert list(info.fpsimd.vregs) == [word for n in range(32) for word in (n, n + 100)]
+    assert (info.fpsimd.fpsr, info.fpsimd.fpcr) == (7, 8)
+    assert extras == {"sve": header + body}
+    short = {aarch64.NT_ARM_TLS: bytes(8), aarch64.NT_ARM_SVE: (header + body)[:300]}
+    with pytest.raises(ImageError):
+        elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), short, 0)
+
+
 @pytest.mark.parametrize("size", [0, 100, 511, 600, 2439])
 def test_register_sets_that_are_too_short(size: int) -> None:
     sets = {x86_64.NT_X86_XSTATE: xstate(2440, (1 << 10) - 1)[:size]}
