@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pycriu.blcr.options import Command, Values
 
-_NOT_FOUND, _NOT_RUN = 127, 126  # exit statuses of a shell
+_NOT_FOUND, _NOT_RUN, _INTERRUPTED = 127, 126, 130  # exit statuses of a shell
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -63,6 +63,8 @@ def checkpoint(words: Sequence[str] | None = None) -> int:
     except Failure as failure:
         said_by_us.failed(failure)
         return failure.code
+    except KeyboardInterrupt:  # before anything has begun
+        return _INTERRUPTED
     said_by_us.done()
     return code
 

@@ -114,8 +114,12 @@ class Source:
 
     def __enter__(self) -> Source:
         try:
-            self._open()
-            self.meta = archive.meta(self.images)
+            with Signals():
+                self._open()
+                self.meta = archive.meta(self.images)
+        except KeyboardInterrupt as interruption:
+            self.close()
+            raise _cancelled(interruption) from None
         except BaseException:
             self.close()
             raise
@@ -170,10 +174,14 @@ def restore(source: Source, values: Values, said: Messages) -> int:
         first, *more = (line.strip() for line in str(error).splitlines())
         raise Failure(codes.of(error), f"Restart failed: {first}", tuple(more)) from None
     except KeyboardInterrupt as interruption:
-        raise Failure(errno.EINTR, f"Restart cancelled by signal {interruption.args[0]}") from None
+        raise _cancelled(interruption) from None
     finally:
         if terminal >= 0:
             os.close(terminal)
+
+
+def _cancelled(interruption: KeyboardInterrupt) -> Failure:
+    return Failure(errno.EINTR, f"Restart cancelled by signal {interruption.args[0]}")
 
 
 def _terminal() -> int:

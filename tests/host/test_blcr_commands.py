@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -133,6 +134,28 @@ def test_a_stream_needs_no_file(blcr: Blcr) -> None:
         assert restart.wait() == 7
     assert not list(blcr.folder.glob("context*"))
     assert is_counted(blcr.lines())
+
+
+def test_a_restart_that_is_interrupted_leaves_nothing(blcr: Blcr) -> None:
+    temporary = blcr.folder / "temporary"
+    temporary.mkdir()
+    environment = blcr.environment | {"TMPDIR": str(temporary)}
+    with blcr.start("restart", "-F", 0, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as restart:
+        assert restart.stdin and restart.stderr
+        restart.stdin.write(bytes(100))
+        restart.stdin.flush()
+        wait_until(lambda: list(temporary.iterdir()), "the folder for the images")
+        wait_until(lambda: catches(restart.pid, signal.SIGTERM), "the signal can come")
+        restart.terminate()
+        assert restart.stderr.read().decode().startswith("cr_restart: Restart cancelled by signal 15")
+        assert restart.wait() == 4
+    assert not list(temporary.iterdir())
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 def test_what_replaces_a_context(blcr: Blcr) -> None:
@@ -372,6 +395,28 @@ def test_saved_files_are_not_needed(blcr: Blcr) -> None:
     done = blcr.run("restart", "all")
     assert done.returncode == 0, done
     assert blcr.lines()[-1] == "as it was as it was"
+
+
+def test_a_program_that_is_saved_may_have_another_file(blcr: Blcr) -> None:
+    own = blcr.folder / "own"
+    shutil.copy("/bin/sleep", own)
+    program = blcr.program(str(own), "300")
+    wait_until(lambda: Path(f"/proc/{program.pid}/comm").read_text() == "own\n", "it sleeps")
+    blcr.checkpoint(program.pid, "-f", "none")
+    blcr.checkpoint(program.pid, "-f", "exe", "--save-exe", "--term")
+    content = own.read_bytes()
+    own.unlink()  # it may be busy
+    own.write_bytes(content + content)
+    own.chmod(0o755)
+    done = blcr.run("restart", "none")
+    assert done.returncode == 22, done
+    assert "at the dump it was" in done.stderr
+    restart = blcr.start("restart", "exe")
+    wait_until(lambda: alive(program.pid) or restart.poll() is not None, "it is back")
+    assert restart.poll() is None
+    wait_until(lambda: state(program.pid) == "S", "it sleeps again")
+    kill(program.pid)
+    assert restart.wait() == -signal.SIGKILL
 
 
 def test_debuggers_and_what_they_debug(blcr: Blcr) -> None:
