@@ -8,12 +8,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pycriu.blcr import codes
-from tests.host.blcr import Blcr, assert_sound, gone, is_counted, kill
+from tests.host.blcr import ROOT, Blcr, assert_sound, gone, is_counted, kill
 from tests.host.conftest import Host, alive, children, state, wait_until
 
 
@@ -230,6 +231,48 @@ def test_nobody_is_there(blcr: Blcr) -> None:
     assert blcr.run("checkpoint", "--pgid", program.pid).returncode == 3
     assert blcr.run("checkpoint").returncode == codes.USAGE
     assert blcr.run("checkpoint", "--nonsense", program.pid).returncode == codes.USAGE
+
+
+HOOKS = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import pycriu
+
+@pycriu.before_checkpoint
+def ready():
+    if os.path.exists("busy"):
+        raise pycriu.NotNow("busy")
+    if os.path.exists("never"):
+        raise RuntimeError("never")
+
+@pycriu.after_restore
+def back():
+    print("back", flush=True)
+
+print("ready", flush=True)
+while not os.path.exists("finish"):
+    time.sleep(0.01)
+"""
+
+
+def test_a_program_says_not_now_or_no(blcr: Blcr) -> None:
+    (blcr.folder / "program.py").write_text(HOOKS)
+    program = blcr.program(sys.executable, "program.py", str(ROOT))
+    wait_until(lambda: blcr.lines() == ["ready"], f"ready: {blcr.lines()}")
+    for name, code, said in (
+        ("busy", codes.CR_ETEMPFAIL, "try again later"),
+        ("never", codes.CR_EPERMFAIL, "unable to checkpoint"),
+    ):
+        (blcr.folder / name).touch()
+        done = blcr.run("checkpoint", "--term", program.pid)
+        assert done.returncode == code, done
+        assert f"Checkpoint cancelled by application: {said}" in done.stderr
+        assert f"process {program.pid}" in done.stderr
+        (blcr.folder / name).unlink()
+    blcr.checkpoint(program.pid, "--term", "-f", "saved")
+    blcr.finish()
+    assert blcr.run("restart", "saved").returncode == 0
+    assert blcr.lines() == ["ready", "back"]
 
 
 def test_others_than_root_are_told_what_they_lack(blcr: Blcr) -> None:
