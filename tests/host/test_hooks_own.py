@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 
 import pytest
 
+from tests import debian
 from tests.host.conftest import Host, Subject, alive, reap, wait_until
 from tests.host.test_hooks import since_ready, start
 
+# Where benchmarks/warm_start.py has put numpy and pandas.
+PACKAGES = debian.cache() / f"warm-start-{sys.version_info.major}.{sys.version_info.minor}"
 SAME_SIZE = ("--file-validation", "filesize")
 
 MYSELF = """
@@ -221,7 +225,8 @@ def test_it_can_be_kept(host: Host) -> None:
 
 
 def test_numpy(host: Host) -> None:
-    numpy = """
+    numpy = f"""
+sys.path.append({str(PACKAGES)!r})
 try:
     import numpy
 except ModuleNotFoundError:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.conftest import DEADLINE, Host, alive, children, wait_until
+from tests.host.test_hooks_own import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 REPORT = """
@@ -121,6 +122,27 @@ def test_each_start_has_its_own(starts: Starts, how: str) -> None:
     assert starts.runs() == 1, starts.why_not()
     assert len({one["random"] for one in seen}) == len(seen)
     assert len({one["pid"] for one in seen}) == len(seen)
+
+
+def test_numpy_and_pandas(starts: Starts) -> None:
+    """With the threads of OpenBLAS, some hundred libraries, and generators that are seeded at the import."""
+    if not (PACKAGES / "pandas").exists():
+        pytest.skip("no numpy and pandas here: benchmarks/warm_start.py fetches them")
+    code = f"""
+import sys
+sys.path[:0] = {[str(ROOT)]!r}
+sys.path.append({str(PACKAGES)!r})
+import pycriu
+with pycriu.warm_start():
+    import helper, numpy, pandas
+frame = pandas.DataFrame(dict(a=numpy.arange(1000.0)))
+print(frame.a.sum(), (numpy.eye(500) @ numpy.ones((500, 500))).sum() == 250000.0, numpy.random.random())
+"""
+    starts.write("app.py", code)
+    said = [starts.run("app.py").split() for _ in range(3)]
+    assert {tuple(words[:2]) for words in said} == {("499500.0", "True")}
+    assert len({words[2] for words in said}) == len(said)
+    assert starts.runs() == 1, starts.why_not()
 
 
 def test_in_another_directory(starts: Starts) -> None:
