@@ -151,6 +151,9 @@ def _compare(before: bytes, now: bytes) -> Iterator[tuple[int, int, bool, bool]]
             if old == new or _same_but_for_sharing(old, new):
                 yield few // WORD, len(new) // WORD, True, False
                 continue
+            if _all_dirty(new):
+                yield few // WORD, len(new) // WORD, False, True
+                continue
             pairs = zip(memoryview(old).cast("Q"), memoryview(new).cast("Q"), strict=True)
             for position, (one, other) in enumerate(pairs, few // WORD):
                 yield position, 1, one | EXCLUSIVE == other | EXCLUSIVE, bool(other & DIRTY)
@@ -159,6 +162,11 @@ def _compare(before: bytes, now: bytes) -> Iterator[tuple[int, int, bool, bool]]
 def _same_but_for_sharing(old: bytes, new: bytes) -> bool:
     differing = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
     return not differing & ~(_ones(new) * EXCLUSIVE)
+
+
+def _all_dirty(some: bytes) -> bool:
+    every = _ones(some) * DIRTY
+    return int.from_bytes(some, "little") & every == every
 
 
 def _ones(some: bytes) -> int:
