@@ -180,6 +180,7 @@ def restore(
     skip_in_flight: bool = False,
     pidfile: StrPath | None = None,
     sibling: bool = False,
+    wait_pid: int = 0,
     edit: Sequence[str] = (),
     edit_script: StrPath | None = None,
     inherit_fd: tuple[str, ...] = (),
@@ -206,7 +207,8 @@ def restore(
         file_locks=file_locks, link_remap=link_remap, file_validation=file_validation,
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
         tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, inherit_fd=inherit_fd,
-        cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook, hooks=hooks, hook_timeout=hook_timeout,
+        wait_pid=wait_pid, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
+        hooks=hooks, hook_timeout=hook_timeout,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -136,9 +136,13 @@ class Checkpoint:
         """The processes that have one of these threads, which is not their first."""
         return [task for task in self.tasks.values() if not tids.isdisjoint(thread.tid for thread in task.threads[1:])]
 
+    def pids(self) -> list[int]:
+        """Of all processes and threads."""
+        return [tid for member in self.root.walk() for tid in (member.pid, *member.other_threads)]
+
     def check_here(self) -> list[str]:
         """Refuse what this machine, now, cannot give: PIDs, limits, CPUs, the vDSO. Gives remarks."""
-        spawn.refuse_taken([tid for member in self.root.walk() for tid in (member.pid, *member.other_threads)])
+        spawn.refuse_taken(self.pids())
         cores = [task.core for task in self.tasks.values()]
         with About():
             limits.check(cores)

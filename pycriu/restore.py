@@ -67,6 +67,10 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
         try:
             for said in edits.check_used() if edits else ():
                 log.info("%s", said)
+            if options.wait_pid:
+                from pycriu import pidwait
+
+                pidwait.wait(checkpoint, options.wait_pid, log, shell_job=options.shell_job)
             for remark in checkpoint.check_here():
                 log.warn("%s", remark)
             refuse_pidfile(options.pidfile)

@@ -15,7 +15,7 @@ import struct
 from pycriu import family
 from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch, elf
-from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError, TraceeGone
+from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.sharing import apart, clone_flags, makers
 from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
@@ -187,7 +187,7 @@ def plan(root: Member, *, shell_job: bool, outer_group: int | None = None) -> fa
             raise PidTaken(
                 f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by "
                 f"{procfs.stat(pid).comm}",
-                "with --shell-job the tree stays in the session of the restore",
+                "with --shell-job the tree stays in the session of the restore; --wait-pid SECONDS waits for the PID",
             )
     return made
 
@@ -202,21 +202,9 @@ def refuse_taken(pids: list[int]) -> None:
 
 def taken(pid: int) -> PycriuError:
     """Who holds a PID that is needed."""
-    try:
-        stat = procfs.stat(pid)
-        if stat.pid != pid or str(pid) not in os.listdir("/proc"):
-            return PidTaken(f"PID {pid} is the id of a thread of another process", "end that process, or restore later")
-        if stat.state == "Z":
-            parent = procfs.stat(stat.ppid)
-            return PidTaken(
-                f"PID {pid} is still held by a zombie ({stat.comm}), whose parent {parent.pid} ({parent.comm}) "
-                "has not read its exit status",
-                f"let {parent.comm} wait for it (a shell does at its next prompt), end that parent, or run "
-                "pycriu where PID 1 reaps orphans",
-            )
-        return PidTaken(f"PID {pid} is in use by {stat.comm}", f"end it first, or restore later: ps -p {pid}")
-    except TraceeGone:
-        return PidTaken(f"PID {pid} was in use a moment ago", "try again")
+    from pycriu import holders
+
+    return holders.taken(pid)
 
 
 class Nursery:

@@ -102,6 +102,7 @@ def options(request: Request) -> RestoreOptions:
         inherit_fd=arguments.texts(request.values, "inherit-fd"),
         progress=request.progress(),
         sibling=request.flag("restore-sibling"),
+        wait_pid=arguments.number(request.values, "wait-pid") if "wait-pid" in request.values else 0,
         hook=request.hook(),
         settled=not_told if stays else settle,
         edit=request.texts("edit"),

@@ -22,7 +22,7 @@ FLOORS = (
     {"tracee", "sharing", "family"},
     {"interrupted"},
     {"limited"},
-    {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare"},
+    {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare", "holders"},
     {"fds"},
     {"resources"},
     {
@@ -38,7 +38,7 @@ FLOORS = (
         "pageserver",
     },
     {"crit", "edits"},
-    {"dump", "predump", "restore", "check", "probes"},
+    {"dump", "predump", "restore", "pidwait", "check", "probes"},
     {"dryrun", "corefile", "warmstart"},
     {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},

@@ -12,7 +12,7 @@ function __pycriu_action
             continue
         end
         switch $word
-            case -t --tree -D --images-dir -W --work-dir --pidfile --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
+            case -t --tree -D --images-dir -W --work-dir --pidfile --wait-pid --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
                 set skip yes
             case '-*'
             case '*'
@@ -51,6 +51,7 @@ complete -c pycriu -n '__pycriu_action restore service page-server core' -l no-r
 complete -c pycriu -n '__pycriu_action restore service page-server' -l daemon -d 'the same as --restore-detached'
 complete -c pycriu -n '__pycriu_action restore service page-server' -l no-daemon -d 'not --daemon'
 complete -c pycriu -n '__pycriu_action restore service page-server' -l pidfile -r -F -d 'write the PID of the root, or of the service, to FILE, a new file'
+complete -c pycriu -n '__pycriu_action restore' -l wait-pid -x -d 'wait so long for PIDs of the tree that others have'
 complete -c pycriu -n '__pycriu_action dump pre-dump job' -l timeout -x -d 'for the whole dump (default: 10, for freezing alone)'
 complete -c pycriu -n '__pycriu_action dump restore' -l dry-run -d 'do nothing but say all that stands in the way, and what helps'
 complete -c pycriu -n '__pycriu_action dump pre-dump page-server' -l prev-images-dir -x -a '(__fish_complete_directories)' -d 'save only what has changed since the dump in DIR (relative to -D)'

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A PID that somebody else has at the restore: who that is, and the ways out of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from pycriu import holders
+from pycriu.kernel.procfs import parse_status, text
+from tests.host.conftest import Host, Subject, alive, below, reap, state, wait_until
+
+CAP_SYS_RESOURCE = 24
+HOLD = "pause_for_dump()\nsay('ok')"
+# The child has lost its parent, and stays in the session and group that the root leads.
+LEFT_BEHIND = """
+if os.fork() == 0:
+    if os.fork() == 0:
+        while not os.path.exists('leave'):
+            time.sleep(0.01)
+    os._exit(0)
+os.wait()
+pause_for_dump()
+say('ok')
+"""
+
+
+def begin_restore(host: Host, *words: str) -> subprocess.Popen[str]:
+    """A restore that has to wait, and says so."""
+    log = host.folder / "restore.log"
+    process = subprocess.Popen(
+        host.command("restore", "-d", "-v4", "-o", str(log), "-D", str(host.images), *words),
+        cwd=host.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_until(lambda: (log.exists() and ": waiting" in log.read_text()) or process.poll() is not None, "it waits")
+    assert process.poll() is None, log.read_text()
+    return process
+
+
+def end(subject: Subject) -> None:
+    os.kill(subject.pid, signal.SIGKILL)
+    reap(subject.pid)
+
+
+def test_the_ways_out_are_named(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    outcome = host.restore()
+    assert not outcome.ok
+    assert f"PID {subject.pid} is in use by python" in outcome.errors()
+    assert f"kill {subject.pid}" in outcome.errors()
+    assert "--wait-pid SECONDS" in outcome.errors()
+    assert subject.go() == ["ok"]
+
+
+def test_a_restore_waits_until_the_pid_is_free(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    restore = begin_restore(host, "--wait-pid", "60")
+    end(subject)
+    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert subject.go() == ["ok"]
+
+
+def test_a_zombie_is_waited_for(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    os.kill(subject.pid, signal.SIGKILL)
+    wait_until(lambda: state(subject.pid) == "Z", "it has ended, and nobody has asked how")
+    restore = begin_restore(host, "--wait-pid", "60")
+    reap(subject.pid)
+    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert subject.go() == ["ok"]
+
+
+def test_waiting_has_a_limit(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    outcome = host.restore("--wait-pid", "1")
+    assert not outcome.ok
+    assert "after 1 s of waiting" in outcome.errors()
+    assert alive(subject.pid)
+    assert subject.go() == ["ok"]
+
+
+def test_what_else_stands_in_the_way_is_said_before_the_waiting(host: Host) -> None:
+    subject = host.python(
+        "low = 1 << 20\nresource.setrlimit(resource.RLIMIT_MEMLOCK, (low, low))\npause_for_dump()\nsay('ok')"
+    )
+    assert host.dump(subject, "-R").ok
+    begun = time.monotonic()
+    if int(parse_status(text("self", "status"))["CapEff"], 16) >> CAP_SYS_RESOURCE & 1:
+        pytest.skip("who has CAP_SYS_RESOURCE can raise every limit")
+    outcome = host.restore("--wait-pid", "600", "--edit", "limits:memlock:%=unlimited")
+    assert not outcome.ok
+    assert "memlock" in outcome.errors().lower()
+    assert time.monotonic() - begun < 60
+    assert subject.go() == ["ok"]
+
+
+def test_a_group_that_has_outlived_its_leader_holds_the_number(host: Host) -> None:
+    subject = host.python(LEFT_BEHIND)
+    (member,) = [pid for pid in below(os.getpid()) if pid != subject.pid and os.getpgid(pid) == subject.pid]
+    assert host.dump(subject).ok
+    outcome = host.restore()
+    assert not outcome.ok
+    assert f"PID {subject.pid} is the number of a process group in which process {member} (" in outcome.errors()
+    restore = begin_restore(host, "--wait-pid", "60")
+    (host.folder / "leave").touch()
+    reap(member)
+    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert subject.go() == ["ok"]
+
+
+def test_the_process_of_a_thread_is_named() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        error = holders.taken(thread.native_id)
+    finally:
+        done.set()
+        thread.join()
+    assert f"is the id of a thread of another process, {os.getpid()} (" in error.message
+    assert f"kill {os.getpid()}" in str(error.hint)
+
+
+def test_seconds_are_a_number(host: Host) -> None:
+    outcome = host.restore("--wait-pid", "soon")
+    assert not outcome.ok
+    assert "--wait-pid soon: not a positive number" in outcome.errors()
