@@ -140,6 +140,8 @@ GROUPS = (
         Option("daemon", "", FLAG, "", "the same as --restore-detached", STAY, True),
         Option("pidfile", "", VALUE, "FILE", "write the PID of the root, or of the service, to FILE, a new file", STAY),
         Option("wait-pid", "", VALUE, "SECONDS", "wait so long for PIDs of the tree that others have", (RESTORE,)),
+        Option("new-pid", "", FLAG, "", "restore into a PID namespace of its own, where all PIDs are free",
+               (RESTORE,)),
         Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", OF_DUMPS),
         Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
                (DUMP, RESTORE)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # What helps whoever it is that has the PID.
-WAYS = "or let the restore wait for it: --wait-pid SECONDS"
+WAYS = "or let the restore wait for it (--wait-pid SECONDS) or give it a PID namespace of its own (--new-pid)"
 
 
 def taken(pid: int) -> PycriuError:

@@ -10,7 +10,7 @@ from pycriu.errors import Gathering, PidTaken, Several
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pycriu.checkpoint import Checkpoint
+    from pycriu.reading import Checkpoint
     from pycriu.log import Log
 
 INTERVAL = 0.05  # seconds between two looks; one costs some milliseconds

@@ -187,7 +187,8 @@ def plan(root: Member, *, shell_job: bool, outer_group: int | None = None) -> fa
             raise PidTaken(
                 f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by "
                 f"{procfs.stat(pid).comm}",
-                "with --shell-job the tree stays in the session of the restore; --wait-pid SECONDS waits for the PID",
+                "with --shell-job the tree stays in the session of the restore; --wait-pid SECONDS waits for the PID, "
+                "--new-pid restores into a PID namespace of its own",
             )
     return made
 

@@ -7,7 +7,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf, say_stats, settle, tell_dry_run
+from pycriu.actions import Request, free_images, light_protobuf, say, say_stats, settle, tell_dry_run
 from pycriu.errors import Several, Unsupported, UserError
 from pycriu.options import RestoreOptions, not_told
 
@@ -18,11 +18,22 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
+# Why not together with --new-pid.
+_NOT_APART = {
+    "dry-run": "what there will be in a PID namespace can be seen only in it",
+    "exec-cmd": "the parent of the root is the init of the PID namespace",
+    "restore-sibling": "the parent of the root is the init of the PID namespace",
+    "action-script": "a script would have to know two PIDs of the root",
+    "shell-job": "the session of the shell is in another PID namespace; without, the tree gets one of its own",
+    "wait-pid": "in a new PID namespace all PIDs are free",
+}
 _SIGPIPE, _SIGXFSZ = 13, 25
 
 
 def run(request: Request) -> Outcome:
     """Bring the tree back; attached, stay until its root ends."""
+    if request.flag("new-pid"):
+        return _apart(request)
     if request.flag("dry-run"):
         return _dry_run(request)
     command = _command(request)
@@ -110,6 +121,21 @@ def options(request: Request) -> RestoreOptions:
         **request.hook_options(),
         **request.file_options(),
     )
+
+
+def _apart(request: Request) -> Outcome:
+    """--new-pid."""
+    for other in ("dry-run", "exec-cmd", "restore-sibling", "action-script", "shell-job", "wait-pid"):
+        if request.values.get(other):
+            raise UserError(f"--new-pid and --{other}", f"{_NOT_APART[other]}: leave one of them out")
+    asked = options(request)
+    light_protobuf()
+    from pycriu.ownpids import outside
+
+    result = outside.restore(asked, request.log)
+    say([f"restored with PID {result.root_pid}"])
+    free_images(request, restored=True)
+    return 0 if request.flag("restore-detached") else lambda: stay(result, request.log, keys=False)
 
 
 def _dry_run(request: Request) -> int:

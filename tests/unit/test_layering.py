@@ -38,7 +38,7 @@ FLOORS = (
         "pageserver",
     },
     {"crit", "edits"},
-    {"dump", "predump", "restore", "pidwait", "check", "probes"},
+    {"dump", "predump", "restore", "pidwait", "ownpids", "check", "probes"},
     {"dryrun", "corefile", "warmstart"},
     {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},
@@ -63,6 +63,7 @@ MAY_CATCH_ALL = {
     "pycriu/service/listener.py": "a forked worker, which must not run on in the interpreter of its parent",
     "pycriu/service/worker.py": "says of what nobody foresaw that it is a bug",
     "pycriu/cli.py": "says of what nobody foresaw that it is a bug",
+    "pycriu/ownpids/init.py": "a forked child, which must not run on in the interpreter of its parent",
     "pycriu/pagecopy.py": "a thread, whose error the one that waits for it raises",
     "pycriu/probes/subject.py": "a forked child, which must not run on in the interpreter of its parent",
 }

@@ -52,6 +52,7 @@ complete -c pycriu -n '__pycriu_action restore service page-server' -l daemon -d
 complete -c pycriu -n '__pycriu_action restore service page-server' -l no-daemon -d 'not --daemon'
 complete -c pycriu -n '__pycriu_action restore service page-server' -l pidfile -r -F -d 'write the PID of the root, or of the service, to FILE, a new file'
 complete -c pycriu -n '__pycriu_action restore' -l wait-pid -x -d 'wait so long for PIDs of the tree that others have'
+complete -c pycriu -n '__pycriu_action restore' -l new-pid -d 'restore into a PID namespace of its own, where all PIDs are free'
 complete -c pycriu -n '__pycriu_action dump pre-dump job' -l timeout -x -d 'for the whole dump (default: 10, for freezing alone)'
 complete -c pycriu -n '__pycriu_action dump restore' -l dry-run -d 'do nothing but say all that stands in the way, and what helps'
 complete -c pycriu -n '__pycriu_action dump pre-dump page-server' -l prev-images-dir -x -a '(__fish_complete_directories)' -d 'save only what has changed since the dump in DIR (relative to -D)'

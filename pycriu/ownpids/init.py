@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""PID 1 of the new namespace: it restores the tree, and then lives for it. When it is killed, the tree is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+
+from pycriu.errors import KernelError, PidTaken, PycriuError, UserError
+from pycriu.kernel import libc
+from pycriu.ownpids import words
+from pycriu.record import replace
+from pycriu.restore import restore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pycriu.log import Log
+    from pycriu.options import RestoreOptions
+    from pycriu.restore import RestoreResult
+
+CLONE_NEWNS = 0x20000
+PR_SET_PDEATHSIG = 1
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
+NAME = "pycriu-init"
+
+
+def live(options: RestoreOptions, log: Log, line: words.Line, mask: set[int]) -> NoReturn:
+    """All of the process's life, in a fork that has the PID 1. Signals are blocked; `mask` is what is to be instead."""
+    status = 1
+    try:
+        result = _restored(options, log, line, mask)
+        if result is not None:
+            _retire(line)
+            _reap(result.root_pid, line)
+            status = 0
+    except BrokenPipeError:
+        pass  # nobody wants to know
+    finally:
+        os._exit(status)
+
+
+def _restored(options: RestoreOptions, log: Log, line: words.Line, mask: set[int]) -> RestoreResult | None:
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _settle_in(options)
+        result = restore(replace(options, pidfile=None, hook=lambda stage, pid: _tell(line, stage, pid)), log)
+    except PidTaken as error:  # nobody is here but ourselves
+        said = f"in a new PID namespace, too: {error.message}", "PID 1 in there is the init of pycriu"
+    except PycriuError as error:
+        said = error.message, error.hint or ""
+    except KeyboardInterrupt as interrupt:
+        said = f"interrupted by signal {interrupt.args[0]}; what was begun has been undone", ""
+    except Exception as bug:  # a fork must not run on in the interpreter of its parent
+        log.bug(bug)
+        said = f"{type(bug).__name__}: {bug}", ""
+    else:
+        log.flush()  # before the other side writes, too
+        line.tell(words.DONE, result.took, result.pages)
+        return result
+    log.flush()
+    line.tell(words.FAILED, *said)
+    return None
+
+
+def _settle_in(options: RestoreOptions) -> None:
+    """Nobody survives the one who asked for this; and /proc shows who is here."""
+    libc.call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
+    with open("/proc/self/comm", "w") as file:
+        file.write(NAME)
+    if not options.shell_job:
+        os.setsid()
+    try:
+        libc.call("unshare", CLONE_NEWNS)
+        _mount("none", "/", "", MS_REC | MS_SLAVE)
+        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except KernelError as error:
+        raise UserError(f"--new-pid: {error.message}", "a mount namespace and a new /proc need CAP_SYS_ADMIN") from None
+
+
+def _mount(source: str, target: str, kind: str, flags: int) -> None:
+    words = [ctypes.c_char_p(word.encode()) for word in (source, target, kind)]
+    addresses = [ctypes.cast(word, ctypes.c_void_p).value or 0 for word in words]
+    libc.call("mount", *addresses, flags, what=target)
+
+
+def _tell(line: words.Line, stage: str, pid: int) -> None:
+    """When all stand still, and may be let go: who we are is told outside, and the pidfile written."""
+    if stage != "pre-resume":
+        return
+    line.tell(words.MADE, pid)
+    if line.hear() != [words.GO]:
+        raise UserError("nobody waits for the restored tree any more")
+    for number in signal.valid_signals():  # from here on the tree lives, and init is safe from all but SIGKILL
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
+    libc.call("prctl", PR_SET_PDEATHSIG, 0)
+
+
+def _retire(line: words.Line) -> None:
+    """Nothing of the restore stays open."""
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    for fd in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+        if fd > 2 and fd != line.writer:
+            with suppress(OSError):  # that of the listing
+                os.close(fd)
+
+
+def _reap(root: int, line: words.Line) -> None:
+    """Until nobody is left: no task, nor whoever has come in by setns(2), as to dump the tree."""
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            if not _somebody():
+                return
+            time.sleep(0.1)
+            continue
+        if pid == root:
+            with suppress(BrokenPipeError):  # detached: nobody has waited
+                line.tell(words.ENDED, status)
+            os.close(line.writer)
+
+
+def _somebody() -> bool:
+    return any(name.isdigit() and name != "1" for name in os.listdir("/proc"))

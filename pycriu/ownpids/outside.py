@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The process that was asked to restore: it makes the namespace, and tells which PIDs are whose out here."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pycriu.errors import KernelError, PycriuError, UserError
+from pycriu.kernel import libc, procfs
+from pycriu.ownpids import init, words
+from pycriu.restore import Pidfile, RestoreResult, refuse_pidfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycriu.log import Log
+    from pycriu.options import RestoreOptions
+
+CLONE_NEWPID = 0x20000000
+
+
+def restore(options: RestoreOptions, log: Log) -> RestoreResult:
+    """As `restore.restore`; `root_pid` is the one that the root has here. This process forks no more afterwards."""
+    refuse_pidfile(options.pidfile)
+    try:
+        libc.call("unshare", CLONE_NEWPID)
+    except KernelError as error:
+        raise UserError(
+            f"--new-pid: {error.message}", "a PID namespace needs CAP_SYS_ADMIN, and CONFIG_PID_NS"
+        ) from None
+    log.flush()  # else both of us would write what waits
+    ours, theirs = words.lines()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # none must come between fork and try
+    first = os.fork()
+    if not first:
+        ours.close()
+        init.live(options, log, theirs, mask)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        return _attend(first, options, ours, log)
+    except BaseException:
+        ours.close()
+        _end(first)
+        raise
+
+
+def _attend(first: int, options: RestoreOptions, line: words.Line, log: Log) -> RestoreResult:
+    _, inner = _expect(line, words.MADE)
+    root = outer(first, inner)
+    with Pidfile(options.pidfile, root):
+        options.settled()
+        line.tell(words.GO)
+        _, took, pages = _expect(line, words.DONE)
+    log.info("Restored with PID %d here, %d in a PID namespace whose init is PID %d here", root, inner, first)
+    return RestoreResult(root, took, pages, lambda: _wait(first, line))
+
+
+def _expect(line: words.Line, wanted: str) -> list[Any]:
+    heard = line.hear()
+    if not heard:
+        raise PycriuError("the init of the new PID namespace has ended: it was killed")
+    if heard[0] == words.FAILED:
+        raise UserError(heard[1], heard[2] or None)
+    assert heard[0] == wanted
+    return heard
+
+
+def outer(first: int, inner: int) -> int:
+    """The PID here of a child of `first` that has the PID `inner` in its own namespace."""
+    for name in procfs.text(first, f"task/{first}/children").split():
+        known = procfs.parse_status(procfs.text(name, "status"))["NSpid"].split()
+        if int(known[-1]) == inner:
+            return int(name)
+    raise PycriuError(f"process {inner} of the new PID namespace is not to be found in /proc")
+
+
+def _end(first: int) -> None:
+    """Let it undo what it has begun; all in the namespace end with it."""
+    try:
+        os.kill(first, signal.SIGTERM)
+        os.waitpid(first, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it has ended and been waited for
+
+
+def _wait(first: int, line: words.Line) -> int:
+    """The wait status of the root; that of a killed one, where init was."""
+    heard = line.hear()
+    if not heard:
+        os.waitpid(first, 0)
+        return signal.SIGKILL
+    status: int = heard[1]
+    return status

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`restore --new-pid`: a second tree with the same PIDs, in a PID namespace of its own, while the first one lives."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pycriu.errors import TraceeGone
+from pycriu.kernel import procfs
+from tests.host.conftest import Host, Outcome, Subject, alive, below, reap, state, wait_until
+
+# It writes into a file of its own of each life, as both live at once.
+TWO = """
+import threading
+thread = threading.Thread(target=lambda: wait_for_go())
+thread.start()
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    wait_for_go()
+    os._exit(7)
+before = (os.getpid(), os.getsid(0), os.getpgid(child), child, thread.native_id)
+pause_for_dump()
+thread.join()
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+after = (os.getpid(), os.getsid(0), int(os.readlink('/proc/self')), thread.native_id)
+with open('below-init' if os.getppid() == 1 else 'below-us', 'w') as file:
+    file.write(f'{after == (before[0], before[1], before[0], before[4])} {status}')
+"""
+
+
+def restored(outcome: Outcome) -> int:
+    """The PID here that a restore has told."""
+    assert outcome.ok, outcome
+    found = re.search(r"^restored with PID (\d+)$", outcome.log, re.MULTILINE)
+    assert found, outcome
+    return int(found[1])
+
+
+def init_of(pid: int) -> int:
+    parent = procfs.stat(pid).ppid
+    assert procfs.stat(parent).comm == "pycriu-init"
+    return parent
+
+
+def inner(pid: int) -> list[int]:
+    """The PIDs of a process, ours first."""
+    return [int(number) for number in procfs.parse_status(procfs.text(pid, "status"))["NSpid"].split()]
+
+
+def test_both_live(host: Host) -> None:
+    subject = host.python(TWO)
+    assert host.dump(subject, "-R").ok
+    pid = restored(host.restore("--new-pid", "--pidfile", "root"))
+    assert (host.images / "root").read_text() == str(pid)
+    assert pid != subject.pid
+    assert inner(pid)[-1] == subject.pid
+    assert {inner(one)[-1] for one in below(init_of(pid))} == {subject.pid, *below(subject.pid)}
+    assert os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    init = init_of(pid)
+    subject.go()  # both see the file
+    wait_until(lambda: not alive(pid), "both have ended")
+    assert {(host.folder / name).read_text() for name in ("below-us", "below-init")} == {"True 7"}
+    wait_until(lambda: not alive(init), "its init ends with the last task")
+
+
+def test_many_of_one_image(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok', os.getpid())")
+    assert host.dump(subject).ok
+    pids = [restored(host.restore("--new-pid")) for _ in range(3)]
+    inits = [init_of(pid) for pid in pids]
+    assert len({*pids, *inits}) == 6
+    (host.folder / "go").touch()
+    wait_until(lambda: not any(alive(pid) for pid in (*pids, *inits)), "all end")
+    assert Path(host.folder / "out").read_bytes().count(b"ok %d\n" % subject.pid) >= 1
+
+
+def test_its_end_is_that_of_all(host: Host) -> None:
+    subject = host.python(TWO)
+    assert host.dump(subject).ok
+    pid = restored(host.restore("--new-pid"))
+    init = init_of(pid)
+    tasks = below(init)
+    assert len(tasks) == 2
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(init, number)  # which do nothing to an init
+    assert alive(pid)
+    os.kill(init, signal.SIGKILL)
+    wait_until(lambda: not any(alive(one) for one in (init, *tasks)), "all have ended")
+
+
+def test_it_can_be_dumped_from_inside(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok', os.getpid())")
+    assert host.dump(subject).ok
+    pid = restored(host.restore("--new-pid"))
+    refused = host.run("dump", "-t", str(pid), "-D", str(host.images))
+    assert not refused.ok
+    assert "namespace" in refused.errors()
+    inside = ["nsenter", "-t", str(pid), "-p", "-m", "--wd=/proc/self/cwd"]
+    second = host.folder / "second"
+    second.mkdir()
+    words = host.command("dump", "-t", str(subject.pid), "-D", str(second), "-v4", "-o", "-")
+    done = subprocess.run([*inside, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(lambda: not alive(pid), "it is dumped")
+    assert host.restore(images=second).ok
+    assert subject.go() == [f"ok {subject.pid}"]
+
+
+def test_attached_it_stays_until_the_root_ends(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok', os.getpid())")
+    assert host.dump(subject).ok
+    told = host.folder / "told"
+    with told.open("w") as file:
+        waiting = subprocess.Popen(
+            host.command("restore", "--new-pid", "-D", str(host.images)), cwd=host.folder, stdin=subprocess.DEVNULL,
+            stdout=file, stderr=file,
+        )  # fmt: skip
+    wait_until(lambda: told.read_text().endswith("\n") or waiting.poll() is not None, "it tells the PID")
+    said = told.read_text()
+    assert said.startswith("restored with PID "), said
+    pid = int(said.split()[-1])
+    assert alive(pid)
+    assert waiting.poll() is None
+    (host.folder / "go").touch()
+    assert waiting.wait(20) == 0
+    assert not alive(pid)
+    assert subject.said()[-1] == f"ok {subject.pid}"
+
+
+def test_a_restore_that_fails_leaves_nothing(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    before = set(below(os.getpid()))
+    (host.images / "root").touch()
+    outcome = host.restore("--new-pid", "--pidfile", "root")
+    assert not outcome.ok
+    assert "the file must not exist yet" in outcome.errors()
+    (host.images / f"pagemap-{subject.pid}.img").unlink()
+    outcome = host.restore("--new-pid")
+    assert not outcome.ok
+    assert f"pagemap-{subject.pid}.img" in outcome.errors()
+    assert {one for one in below(os.getpid()) if alive(one)} <= before
+
+
+def test_it_dies_with_who_restores(host: Host) -> None:
+    """Killed at any moment before the tree is let go, nothing of it is left; later it lives."""
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        restore = subprocess.Popen(
+            host.command("restore", "-d", "--new-pid", "-v0", "-D", str(host.images)), cwd=host.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(lambda r=restore: below(r.pid) or r.poll() is not None, "init is there")  # type: ignore[misc]
+        restore.send_signal(number)
+        restore.wait(20)
+        if restore.returncode:
+            wait_until(lambda: not named_init(), "nothing is left")
+        for one in named_init():
+            os.kill(one, signal.SIGKILL)
+            reap(one)
+
+
+def named_init() -> list[int]:
+    found = []
+    for pid in below(os.getpid()):
+        try:
+            if state(pid) not in (None, "Z") and procfs.stat(pid).comm == "pycriu-init":
+                found.append(pid)
+        except TraceeGone:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--dry-run",), ("--exec-cmd", "--", "true"), ("--restore-sibling",), ("--action-script", "true"),
+        ("--shell-job",), ("--wait-pid", "1"),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_what_does_not_go_together(host: Host, words: tuple[str, ...]) -> None:
+    outcome = host.restore("--new-pid", *words)
+    assert not outcome.ok
+    assert f"--new-pid and {words[0]}" in outcome.errors()
+
+
+def test_a_file_of_a_process_that_is_not_there(host: Host) -> None:
+    body = f"held = open('/proc/{os.getppid()}/stat')\npause_for_dump()\nsay('ok')"
+    subject: Subject = host.python(body)
+    dumped = host.dump(subject)
+    if not dumped.ok:  # said already when it is dumped
+        assert f"/proc/{os.getppid()}/stat" in dumped.errors()
+        return
+    before = set(below(os.getpid()))
+    outcome = host.restore("--new-pid")
+    assert not outcome.ok
+    assert f"/proc/{os.getppid()}/stat" in outcome.errors()
+    assert {one for one in below(os.getpid()) if alive(one)} <= before
