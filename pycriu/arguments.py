@@ -55,6 +55,10 @@ class Action:
         self.capability = capability  # whether it needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE to begin with
         self.log = log  # whether it logs where --log-file says; else each request says where
 
+    def takes(self, words: int) -> bool:
+        """Whether so many words may stand behind it."""
+        return words <= len(self.words.split()) or self.words.endswith(("...", "...]"))
+
 
 ACTIONS = {action.name: action for action in (
     Action(DUMP, "save a tree of processes", "Dumping finished successfully", "Dumping FAILED."),
@@ -70,6 +74,10 @@ ACTIONS = {action.name: action for action in (
            "CPU info FAILED.", "dump|check", capability=False),
     Action("core", "restart from an ELF core file, write one with what it lacks, and catch those of programs that end",
            "Core finished", "Core FAILED.", "import|restore|save|handler CORE|PID FILE", capability=False),
+    Action("ls", "list the checkpoints below directories", "Listing finished", "Listing FAILED.", "[DIR...]",
+           capability=False),
+    Action("gc", "remove checkpoints below directories that are not wanted any more", "Collection finished",
+           "Collection FAILED.", "DIR...", capability=False),
     Action("service", "do for others what they ask for through a socket", "Service finished", "Service FAILED."),
     Action(
         "job", "run a program; save it at a signal, and go on at the next start", "Job finished", "Job FAILED.",
@@ -144,7 +152,7 @@ GROUPS = (
                (RESTORE,)),
         Option("timeout", "", VALUE, "SECONDS", "for the whole dump (default: 10, for freezing alone)", OF_DUMPS),
         Option("dry-run", "", FLAG, "", "do nothing but say all that stands in the way, and what helps",
-               (DUMP, RESTORE)),
+               (DUMP, RESTORE, "gc")),
         Option("prev-images-dir", "", VALUE, "DIR", "save only what has changed since the dump in DIR (relative to -D)",
                NETWORK),
         Option("track-mem", "", FLAG, "", "let the kernel note what changes from now on, as pre-dumps do", SAVING,
@@ -257,8 +265,12 @@ GROUPS = (
         Option("experimental", "", FLAG, "", "probe what CRIU calls experimental, too", (CHECK,), True),
         Option("all", "", FLAG, "", "both of that", (CHECK,)),
         Option("list", "", FLAG, "", "name all features that can be probed", (CHECK,)),
-        Option("json", "", FLAG, "", "the outcome of a check or of a dry run as JSON",
-               (DUMP, RESTORE, CHECK)),
+        Option("json", "", FLAG, "", "the outcome of a check, of a dry run, or the list as JSON",
+               (DUMP, RESTORE, CHECK, "ls", "gc")),
+    )),
+    ("Which checkpoints go", (
+        Option("keep", "", VALUE, "N", "the N newest below each directory stay", ("gc",)),
+        Option("older-than", "", VALUE, "AGE", "only older ones go: 90m, 12h, 7d, 2w", ("gc",)),
     )),
     ("Help", (
         Option("help", "h", FLAG, "", "this text", ALL),

@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         action = _action(plain[0]) if plain else None
         command = "exec-cmd" in values and action is arguments.ACTIONS[arguments.RESTORE]  # as many words as it wants
-        command = command or (action is not None and action.words.endswith("..."))
-        if action is None or (len(plain) > 1 + len(action.words.split()) and not command):
+        if action is None or not (action.takes(len(plain) - 1) or command):
             print(_usage(action), end="", file=sys.stderr)
             return 1
         arguments.refuse_dry_run(action.name, values)
@@ -117,6 +116,11 @@ def _run(action: Action, values: Values, words: list[str], started: float) -> in
     log.fill_standard_descriptors()
     if action.capability:
         _demand_capability(values)
+    with _Made(action, values):
+        return _log_and_attempt(action, values, words, started)
+
+
+def _log_and_attempt(action: Action, values: Values, words: list[str], started: float) -> int:
     images = _directory(values, "images-dir", ".")
     work = _directory(values, "work-dir", images)
     fd = log.open_log(_text(values, "log-file") if action.log else None, work)
@@ -166,6 +170,29 @@ def _first_words(lines: Log, action: Action, values: Values) -> None:
         lines.warn("%s means nothing to %s", option, action.name)
     for remark in arguments.without_effect(values):
         lines.warn("%s", remark)
+
+
+class _Made:
+    """A directory for images that is not there: made for the owner alone, and gone again if nothing is in it then."""
+
+    def __init__(self, action: Action, values: Values) -> None:
+        path = _text(values, "images-dir") if action.name in arguments.SAVING else None
+        self._path = path if path and not os.path.lexists(path) else None
+
+    def __enter__(self) -> None:
+        if self._path is None:
+            return
+        try:
+            os.mkdir(self._path, 0o700)
+        except OSError:
+            self._path = None  # `_directory` says what is wrong with it
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            try:
+                os.rmdir(self._path)
+            except OSError:
+                return  # it holds a checkpoint, or a log
 
 
 def _text(values: Values, name: str) -> str | None:

@@ -57,7 +57,7 @@ def test_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
         (("jump",), "pycriu: unknown action jump\n"),
         (("lazy-pages", "-t", "1"), "pycriu: the action lazy-pages is not supported by pycriu"),
         (("dump", "--lazy-pages", "-t", "1"), "pycriu: --lazy-pages is not supported by pycriu: "),
-        (("dump", "-t", "1", "-D", "none"), "no such directory\n"),
+        (("dump", "-t", "1", "-D", "none/deeper"), "no such directory\n"),
         (("restore", "-W", "none"), "no such directory\n"),
         (("restore", "-o", "none/log"), "No such file or directory\n"),
         (("restore", "--config", "none"), "pycriu: configuration file none:"),

@@ -38,7 +38,7 @@ FLOORS = (
         "pageserver",
     },
     {"crit", "edits"},
-    {"dump", "predump", "restore", "pidwait", "ownpids", "check", "probes"},
+    {"dump", "predump", "restore", "pidwait", "ownpids", "check", "probes", "stored"},
     {"dryrun", "corefile", "warmstart"},
     {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},

@@ -12,7 +12,7 @@ function __pycriu_action
             continue
         end
         switch $word
-            case -t --tree -D --images-dir -W --work-dir --pidfile --wait-pid --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature
+            case -t --tree -D --images-dir -W --work-dir --pidfile --wait-pid --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature --keep --older-than
                 set skip yes
             case '-*'
             case '*'
@@ -32,6 +32,8 @@ complete -c pycriu -n '__pycriu_action' -a dedup -d 'free the pages of earlier i
 complete -c pycriu -n '__pycriu_action' -a check -d 'does this kernel have what it takes?'
 complete -c pycriu -n '__pycriu_action' -a cpuinfo -d 'write down what the CPU offers, or check it against an image'
 complete -c pycriu -n '__pycriu_action' -a core -d 'restart from an ELF core file, write one with what it lacks, and catch those of programs that end'
+complete -c pycriu -n '__pycriu_action' -a ls -d 'list the checkpoints below directories'
+complete -c pycriu -n '__pycriu_action' -a gc -d 'remove checkpoints below directories that are not wanted any more'
 complete -c pycriu -n '__pycriu_action' -a service -d 'do for others what they ask for through a socket'
 complete -c pycriu -n '__pycriu_action' -a job -d 'run a program; save it at a signal, and go on at the next start'
 complete -c pycriu -n '__pycriu_action' -a snapshot -d 'start a program in Python where its imports are done'
@@ -41,7 +43,7 @@ complete -c pycriu -n '__pycriu_action core' -a 'import restore save handler COR
 complete -c pycriu -n '__pycriu_action snapshot' -a 'run clear -- PYTHON...'
 complete -c pycriu -n '__pycriu_action dump pre-dump' -s t -l tree -x -a '(__fish_complete_pids)' -d 'root of the tree to dump'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job dedup cpuinfo page-server core' -s D -l images-dir -x -a '(__fish_complete_directories)' -d 'where the images are (default: here)'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s W -l work-dir -x -a '(__fish_complete_directories)' -d 'where log, pidfile and statistics go (default: with the images)'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core ls gc service job snapshot swrk' -s W -l work-dir -x -a '(__fish_complete_directories)' -d 'where log, pidfile and statistics go (default: with the images)'
 complete -c pycriu -n '__pycriu_action dump' -s R -l leave-running -d 'let the tasks run on after the dump'
 complete -c pycriu -n '__pycriu_action dump restore core' -s s -l leave-stopped -d 'leave the tasks stopped'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -s j -l shell-job -d 'session leader or terminal may lie outside the tree'
@@ -54,7 +56,7 @@ complete -c pycriu -n '__pycriu_action restore service page-server' -l pidfile -
 complete -c pycriu -n '__pycriu_action restore' -l wait-pid -x -d 'wait so long for PIDs of the tree that others have'
 complete -c pycriu -n '__pycriu_action restore' -l new-pid -d 'restore into a PID namespace of its own, where all PIDs are free'
 complete -c pycriu -n '__pycriu_action dump pre-dump job' -l timeout -x -d 'for the whole dump (default: 10, for freezing alone)'
-complete -c pycriu -n '__pycriu_action dump restore' -l dry-run -d 'do nothing but say all that stands in the way, and what helps'
+complete -c pycriu -n '__pycriu_action dump restore gc' -l dry-run -d 'do nothing but say all that stands in the way, and what helps'
 complete -c pycriu -n '__pycriu_action dump pre-dump page-server' -l prev-images-dir -x -a '(__fish_complete_directories)' -d 'save only what has changed since the dump in DIR (relative to -D)'
 complete -c pycriu -n '__pycriu_action dump pre-dump' -l track-mem -d 'let the kernel note what changes from now on, as pre-dumps do'
 complete -c pycriu -n '__pycriu_action dump pre-dump' -l no-track-mem -d 'not --track-mem'
@@ -122,10 +124,10 @@ complete -c pycriu -n '__pycriu_action dump pre-dump restore service cpuinfo che
 complete -c pycriu -n '__pycriu_action dump restore cpuinfo' -l cpu-cap -f -a 'cpu fpu ins all none' -d 'the CPU must have: cpu fpu ins all none, ^ takes one away'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l allow-uprobes -d 'programs may have been under uprobes'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l no-allow-uprobes -d 'not --allow-uprobes'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s o -l log-file -r -F -d 'log to FILE in the work directory; - is standard output'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -s v -l verbosity -f -a '1 2 3 4' -d '1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -l config -r -F -d 'read options from FILE too, one per line, without dashes'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core service job snapshot swrk' -l no-default-config -d 'do not read /etc/criu/default.conf and ~/.criu/default.conf'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core ls gc service job snapshot swrk' -s o -l log-file -r -F -d 'log to FILE in the work directory; - is standard output'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core ls gc service job snapshot swrk' -s v -l verbosity -f -a '1 2 3 4' -d '1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core ls gc service job snapshot swrk' -l config -r -F -d 'read options from FILE too, one per line, without dashes'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check cpuinfo core ls gc service job snapshot swrk' -l no-default-config -d 'do not read /etc/criu/default.conf and ~/.criu/default.conf'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l display-stats -d 'print the figures that stats-dump and stats-restore have'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l no-display-stats -d 'not --display-stats'
 complete -c pycriu -n '__pycriu_action check' -l feature -x -d 'probe only this feature'
@@ -135,6 +137,8 @@ complete -c pycriu -n '__pycriu_action check' -l experimental -d 'probe what CRI
 complete -c pycriu -n '__pycriu_action check' -l no-experimental -d 'not --experimental'
 complete -c pycriu -n '__pycriu_action check' -l all -d 'both of that'
 complete -c pycriu -n '__pycriu_action check' -l list -d 'name all features that can be probed'
-complete -c pycriu -n '__pycriu_action dump restore check' -l json -d 'the outcome of a check or of a dry run as JSON'
+complete -c pycriu -n '__pycriu_action dump restore check ls gc' -l json -d 'the outcome of a check, of a dry run, or the list as JSON'
+complete -c pycriu -n '__pycriu_action gc' -l keep -x -d 'the N newest below each directory stay'
+complete -c pycriu -n '__pycriu_action gc' -l older-than -x -d 'only older ones go: 90m, 12h, 7d, 2w'
 complete -c pycriu -s h -l help -d 'this text'
 complete -c pycriu -s V -l version -d 'the version'

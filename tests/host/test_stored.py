@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Checkpoints that lie about: `pycriu ls` and `pycriu gc`, and the directories that a dump makes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycriu.stored import collect, sets
+from tests.host.conftest import Host, Subject, assert_sound
+
+HOLD = "pause_for_dump()\nsay('ok')"
+
+
+def said(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        host.command(*words), cwd=host.folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def listed(host: Host, *words: str) -> dict[str, dict[str, Any]]:
+    found = json.loads(said(host, "ls", "--json", *words).stdout)["sets"]
+    return {os.path.basename(one["path"]): one for one in found}
+
+
+def verdicts(host: Host, *words: str) -> dict[str, bool]:
+    """Whether each is removed, by name."""
+    done = said(host, "gc", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return {os.path.basename(one["path"]): one["removed"] for one in json.loads(done.stdout)["sets"]}
+
+
+@pytest.fixture
+def shelf(host: Host) -> tuple[Subject, Path]:
+    """A pre-dump, three dumps that build upon each other, and two that do not, the last the newest; all below one."""
+    subject = host.python(HOLD)
+    below = host.folder / "shelf"
+    for number, (name, before) in enumerate(
+        [("memory", ""), ("first", "memory"), ("second", "first"), ("third", ""), ("fourth", "")]
+    ):
+        folder = below / name
+        folder.mkdir(parents=True)
+        words = ["--prev-images-dir", f"../{before}"] if before else []
+        if name == "memory":
+            assert host.run("pre-dump", "-t", str(subject.pid), "-D", str(folder)).ok
+        else:
+            assert host.dump(subject, "-R", *words, images=folder).ok
+        os.utime(folder / "inventory.img", (1_700_000_000 + number, 1_700_000_000 + number))
+    return subject, below
+
+
+def test_what_lies_there(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    found = listed(host, "shelf")
+    assert {name: one["state"] for name, one in found.items()} == {
+        "memory": "pre-dump", "first": "checkpoint", "second": "checkpoint", "third": "checkpoint",
+        "fourth": "checkpoint",
+    }  # fmt: skip
+    assert found["second"]["parents"] == [str(below / "first"), str(below / "memory")]
+    assert found["third"]["parents"] == []
+    one = found["fourth"]
+    assert (one["root"], one["name"], one["processes"], one["threads"]) == (
+        subject.pid, subject.status("Name"), 1, 1,
+    )  # fmt: skip
+    assert one["made"] == 1_700_000_004
+    assert one["size"] == sum(
+        file.stat().st_blocks * 512 for file in (below / "fourth").iterdir() if not file.name.startswith("stats-")
+    )
+    table = said(host, "ls", "shelf")
+    assert table.returncode == 0
+    assert len(table.stdout.splitlines()) == 6
+    (row,) = [line for line in table.stdout.splitlines() if "shelf/second" in line]
+    assert str(subject.pid) in row
+    assert row.endswith(f"shelf/second <- {below}/first, {below}/memory")
+    subject.go()
+
+
+def test_what_is_broken_is_said(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    (host.images / f"mm-{subject.pid}.img").unlink()
+    done = said(host, "ls")
+    assert done.returncode == 1
+    assert "broken" in done.stdout
+    assert f"mm-{subject.pid}.img" in done.stdout
+    assert verdicts(host, "--keep", "1", ".") == {"images": False}
+    assert said(host, "ls", "nowhere").returncode == 1
+    subject.go()
+
+
+def test_the_newest_stay_and_what_they_need(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    before = {path: path.read_bytes() for path in below.rglob("*.img")}
+    plan = {"memory": False, "first": False, "second": False, "third": False, "fourth": False}
+    assert verdicts(host, "--keep", "3", "shelf") == plan
+    assert verdicts(host, "--keep", "9", "shelf") == plan
+    plan |= {"third": True, "memory": True, "first": True, "second": True}
+    assert verdicts(host, "--keep", "1", "--dry-run", "shelf") == plan
+    assert {path: path.read_bytes() for path in below.rglob("*.img")} == before, "a dry run has removed something"
+    assert verdicts(host, "--keep", "1", "--older-than", "100000d", "shelf") == dict.fromkeys(plan, False)
+    os.utime(below / "second/inventory.img", (1_700_000_009, 1_700_000_009))  # now it is the newest
+    assert verdicts(host, "--keep", "1", "--older-than", "1s", "shelf") == {
+        "memory": False, "first": False, "second": False, "third": True, "fourth": True,
+    }  # fmt: skip
+    assert sorted(path.name for path in below.iterdir()) == ["first", "memory", "second"]
+    assert {path: path.read_bytes() for path in below.rglob("*.img")}.items() <= before.items()
+    assert_sound(below / "second")
+    subject.go()
+
+
+def test_who_is_at_work_is_left_alone(host: Host, shelf: tuple[Subject, Path]) -> None:
+    """A restore holds a lock that others can hold, too; a dump one for itself."""
+    subject, below = shelf
+    for kind in (fcntl.LOCK_SH, fcntl.LOCK_EX):
+        fd = os.open(below / "second", os.O_RDONLY)
+        fcntl.flock(fd, kind)
+        assert verdicts(host, "--keep", "1", "--dry-run", "shelf") == {
+            "memory": False, "first": False, "second": False, "third": True, "fourth": False,
+        }  # fmt: skip
+        os.close(fd)
+    subject.go()
+
+
+def test_a_dump_that_has_begun_keeps_what_it_builds_upon(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    (below / "fifth/.pycriu-new").mkdir(parents=True)
+    (below / "fifth/.pycriu-new/parent").symlink_to("../first")
+    found = verdicts(host, "--keep", "1", "--dry-run", "shelf")
+    assert found == {
+        "memory": False, "first": False, "second": True, "third": True, "fourth": False, "fifth": False,
+    }  # fmt: skip
+    subject.go()
+
+
+def test_files_of_others_stay(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    (below / "third/notes").write_text("mine")
+    (below / "first/sub").mkdir()
+    assert verdicts(host, "--keep", "1", "shelf")["third"]
+    assert [path.name for path in (below / "third").iterdir()] == ["notes"]
+    assert [path.name for path in (below / "first").iterdir()] == ["sub"]
+    assert not (below / "second").exists()
+    subject.go()
+
+
+def test_links_are_not_followed(host: Host) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    (host.folder / "shelf").mkdir()
+    (host.folder / "shelf/link").symlink_to(host.images)
+    assert listed(host, "shelf") == {}
+    assert verdicts(host, "--keep", "1", "shelf") == {}
+    subject.go()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("gc", "."), "--keep is missing"),
+        (("gc", "--keep", "0", "."), "--keep 0: not a positive number"),
+        (("gc", "--keep", "1"), "gc needs a directory"),
+        (("gc", "--keep", "1", "--older-than", "soon", "."), "--older-than soon: not an age"),
+        (("gc", "--keep", "1", "nowhere"), "nowhere: no such directory"),
+    ],
+)
+def test_bad_requests(host: Host, words: tuple[str, ...], error: str) -> None:
+    done = said(host, *words)
+    assert done.returncode == 1
+    assert error in done.stderr
+
+
+def test_ages() -> None:
+    assert [collect.age(text) for text in ("7", "7d", "90m", "12h", "2w", "30s")] == [
+        604800, 604800, 5400, 43200, 1209600, 30,
+    ]  # fmt: skip
+
+
+def test_a_loop_of_parents_ends(tmp_path: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "parent").symlink_to(f"../{other}")
+    assert sets.parents(str(tmp_path / "one")) == (str(tmp_path / "two"), str(tmp_path / "one"))
+
+
+def test_a_dump_makes_its_directory(host: Host) -> None:
+    """For its owner alone; and takes it away again if there is no dump."""
+    subject = host.python(HOLD)
+    fresh = host.folder / "fresh"
+    before = os.umask(0)
+    try:
+        assert host.dump(subject, "-R", images=fresh).ok
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in fresh.iterdir() if file.suffix == ".img"} == {0o600}
+    refused = host.folder / "refused"
+    outcome = host.run("dump", "-t", "999999999", "-D", str(refused))
+    assert not outcome.ok
+    assert not refused.exists()
+    outcome = host.run("dump", "-t", str(subject.pid), "-D", str(refused), "--dry-run")
+    assert outcome.ok
+    assert not refused.exists()
+    outcome = host.run("dump", "-t", str(subject.pid), "-D", str(refused / "deeper"))
+    assert "no such directory" in outcome.log
+    subject.go()
