@@ -152,3 +152,27 @@ def test_hooks_of_own_processes(folder: Path) -> None:
     assert (folder / "out").read_text().split() == ["ready", "before", "back"]
     (folder / "go").touch()
     wait_until(lambda: not alive(program.pid), "it ends")
+
+
+def test_doctor(folder: Path) -> None:
+    """With the capability all is well; without, it is said how to come by it."""
+    done = pycriu(folder, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "with CAP_CHECKPOINT_RESTORE: add --unprivileged" in done.stdout
+    assert "good trial: " in done.stdout
+    done = pycriu(folder, "doctor", capable=False)
+    assert done.returncode == 1
+    assert "bad  user: " in done.stdout
+    assert "without CAP_CHECKPOINT_RESTORE" in done.stdout
+    assert "docs/guide.md" in done.stdout
+    assert "note trial: not done" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Not yet: user"
+
+
+def test_doctor_where_privileges_cannot_be_gained(folder: Path) -> None:
+    done = subprocess.run(
+        as_nobody("setpriv", "--no-new-privs", INTERPRETER, "-m", "pycriu", "doctor", capable=False),
+        cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "bad  no_new_privs: set" in done.stdout

@@ -39,7 +39,7 @@ FLOORS = (
     },
     {"crit", "edits"},
     {"dump", "predump", "restore", "pidwait", "ownpids", "check", "probes", "stored"},
-    {"dryrun", "corefile", "warmstart"},
+    {"dryrun", "doctor", "corefile", "warmstart"},
     {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},
     {"__main__"},

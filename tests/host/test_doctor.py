@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`pycriu doctor`: what it finds and advises, and that its trial is a real one. Ordinary users: test_unprivileged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycriu.kernel import syscalls
+from tests.host.conftest import Host, alive, below
+
+# As containers have it: the call is not there. A filter of seccomp(2) that lets all others through.
+FORBID = """
+import ctypes, os, struct, sys
+number = int(sys.argv[1])
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, ctypes.c_void_p(ctypes.addressof(program)), 0, 0) == 0, os.strerror(ctypes.get_errno())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def doctor(host: Host, *before: str, words: tuple[str, ...] = ("--json",)) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TMPDIR": str(host.folder)}
+    return subprocess.run(
+        [*before, *host.command("doctor", *words)], cwd=host.folder, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    told = json.loads(done.stdout)
+    assert told["schema"] == 1
+    assert told["good"] == (done.returncode == 0)
+    return {one["name"]: one for one in told["findings"]}
+
+
+def nothing_is_left(host: Host) -> None:
+    assert not [path.name for path in host.folder.iterdir() if path.name.startswith("pycriu-doctor-")]
+    assert not [pid for pid in below(os.getpid()) if alive(pid)]
+
+
+def test_root(host: Host) -> None:
+    done = doctor(host)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(done)
+    assert found["user"]["state"] == "good"
+    assert found["kernel"]["state"] == "good"
+    assert found["trial"]["state"] == "good"
+    assert "dumped" in found["trial"]["found"]
+    assert "no_new_privs" not in found
+    nothing_is_left(host)
+
+
+def test_words(host: Host) -> None:
+    done = doctor(host, words=())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0].startswith("good user: ")
+    assert "good trial: " in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("All is well")
+    assert "cuda" not in (done.stdout + done.stderr).lower()
+
+
+def test_a_filter_of_a_container(host: Host) -> None:
+    number = syscalls.number("clone3", "generic")
+    done = doctor(host, sys.executable, "-c", FORBID, str(number))
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = findings(done)
+    assert found["seccomp"]["state"] == "note"
+    assert "--security-opt seccomp=unconfined" in found["seccomp"]["advice"][0]
+    assert found["kernel"]["state"] == "bad"
+    assert any("clone3_set_tid" in line for line in found["kernel"]["advice"])
+    assert found["trial"]["state"] == "bad"
+    assert "of a process of our own failed" in found["trial"]["found"]
+    assert any("run pycriu outside of the container" in line for line in found["trial"]["advice"])
+    nothing_is_left(host)
+
+
+@pytest.mark.parametrize("capability", ["sys_ptrace", "sys_admin"])
+def test_root_without_a_capability(host: Host, capability: str) -> None:
+    done = doctor(host, "setpriv", f"--bounding-set=-{capability}")
+    found = findings(done)
+    assert f"CAP_{capability.upper()}" in found["capabilities"]["found"]
+    assert found["capabilities"]["state"] == "note"
+    nothing_is_left(host)
+
+
+def test_root_without_all(host: Host) -> None:
+    done = doctor(host, "setpriv", "--bounding-set=-all")
+    assert done.returncode == 1
+    found = findings(done)
+    assert found["user"]["state"] == "bad"
+    assert "--cap-add CHECKPOINT_RESTORE" in found["user"]["advice"][0]
+    assert "trial" in found
+    nothing_is_left(host)
+
+
+def test_the_guide_has_what_is_advised() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guide.md").read_text()
+    for words in ("sudoers", "CAP_CHECKPOINT_RESTORE", "setcap", "--wait-pid", "--new-pid", "--unprivileged"):
+        assert words in guide
