@@ -10,8 +10,8 @@ from pycriu.errors import Gathering, PidTaken, Several
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pycriu.reading import Checkpoint
     from pycriu.log import Log
+    from pycriu.reading import Checkpoint
 
 INTERVAL = 0.05  # seconds between two looks; one costs some milliseconds
 
