@@ -15,6 +15,7 @@ belongs into it that must happen each time.
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import os
 import signal
@@ -96,6 +97,7 @@ def keep(place: shelf.Place, command: identity.Command) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    _tidy_up()
     here.arrivals.append(_arrive)
     try:
         words = [word for name in streams.external() for word in ("--external", name)]
@@ -113,6 +115,13 @@ def keep(place: shelf.Place, command: identity.Command) -> None:
             return
     finally:
         here.arrivals.remove(_arrive)
+
+
+def _tidy_up() -> None:
+    """What is garbage now would be read by every start."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 # ------------------------------------------------------------------------------------------------------- in a new life

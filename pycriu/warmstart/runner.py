@@ -8,9 +8,9 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import resource
-import signal
 import sys
 
+from pycriu.hooks.channel import MESSAGE_ROOM
 from pycriu.warmstart.letter import Letter
 
 TYPE_CHECKING = False
@@ -25,15 +25,19 @@ _OF_TERMINAL = (2, 3, 28)  # which the terminal sends to our group, and so to th
 _KEYS = (1, 2, 3, 15)  # which nohup(1) and shells let programs ignore
 _SI_USER = 0  # and below: sent by a process
 _WAITED = (17, *_FORWARDED)  # SIGCHLD
+_SIGKILL = 9
 
 
 def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module: bool) -> None:
-    """Restore what is kept there and stay until it ends; or return, and the place is empty."""
+    """Restore what is kept there and stay until it ends; or return: it is of no use, or not for this start."""
+    said = letter(argv, orig_argv, module=module)
+    if len(said) > MESSAGE_ROOM:
+        return
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     # The program may be heard of as soon as it runs: what comes for it from then on waits until we look.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _WAITED)
     try:
-        child = _restored(place, letter(argv, orig_argv, module=module))
+        child = _restored(place, said)
     except Exception as error:  # whatever it is: an ordinary start is none the worse for it
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         _put_away(place, error)
@@ -67,14 +71,11 @@ def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
 
 def _restored(place: Place, said: bytes) -> int:
     from pycriu import newlife
-    from pycriu.errors import PidTaken, UserError
-    from pycriu.hooks.channel import MESSAGE_ROOM
+    from pycriu.errors import PidTaken
     from pycriu.log import Log
     from pycriu.options import RestoreOptions
     from pycriu.restore import restore
 
-    if len(said) > MESSAGE_ROOM:
-        raise UserError(f"arguments and environment have {len(said)} bytes; {MESSAGE_ROOM} can be told")
     options = RestoreOptions(
         images_dir=place.path, work_dir="", shell_job=True, new_life=True, message=said,
         inherit_fd=newlife.inherited(),
@@ -102,7 +103,7 @@ def stay(child: int) -> NoReturn:
     if os.WIFSIGNALED(status):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         number = os.WTERMSIG(status)
-        if number != signal.SIGKILL:
+        if number != _SIGKILL:
             _signal.signal(number, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         os.kill(os.getpid(), number)

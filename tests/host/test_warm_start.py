@@ -285,6 +285,17 @@ def test_a_damaged_checkpoint(starts: Starts) -> None:
     assert starts.runs() == 2, starts.why_not()
 
 
+def test_a_start_that_has_too_much_to_tell(starts: Starts) -> None:
+    """It is an ordinary one; the others stay warm."""
+    of(starts, "block")
+    starts.report("app.py")
+    many = {f"MANY{number}": "x" * 100_000 for number in range(3)}
+    assert starts.report("app.py", env=starts.environment(**many))["argv"] == ["app.py"]
+    assert starts.runs() == 2
+    starts.report("app.py")
+    assert starts.runs() == 2, starts.why_not()
+
+
 @pytest.mark.parametrize(
     "block",
     ["import fcntl; lock = open('l', 'w'); fcntl.flock(lock, 2)", "os.fork() or signal.pause()"],
