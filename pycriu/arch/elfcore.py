@@ -267,7 +267,7 @@ _AVX_AT, _AVX_END = 576, 832  # the shortest extended state that `save` reads
 
 def _aarch64_info(gpr: Registers, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:
     sets = dict(sets)
-    sve = sets.get(NT_ARM_SVE, b"")
+    sve = sets[NT_ARM_SVE] = _aligned(sets.get(NT_ARM_SVE, b""))
     live = len(sve) >= _SVE_HEADER.size and _SVE_HEADER.unpack_from(sve)[4] & 1
     if sve and NT_FPREGSET not in sets:  # gdb writes the one or the other
         sets[NT_FPREGSET] = _simd_of(sve) if live else sve[_SVE_HEADER.size :]
@@ -276,10 +276,31 @@ def _aarch64_info(gpr: Registers, sets: dict[int, bytes], tid_address: int) -> t
     return AARCH64.save(gpr, sets, tid_address)
 
 
+def _aligned(sve: bytes) -> bytes:
+    """A set of SVE registers as the kernel has it: gdb 13 has FPSR and FPCR right behind the predicates."""
+    if len(sve) < _SVE_HEADER.size:
+        return sve
+    _, most, length, longest, flags, reserved = _SVE_HEADER.unpack_from(sve)
+    end, status = _ends(length)
+    if len(sve) != end + _STATUS or not flags & 1:
+        return sve
+    size = -(-(status + _STATUS) // 16) * 16
+    head = _SVE_HEADER.pack(size, max(size, most), length, longest, flags, reserved)
+    return ((head + sve[len(head) : end]).ljust(status, b"\0") + sve[end:]).ljust(size, b"\0")
+
+
+_STATUS = 8  # FPSR and FPCR
+
+
+def _ends(length: int) -> tuple[int, int]:
+    """Where 32 vectors and 17 predicates of an eighth end, and where FPSR follows, in a set of SVE registers."""
+    end = _SVE_HEADER.size + 32 * length + 17 * length // 8
+    return end, -(-end // 16) * 16
+
+
 def _simd_of(sve: bytes) -> bytes:
-    """The FP/SIMD registers in a set of SVE registers: 32 vectors, 17 predicates of an eighth, then FPSR and FPCR."""
+    """The FP/SIMD registers in a set of SVE registers: the lower parts of the vectors."""
     length = _SVE_HEADER.unpack_from(sve)[2]
     start = _SVE_HEADER.size
     vectors = b"".join(sve[at : at + 16] for at in range(start, start + 32 * length, length or 1))
-    end = -(-(start + 32 * length + 17 * length // 8) // 16) * 16
-    return _FPSIMD.pack(*struct.unpack("<64Q", vectors), *struct.unpack_from("<II", sve, end))
+    return _FPSIMD.pack(*struct.unpack("<64Q", vectors), *struct.unpack_from("<II", sve, _ends(length)[1]))

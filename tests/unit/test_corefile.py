@@ -278,20 +278,25 @@ def test_registers_of_aarch64(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [16, 32, 64, 256])
 def test_vectors_that_gdb_writes_as_sve(length: int) -> None:
-    """It leaves out FP/SIMD then: it is the lower part of each vector."""
+    """It leaves out FP/SIMD then, which is the lower part of each vector, and what the kernel has for alignment."""
     vectors = b"".join(struct.pack("<QQ", n, n + 100).ljust(length, b"\xff") for n in range(32))
-    predicates = bytes(17 * length // 8)
-    body = (bytes(16) + vectors + predicates)[16:]
-    body = body.ljust(-(-(16 + len(body)) // 16) * 16 - 16, b"\0") + struct.pack("<II", 7, 8)
-    header = struct.pack("<IIHHHH", 16 + len(body), 16 + len(body), length, length, 1, 0)
-    sets = {aarch64.NT_ARM_TLS: (0x5000).to_bytes(8, "little"), aarch64.NT_ARM_SVE: header + body}
-    info, extras = elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), sets, 0)
-    assert list(info.fpsimd.vregs) == [word for n in range(32) for word in (n, n + 100)]
-    assert (info.fpsimd.fpsr, info.fpsimd.fpcr) == (7, 8)
-    assert extras == {"sve": header + body}
-    short = {aarch64.NT_ARM_TLS: bytes(8), aarch64.NT_ARM_SVE: (header + body)[:300]}
+    body, words = vectors + bytes(17 * length // 8), struct.pack("<II", 7, 8)
+    aligned = body.ljust(-(-(16 + len(body)) // 16) * 16 - 16, b"\0") + words
+    whole = aligned.ljust(-(-(16 + len(aligned)) // 16) * 16 - 16, b"\0")
+
+    def with_header(data: bytes) -> bytes:
+        return struct.pack("<IIHHHH", 16 + len(data), 16 + len(data), length, length, 1, 0) + data
+
+    tls = {aarch64.NT_ARM_TLS: (0x5000).to_bytes(8, "little")}
+    for raw in (with_header(whole), with_header(body + words)):
+        sets = tls | {aarch64.NT_ARM_SVE: raw}
+        info, extras = elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), sets, 0)
+        assert list(info.fpsimd.vregs) == [word for n in range(32) for word in (n, n + 100)]
+        assert (info.fpsimd.fpsr, info.fpsimd.fpcr) == (7, 8)
+        assert extras == {"sve": with_header(whole)}
     with pytest.raises(ImageError):
-        elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), short, 0)
+        cut = tls | {aarch64.NT_ARM_SVE: with_header(whole)[:300]}
+        elfcore.thread_info(aarch64.AARCH64, struct.pack("<34Q", *range(34)), cut, 0)
 
 
 @pytest.mark.parametrize("size", [0, 100, 511, 600, 2439])
