@@ -73,6 +73,25 @@ def disk(machine: Machine, folder: Path) -> Path:
     return folder / "programs.ext4"
 
 
+def gdb_disk(machine: Machine, folder: Path) -> Path:
+    """A disk with gdb, and programs that it writes cores of."""
+    root = debian.cache() / f"gdb-{machine.debian_arch}"
+    try:
+        debian.fetch(root, archive.codename(), ("gdb-minimal", "bash"), architecture=machine.debian_arch)
+    except LayerError as error:
+        raise debian.NotHadError(str(error)) from None
+    content = folder / "gdb"
+    shutil.rmtree(content, ignore_errors=True)
+    (content / "bin").mkdir(parents=True)
+    (content / "lib").mkdir()
+    for name in ("gdb", "bash"):
+        shutil.copy(_program(root / "root", name), content / "bin" / name)
+    for library in closure(root / "root", machine, sorted((content / "bin").iterdir()), IN_IMAGE):
+        shutil.copy(library.resolve(), content / "lib" / library.name)
+    ext4.make(folder / "gdb.ext4", content=content)
+    return folder / "gdb.ext4"
+
+
 def criu_disk(machine: Machine, folder: Path) -> Path:
     """A disk with CRIU of each of CRIU_SUITES, in a folder of that name, with its libraries and the loader `ld.so`.
 
