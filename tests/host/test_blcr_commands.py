@@ -454,10 +454,9 @@ def test_a_program_that_is_saved_may_have_another_file(blcr: Blcr) -> None:
     done = blcr.run("restart", "none")
     assert done.returncode == 22, done
     assert "at the dump it was" in done.stderr
-    restart = blcr.start("restart", "exe")
-    wait_until(lambda: alive(program.pid) or restart.poll() is not None, "it is back")
-    assert restart.poll() is None
-    wait_until(lambda: state(program.pid) == "S", "it sleeps again")
+    restart = blcr.start("restart", "--run-on-success=touch back", "exe")
+    wait_until((blcr.folder / "back").exists, "it is back")
+    assert alive(program.pid)
     kill(program.pid)
     assert restart.wait() == -signal.SIGKILL
 
