@@ -249,7 +249,7 @@ GROUPS = (
         Option("cpu-cap", "", OPTIONAL, "WHAT", "the CPU must have: cpu fpu ins all none, ^ takes one away", CPUS),
         _needless("weak-sysctls", "no sysctls are restored, so none can be missing", negatable=True),
         Option("allow-uprobes", "", FLAG, "", "programs may have been under uprobes", JOBS, True),
-        _refused("libdir", "pycriu has no plugins", VALUE, "L"),
+        Option("libdir", "L", VALUE, "DIR", "plugins are the Python files in DIR, too", BOTH),
         _needless("deprecated", "pycriu has nothing that is deprecated", negatable=True),
         _refused("ms", "CRIU has given it up, too"),
     )),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from pycriu.hooks.audience import Audience
     from pycriu.incremental import Parent
+    from pycriu.plugins import Paused
     from pycriu.progress import Progress
     from pycriu.tracking import Tracker
 
@@ -79,6 +80,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
         preload(cpu)
         begin = time.monotonic()
         with (
+            paused(kinds, options, log),
             Haste() as haste,
             pstree.Freeze(options.pid, cpu, options.timeout, options.find) as tree,
             kinds,
@@ -87,6 +89,8 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             frozen = time.monotonic()
             refuse_foreign(tree.root, options)
             check_sessions(tree.root, shell_job=options.shell_job)
+            if kinds.plugins is not None:
+                kinds.plugins.after_freeze(tree)
             snapshots = take_snapshots(tree, gadgets, kinds)
             saving = take_files(tree.root, snapshots, kinds, objects)
             looked = time.monotonic()
@@ -94,8 +98,7 @@ def dump(options: DumpOptions, log: Log) -> DumpResult:
             segments = copy_pages(new, snapshots, kinds, options, parent)
             tracker.begin_saved(snapshots)
             if options.leave_running:
-                kinds.thaw()
-                tree.thaw()
+                thaw(tree, kinds)
                 audience.goes_on()
             haste.end()
             copied = time.monotonic()
@@ -189,6 +192,36 @@ def measured(
     freezing, stood, copying = (round(span * 1e6) for span in spans)
     shared = max(0, size // PAGE_SIZE - pages)
     return DumpResult(threads, pages, freezing, stood, copying, 0 if parent is None else parent.skipped, shared)
+
+
+class NotPaused:
+    """The scope of a dump without plugins."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def paused(kinds: Kinds, options: DumpOptions, log: Log) -> Paused | NotPaused:
+    """The scope in which what plugins know of the tree stands still."""
+    if kinds.plugins is None and not kinds.maps_cuda:
+        return NotPaused()
+    from pycriu import plugins
+
+    known = kinds.plugins or plugins.opened(None, log, cuda=True)
+    kinds.use_plugins(known)
+    root = options.find() if options.find else pstree.scan(options.pid)
+    return plugins.Paused(known, [one.pid for one in root.walk() if not one.zombie], options.timeout)
+
+
+def thaw(tree: pstree.Freeze, kinds: Kinds) -> None:
+    """Let the tree run on."""
+    kinds.thaw()
+    tree.thaw()
+    if kinds.plugins is not None:
+        kinds.plugins.thawed()
 
 
 class NoTracker:
@@ -357,6 +390,8 @@ def finish(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions, log: Log) ->
 def end(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
     """Killed, or let go with a signal, by default that which stops them."""
     if signal := SIGSTOP if options.leave_stopped else options.signal:
+        if kinds.plugins is not None:
+            kinds.plugins.resume(tree.tasks, tree)
         for process in tree.root.walk():
             if not process.zombie:  # its threads find it when they are let go: a stop, for one, before any runs
                 os.kill(process.pid, signal)
@@ -364,6 +399,8 @@ def end(tree: pstree.Freeze, kinds: Kinds, options: DumpOptions) -> None:
         return
     kinds.before_kill([process.pid for process in tree.root.walk() if not process.zombie])
     tree.kill()
+    if kinds.plugins is not None:
+        kinds.plugins.ended()
 
 
 def stats_entry(result: DumpResult) -> m.stats_entry:

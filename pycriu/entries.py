@@ -78,6 +78,8 @@ def write(
         inventory.allow_uprobes = True
     if inet := saving.kinds.find("inet.kind"):
         inet.tell(inventory)
+    if saving.kinds.plugins is not None:
+        saving.kinds.plugins.write(new, inventory)
     new.write("inventory.img", [inventory])
 
 

@@ -88,6 +88,7 @@ class DumpOptions:
     pipes_outside: bool = False  # pipes to others may be left out; a restore must be given some (--inherit-fd)
     hooks: str = "ask"  # programs with hooks: ask; try: whoever does not answer is not waited for; skip: ask nobody
     hook_timeout: float = 10  # seconds that they have for an answer
+    libdir: str | None = None  # where plugins are, beside pycriu's own
 
 
 @record
@@ -118,6 +119,7 @@ class RestoreOptions:
     edit_script: str | None = None  # a JSON patch that does
     edits: Edits | None = None  # changes that are made already, in the place of both
     outer_group: int | None = None  # whoever is in this group stays in ours; None: who is in that of the root
+    libdir: str | None = None  # where plugins are, beside pycriu's own
     progress: Progress | None = None  # what is shown of the reading of pages
     settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
     new_life: bool = False  # under another PID, with our standard input, output and error: see `newlife`

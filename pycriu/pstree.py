@@ -271,6 +271,28 @@ class Freeze:
         """The stopped threads of a process, the first one first."""
         return [self.tasks[tid] for tid in process.threads]
 
+    def let_run(self, tid: int) -> None:
+        """Let one of the threads go on while all others stand; `stop_again` ends that."""
+        if self._limited is not None:
+            self._limited.go_on(self.tasks[tid])
+        ptrace.cont(tid)
+        self._stopped.discard(tid)
+
+    def stop_again(self, tid: int, patience: float) -> None:
+        """Stop it again, within so many seconds; and whoever has come into being meanwhile."""
+        end = time.monotonic() + patience
+        self._called[tid] = called = interrupted.called(tid)
+        if called and self._unlimited.may_be_limited(called[0]):
+            self._note(tid, called)
+        if self._limited is not None:
+            self._limited.look()
+        ptrace.interrupt(tid)
+        if not self._await([tid], end):
+            raise self._timed_out([tid])
+        self._make_again([tid])
+        if not self._round(end):
+            raise self._timed_out([one for one in self.tasks if one not in self._stopped])
+
     def thaw(self) -> None:
         """Let every task go on as if nothing had happened. Safe to call twice.
 

@@ -61,6 +61,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     with images_of(options) as images:
         images.edited = edits
         kinds = Kinds(options, log)
+        demand_plugins(images, kinds, options, log)
         check_cpu(images, options)
         check_uprobes(images, options)
         checkpoint = Checkpoint(images, cpu, kinds)
@@ -75,7 +76,12 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
                 log.warn("%s", remark)
             refuse_pidfile(options.pidfile)
             with Haste():  # which tasks inherit, until `Builder.finish` gives them their own
-                pages = restore_tree(checkpoint, kinds, cpu, options, log, getattr(images, "old", {}))
+                old = getattr(images, "old", {})
+                if kinds.plugins is None:
+                    pages = restore_tree(checkpoint, kinds, cpu, options, log, old)
+                else:
+                    with kinds.plugins:
+                        pages = restore_tree(checkpoint, kinds, cpu, options, log, old)
         finally:
             checkpoint.close()
     root = checkpoint.root.pid
@@ -138,6 +144,8 @@ def restore_tree(
             kinds.inherited.tell_unused()
         segments.finish()
         settle(builder, old)
+        if kinds.plugins is not None:
+            kinds.plugins.resume(nursery.tasks)
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
@@ -196,6 +204,16 @@ def check_uprobes(images: store.ImagesDir, options: RestoreOptions) -> None:
     """UserError where there may have been uprobes, and the user does not say so."""
     if images.inventory().allow_uprobes and not options.allow_uprobes:
         raise UserError("these images were made with --allow-uprobes", "--allow-uprobes, if probes are as they were")
+
+
+def demand_plugins(images: store.ImagesDir, kinds: Kinds, options: RestoreOptions, log: Log) -> None:
+    """UserError where the images need a plugin that is not there, or cannot do its part here."""
+    if images.inventory().plugins_entry.plugins:
+        from pycriu import plugins
+
+        if options.new_life:
+            raise UserError("these images were made with plugins", "restore them under the PIDs that they are of")
+        kinds.use_plugins(plugins.demanded(images, kinds.plugins, log))
 
 
 def check_cpu(images: store.ImagesDir, options: RestoreOptions) -> None:

@@ -93,6 +93,7 @@ def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memor
         posix_timers.look(process.pid)
     descriptors = files.look(process.pid, status, kinds).descriptors
     mappings = memory.look(process.pid, kinds.regular)
+    kinds.maps_cuda |= any("/libcuda.so" in mapping.line.name for mapping in mappings)
     shared.add(mappings, [file for file, _ in descriptors])
     process.hooks_at = next((one.line.start for one in mappings if one.line.name == _HOOKS), 0)
     gadgets.find([mapping.line for mapping in mappings], lambda at, size: procfs.memory(process.pid, at, size))

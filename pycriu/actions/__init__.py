@@ -106,7 +106,7 @@ class Request:
         from pycriu.options import VALIDATIONS
 
         how = arguments.choice(self.values, "file-validation", *VALIDATIONS)
-        return {**flags, "file_validation": how, "ext_unix_sk": self.text("ext-unix-sk")}
+        return {**flags, "file_validation": how, "ext_unix_sk": self.text("ext-unix-sk"), "libdir": self._libdir()}
 
     def dump_options(self) -> DumpOptions:
         """For actions that look at a live tree."""
@@ -190,6 +190,12 @@ class Request:
     def deadline(self) -> Deadline:
         """The scope in which --timeout holds."""
         return Deadline(arguments.number(self.values, "timeout") if "timeout" in self.values else 0)
+
+    def _libdir(self) -> str | None:
+        """Where plugins are; a client of a service has no say in what runs in it."""
+        if self.client:
+            return None
+        return self.text("libdir") or os.environ.get("CRIU_LIBS_DIR")
 
     def _network_lock(self) -> str:
         how = arguments.choice(self.values, "network-lock", "nftables", "skip", "none", "iptables")

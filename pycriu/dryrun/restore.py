@@ -21,7 +21,7 @@ from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
 from pycriu.reading import Checkpoint
 from pycriu.resources import limits, memory
-from pycriu.restore import asked_edits, check_cpu, check_uprobes, refuse_pidfile
+from pycriu.restore import asked_edits, check_cpu, check_uprobes, demand_plugins, refuse_pidfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Round(rounds.Round):
         with Gathering() as gathering, About(), store.ImagesDir(options.images_dir) as images:
             images.edited = self._edits = asked_edits(options)
             kinds = Kinds(options, log)
+            with About():
+                demand_plugins(images, kinds, options, log)
             checkpoint = Checkpoint(images, arch.native(), kinds)
             try:
                 if not any(isinstance(error, ImageError) for error, _ in gathering.found.values()):

@@ -28,6 +28,7 @@ class Kind:
 
     TYPE = 0  # fd_types of the image format
     LATE = False  # can be opened only when all tasks exist
+    plugins: Any = None  # plugins.Plugins, where some are in play
 
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
         self.options: Any = options

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 from pycriu.errors import About, ImageError, Unsupported
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
+    from pycriu.plugins import Plugins
 
     Looks = Callable[[OpenFile], bool]
 
@@ -62,11 +64,25 @@ KINDS: tuple[tuple[str, str, int, Looks], ...] = (
     ("inet.kind", "Inet", 4, _socket(AF_INET, AF_INET6)),
     ("netlink", "Netlink", 13, _socket(AF_NETLINK)),
     ("packet", "Packet", 10, _socket(AF_PACKET)),
+    # what all others refuse, see `Kinds.of`
+    ("plugged", "Plugged", 16, lambda _: False),
     # last: what it watches may be in flight in a socket, which must have been looked into
     ("epoll", "Epoll", 7, _anonymous("[eventpoll]")),
 )
 
 _NO_FILES = ("/secretmem (deleted)", "/dmabuf:")  # what looks like a file with a path and is none
+
+
+_CUDA = "/proc/driver/nvidia"  # plugins.cuda.ABOUT; where neither is there, nothing of plugins is imported
+
+
+def _plugins(options: DumpOptions | RestoreOptions, log: Log) -> Plugins | None:
+    """The plugins in play."""
+    if options.libdir is None and not os.path.exists(_CUDA):
+        return None
+    from pycriu import plugins
+
+    return plugins.opened(options.libdir, log)
 
 
 class Kinds:
@@ -75,6 +91,8 @@ class Kinds:
     def __init__(self, options: DumpOptions | RestoreOptions, log: Log) -> None:
         self._options, self._log = options, log
         self._loaded: dict[str, Kind] = {}
+        self.plugins = _plugins(options, log)
+        self.maps_cuda = False  # whether somebody has the library of CUDA's driver
         self.locks = Locks(options)
         self.refused = Kind(options, log)  # stands in for that of a file that was refused, see `errors`
         self.regular: Regular = self._load(Regular, "regular")
@@ -96,8 +114,15 @@ class Kinds:
         """The kind of that module, or None where there is no file of it."""
         return self._loaded.get(module)
 
+    def use_plugins(self, plugins: Plugins | None) -> None:
+        """Others than those that were there at the beginning."""
+        self.plugins = plugins
+        for kind in self._loaded.values():
+            kind.plugins = plugins
+
     def _load(self, kind: type[Kind], module: str) -> Any:
         self._loaded[module] = kind(self._options, self._log)
+        self._loaded[module].plugins = self.plugins
         return self._loaded[module]
 
     def _kind(self, module: str, name: str) -> Kind:
@@ -115,6 +140,8 @@ class Kinds:
                 kind.inspect(file)
                 self.locks.inspect(file)
                 return kind
+        if self.plugins is not None and self.plugins.of_fd(file) is not None:
+            return self._kind("plugged", "Plugged")
         from pycriu.fds import refused
 
         what, hint = refused.describe(file)

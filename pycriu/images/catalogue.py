@@ -132,6 +132,7 @@ KINDS = (
     Kind("pycriu-sve", 0x50595356, "pycriu_registers_entry", own=True),
     Kind("pycriu-files", 0x50594649, "pycriu_file_entry", many=True, own=True),
     Kind("pycriu-ghosts", 0x50594748, "pycriu_ghost_entry", many=True, own=True),
+    Kind("pycriu-plugins", 0x5059504C, "pycriu_plugin_entry", many=True, own=True),
     Kind("pycriu-packets", 0x5059504B, "pycriu_packets_entry", many=True, own=True),
     Kind("pycriu-fifo-packets", 0x50594650, "pycriu_packets_entry", many=True, own=True),
     Kind("pycriu-kmsg", 0x50594B4D, "pycriu_kmsg_entry", many=True, own=True),

@@ -1036,6 +1036,11 @@ class pycriu_pidfd_entry(Message):
     ino: int
     status: int
     def __init__(self, *, ino: int | None = ..., status: int | None = ...) -> None: ...
+class pycriu_plugin_entry(Message):
+    plugin: str
+    file: int
+    data: bytes
+    def __init__(self, *, plugin: str | None = ..., file: int | None = ..., data: bytes | None = ...) -> None: ...
 class pycriu_punched_entry(Message):
     uptime: int
     def __init__(self, *, uptime: int | None = ...) -> None: ...

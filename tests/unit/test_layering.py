@@ -23,6 +23,8 @@ FLOORS = (
     {"interrupted"},
     {"limited"},
     {"allornone", "pstree", "spawn", "pagecopy", "pageimages", "lineage", "pagecompare", "holders"},
+    {"alone"},
+    {"plugins"},
     {"fds"},
     {"resources"},
     {

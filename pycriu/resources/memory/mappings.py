@@ -86,6 +86,8 @@ def look(pid: int, regular: Regular) -> list[Mapping]:
         last = found[-1] if found else None
         known = last is not None and last.file is not None and last.line.same_file(line)
         one = Mapping(line, 0, None)  # what stays of it if it is refused
+        if regular.plugins is not None and regular.plugins.has_vma(pid, line):
+            continue
         with About(pid):
             if line.name == UPROBES:
                 check_uprobes(pid, regular)

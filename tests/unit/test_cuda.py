@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The structures and words of the CUDA driver's checkpoint calls, as cuda.h has them."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from pycriu.plugins.cuda import driver
+
+
+@pytest.mark.parametrize("struct", [driver.LockArgs, driver.CheckpointArgs, driver.RestoreArgs, driver.UnlockArgs])
+def test_structures_of_arguments_have_64_bytes(struct: type[ctypes.Structure]) -> None:
+    assert ctypes.sizeof(struct) == driver.ARGUMENTS_SIZE == 64
+
+
+def test_the_time_limit_of_a_lock_comes_first() -> None:
+    """Where the online manual lists it after the reserved members."""
+    assert bytes(driver.LockArgs(timeoutMs=0x01020304)) == bytes((4, 3, 2, 1)) + bytes(60)
+
+
+def test_gpu_pairs() -> None:
+    assert ctypes.sizeof(driver.GpuPair) == 32
+    places = [getattr(driver.RestoreArgs, name).offset for name in ("gpuPairs", "gpuPairsCount", "reserved")]
+    assert places == [0, ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(ctypes.c_void_p) + 4]
+
+
+def test_six_calls_of_one_prefix() -> None:
+    names = {name.removeprefix("cuCheckpointProcess") for name, _ in driver.CALLS.values()}
+    assert names == {"GetState", "GetRestoreThreadId", "Lock", "Checkpoint", "Restore", "Unlock"}
+
+
+def test_every_error_has_a_sentence_of_its_own() -> None:
+    codes = (1, 2, 3, 100, 401, 600, 801)
+    said = [driver.sentence(code)[0] for code in codes]
+    assert len(set(said)) == len(codes)
+    assert not any("CUDA error" in one for one in said)
+    assert driver.sentence(999)[0] == "CUDA error 999"
