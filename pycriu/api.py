@@ -100,6 +100,7 @@ def dump(
     prev_images_dir: str | None = None,
     page_server: PageServer | None = None,
     track_mem: bool = False,
+    libdir: str | None = None,
     hook: Hook | None = no_hook,
     hooks: str = "ask",
     hook_timeout: float = 10,
@@ -127,7 +128,7 @@ def dump(
         evasive_devices=evasive_devices, ext_unix_sk=sockets, tcp_established=tcp_established, tcp_close=tcp_close,
         skip_in_flight=skip_in_flight, network_lock=network_lock, prev_images_dir=prev_images_dir, hooks=hooks,
         page_server=page_server, track_mem=track_mem, external=names, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes,
-        hook=hook or no_hook, hook_timeout=hook_timeout,
+        hook=hook or no_hook, hook_timeout=hook_timeout, libdir=libdir,
     )  # fmt: skip
     with _surroundings(log_file, log_level) as log:
         return run_dump(options, log)
@@ -186,6 +187,7 @@ def restore(
     inherit_fd: tuple[str, ...] = (),
     cpu_cap: str | None = None,
     allow_uprobes: bool = False,
+    libdir: str | None = None,
     hook: Hook | None = no_hook,
     hooks: str = "ask",
     hook_timeout: float = 10,
@@ -208,7 +210,7 @@ def restore(
         skip_file_rwx_check=skip_file_rwx_check, ext_unix_sk=ext_unix_sk, tcp_established=tcp_established,
         tcp_close=tcp_close, skip_in_flight=skip_in_flight, sibling=sibling, inherit_fd=inherit_fd,
         wait_pid=wait_pid, cpu_cap=cpu_cap, allow_uprobes=allow_uprobes, hook=hook or no_hook,
-        hooks=hooks, hook_timeout=hook_timeout,
+        hooks=hooks, hook_timeout=hook_timeout, libdir=libdir,
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip

@@ -43,6 +43,8 @@ class Plugged(Kind):
         """UserError where there is no plugin to open them."""
         if entries and self.plugins is None:
             raise UserError(f"file {entries[0].id} of the images is a plugin's", "--libdir names where plugins are")
+        for entry in entries:
+            self.plugins.check_file(entry.id)
 
     def open(self, entry: Any, opening: Opening) -> int:
         """Have it opened."""

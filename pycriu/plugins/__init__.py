@@ -133,10 +133,13 @@ class Plugins:
             "--libdir names the directory of plugins; those of CRIU, which are libraries, are for criu",
         )
 
-    def open(self, number: int) -> int:
-        """Our descriptor for an open file that a plugin has saved."""
+    def check_file(self, number: int) -> None:
+        """ImageError where nothing is known of a plugin's file."""
         if number not in self._data:
             raise ImageError(f"{IMAGE} says nothing of the file {number}, which is a plugin's", "restore it with criu")
+
+    def open(self, number: int) -> int:
+        """Our descriptor for an open file that a plugin has saved."""
         plugin, data = self._data[number]
         return plugin.restore_fd(data)
 

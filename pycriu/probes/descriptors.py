@@ -252,3 +252,10 @@ def _closing(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def cuda_checkpoint(_subject: Subject) -> None:
+    """NVIDIA's driver, of 570 or later: it is not the kernel that has it."""
+    from pycriu.plugins.cuda.driver import Driver
+
+    Driver()

@@ -23,7 +23,7 @@ CR = "CHECKPOINT_RESTORE"
 REQUIRED = "required"  # without it dump or restore of any tree fails
 EXTRA = "extra"  # matters to tasks that use the thing, or costs speed
 EXPERIMENTAL = "experimental"  # probed when asked for, as by CRIU
-NAMED = "named"  # probed by name only: CRIU has it, and pycriu has no use for it
+NAMED = "named"  # probed by name only: pycriu has no use for what CRIU has there, or a driver has to have it
 # Symbols of what only CRIU uses, or only the tests: they are in the fragment `check`, not in those of feature/criu.
 BESIDE = frozenset((
     "ANON_VMA_NAME", "AUDIT", "AUTOFS_FS", "IA32_EMULATION", "IPV6", "OVERLAY_FS", "PERF_EVENTS", "PTE_MARKER_UFFD_WP",
@@ -187,4 +187,5 @@ FEATURES = (
     _named("has_ipt_legacy", n.legacy_iptables, "a lock by the old iptables: pycriu speaks to nf_tables itself"),
     _named("apparmor_stacking", t.apparmor, "AppArmor's namespaces", ("SECURITY_APPARMOR",), "4.13"),
     _named("breakpoints", t.breakpoints, "stopping a restored task by a breakpoint", ("PERF_EVENTS",), "2.6.33"),
+    Feature("cuda_checkpoint", d.cuda_checkpoint, "processes that use CUDA", weight=NAMED),
 )

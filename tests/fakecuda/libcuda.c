@@ -202,9 +202,10 @@ static int ask(int pid, const char *action, unsigned timeout) {
     }
     snprintf(text, sizeof text, "%u %s", number, action);
     put(pid, "ask", text);
-    for (;; nap(1))
+    for (; !kill(pid, 0); nap(1))
         if (get(pid, "answer", text, sizeof text) && sscanf(text, "%u %d", &got, &code) == 2 && got == number)
             return code;
+    return NOT_INITIALIZED;
 }
 
 static int known(int pid, int *value, int second) {

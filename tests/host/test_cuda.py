@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pycriu.images.store import ImagesDir
-from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, reap, state, wait_until
+from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, wait_until
 
 SOURCE = Path(__file__).parents[1] / "fakecuda" / "libcuda.c"
 
@@ -272,6 +272,39 @@ def test_a_dumper_that_is_killed(host: Host, gpu: Gpu, step: str) -> None:
     goes_on(subject)
 
 
+@pytest.mark.parametrize("step", ["restore", "unlock"])
+def test_a_dumper_that_is_killed_while_it_brings_back(host: Host, gpu: Gpu, step: str) -> None:
+    subject = host.python(ALONE)
+    gpu.fail(f"{step} hang")
+    words = host.command("dump", "-t", str(subject.pid), "-D", str(host.images), "-R")
+    with subprocess.Popen(words, cwd=host.folder, stderr=subprocess.DEVNULL) as dumper:
+        wait_until((gpu.folder / "hangs").exists, "the driver is asked")
+        dumper.kill()
+    gpu.fail()
+    wait_until(lambda: gpu.state(subject.pid) == 0, "the guard goes on")
+    goes_on(subject)
+
+
+@pytest.mark.parametrize("step", ["restore", "unlock"])
+def test_a_restorer_that_is_killed(host: Host, gpu: Gpu, step: str) -> None:
+    """Nothing is left of the tree, and the checkpoint is what it was."""
+    subject = host.python(ALONE)
+    dumped = host.dump(subject)
+    assert dumped.ok, dumped
+    gpu.fail(f"{step} hang")
+    words = host.command("restore", "-d", "-D", str(host.images))
+    with subprocess.Popen(words, cwd=host.folder, stderr=subprocess.DEVNULL) as restorer:
+        wait_until((gpu.folder / "hangs").exists, "the driver is asked")
+        restorer.kill()
+    wait_until(lambda: not alive(subject.pid), "it has ended, too")
+    reap(subject.pid)
+    gpu.fail()
+    wait_until(lambda: not any(map(alive, below(os.getpid()))), "so has the guard")
+    restored = host.restore()
+    assert restored.ok, restored
+    goes_on(subject)
+
+
 def test_no_restore_without_a_driver(host: Host, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     if ctypes.util.find_library("cuda"):
         pytest.skip("this machine has a CUDA driver")
@@ -301,6 +334,16 @@ def test_a_restore_that_fails_leaves_nothing(host: Host, gpu: Gpu, fault: str) -
     assert not outcome.ok
     assert f"CUDA of process {subject.pid} cannot be" in outcome.errors()
     assert state(subject.pid) is None
+
+
+def test_check_knows_whether_there_is_a_driver(host: Host, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cuda_checkpoint is supported" in host.run("check", "--feature", "cuda_checkpoint").log
+    if ctypes.util.find_library("cuda"):
+        pytest.skip("this machine has a CUDA driver")
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    outcome = host.run("check", "--feature", "cuda_checkpoint")
+    assert not outcome.ok
+    assert "the CUDA driver cannot be loaded" in outcome.log
 
 
 def test_a_pre_dump_asks_nobody(host: Host, gpu: Gpu) -> None:

@@ -33,6 +33,7 @@ def check(model: Model) -> None:
     _check_tasks(model)
     _check_watches(model)
     _check_packets(model)
+    _check_plugins(model)
     _check_others(model)
 
 
@@ -104,6 +105,12 @@ def _check_packets(model: Model) -> None:
             if sizes.get(entry.pipe_id, sum(entry.bytes)) != sum(entry.bytes) or 0 in entry.bytes:
                 text = f"packets of {sum(entry.bytes)} bytes, the pipe has {sizes[entry.pipe_id]}"
                 model.found(own, text, number, "bytes")
+
+
+def _check_plugins(model: Model) -> None:
+    for number, entry in enumerate(model.entries("pycriu-plugins.img")):
+        if entry.HasField("file"):
+            model.refer(entry.file, (16,), ("pycriu-plugins.img", number, "file"))
 
 
 def _check_others(model: Model) -> None:

@@ -12,7 +12,7 @@ function __pycriu_action
             continue
         end
         switch $word
-            case -t --tree -D --images-dir -W --work-dir --pidfile --wait-pid --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -o --log-file --config --feature --keep --older-than
+            case -t --tree -D --images-dir -W --work-dir --pidfile --wait-pid --timeout --prev-images-dir --pre-dump-mode --ghost-limit --file-validation --irmap-scan-path --edit --edit-script --external --inherit-fd --enable-fs --network-lock --address --port --ps-socket --tls-cacert --tls-cacrl --tls-cert --tls-key --executable --fds --side --install --skip-mnt --action-script --on --key --hooks --hook-timeout --status-fd --close -L --libdir -o --log-file --config --feature --keep --older-than
                 set skip yes
             case '-*'
             case '*'
@@ -125,6 +125,7 @@ complete -c pycriu -n '__pycriu_action dump pre-dump restore service cpuinfo che
 complete -c pycriu -n '__pycriu_action dump restore cpuinfo' -l cpu-cap -f -a 'cpu fpu ins all none' -d 'the CPU must have: cpu fpu ins all none, ^ takes one away'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l allow-uprobes -d 'programs may have been under uprobes'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore job' -l no-allow-uprobes -d 'not --allow-uprobes'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore' -s L -l libdir -x -a '(__fish_complete_directories)' -d 'plugins are the Python files in DIR, too'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check doctor cpuinfo core ls gc service job snapshot swrk' -s o -l log-file -r -F -d 'log to FILE in the work directory; - is standard output'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check doctor cpuinfo core ls gc service job snapshot swrk' -s v -l verbosity -f -a '1 2 3 4' -d '1 errors, 2 warnings (default), 3 steps, 4 all; -v adds 1'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore page-server dedup check doctor cpuinfo core ls gc service job snapshot swrk' -l config -r -F -d 'read options from FILE too, one per line, without dashes'
