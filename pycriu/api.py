@@ -110,8 +110,7 @@ def dump(
     The keywords are the options of `pycriu dump`. `work_dir` gets the statistics (default: with the images), `log_file`
     the log (default: warnings). `hook` is called with each stage and the PID; if it raises HookFailed, all is off.
 
-        pycriu.dump(4711, "checkpoint")                      # saved, and ended
-        pycriu.dump(4711, "checkpoint", leave_running=True)  # saved, and goes on
+        pycriu.dump(4711, "checkpoint", leave_running=True)  # saved, and goes on; else it is ended
 
     Raises UserError for what the request has wrong, Unsupported for what cannot be saved: all of it at once.
     """

@@ -275,6 +275,7 @@ class Freeze:
         """Let one of the threads go on while all others stand; `stop_again` ends that."""
         if self._limited is not None:
             self._limited.go_on(self.tasks[tid])
+        self.tasks[tid].rest = None
         ptrace.cont(tid)
         self._stopped.discard(tid)
 
