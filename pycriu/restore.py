@@ -144,8 +144,7 @@ def restore_tree(
             kinds.inherited.tell_unused()
         segments.finish()
         settle(builder, old)
-        if kinds.plugins is not None:
-            kinds.plugins.resume(nursery.tasks)
+        resume_devices(kinds, nursery)
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
@@ -159,6 +158,12 @@ def restore_tree(
     if audience is not None:
         audience.done()
     return pages
+
+
+def resume_devices(kinds: Kinds, nursery: spawn.Nursery) -> None:
+    """What plugins bring back of tasks that are complete."""
+    if kinds.plugins is not None:
+        kinds.plugins.resume(nursery.tasks)
 
 
 def settle(builder: Builder, old: dict[int, int]) -> None:
