@@ -143,8 +143,7 @@ def restore_tree(
         if kinds.inherited is not None:
             kinds.inherited.tell_unused()
         segments.finish()
-        settle(builder, old)
-        resume_devices(kinds, nursery)
+        settle(builder, old, kinds, nursery)
         with Pidfile(options.pidfile, checkpoint.root.pid):
             options.hook("post-restore", checkpoint.root.pid)
             options.hook("pre-resume", checkpoint.root.pid)
@@ -160,18 +159,14 @@ def restore_tree(
     return pages
 
 
-def resume_devices(kinds: Kinds, nursery: spawn.Nursery) -> None:
-    """What plugins bring back of tasks that are complete."""
-    if kinds.plugins is not None:
-        kinds.plugins.resume(nursery.tasks)
-
-
-def settle(builder: Builder, old: dict[int, int]) -> None:
-    """Let complete threads know their new ids, where they have such."""
+def settle(builder: Builder, old: dict[int, int], kinds: Kinds, nursery: spawn.Nursery) -> None:
+    """Let complete threads know their new ids, where they have such; and plugins bring back what they have of them."""
     if old:
         from pycriu import newlife
 
         newlife.settle(builder.threads(), old)
+    if kinds.plugins is not None:
+        kinds.plugins.resume(nursery.tasks)
 
 
 def returned(pids: dict[int, int], kinds: Kinds, options: RestoreOptions, log: Log) -> Audience | None:

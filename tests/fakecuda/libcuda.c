@@ -193,6 +193,7 @@ static int ask(int pid, const char *action, unsigned timeout) {
     if (how == -2) raise(SIGSEGV);
     if (how == -1) put(0, "hangs", action);
     for (; how == -1 && fault(action) == -1; nap(20)) {}
+    if (kill(pid, 0)) return NOT_INITIALIZED;
     if (how > 0) {
         if (how == NOT_READY) {
             snprintf(text, sizeof text, "%u", timeout);
