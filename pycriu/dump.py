@@ -210,7 +210,9 @@ def paused(kinds: Kinds, options: DumpOptions, log: Log) -> Paused | NotPaused:
         return NotPaused()
     from pycriu import plugins
 
-    known = kinds.plugins or plugins.opened(None, log, cuda=True)
+    known = kinds.plugins or plugins.Plugins([], log)
+    if kinds.maps_cuda:
+        known.add_cuda()
     kinds.use_plugins(known)
     root = options.find() if options.find else pstree.scan(options.pid)
     return plugins.Paused(known, [one.pid for one in root.walk() if not one.zombie], options.timeout)

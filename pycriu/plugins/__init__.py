@@ -46,7 +46,12 @@ class Plugins:
         return
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.end(failed=error is not None)
+        _end(self.used, self._log, failed=error is not None)
+
+    def add_cuda(self) -> None:
+        """CUDA's, if it is not there yet."""
+        if not any(isinstance(one, Cuda) for one in self.known):
+            self.known.insert(0, Cuda(self._log))
 
     # ------------------------------------------------------------------------------------------------------------ dump
 
@@ -95,17 +100,8 @@ class Plugins:
             one.resume(tasks, tree)
 
     def end(self, *, failed: bool) -> None:
-        """The last word to all, whatever one of them raises."""
-        last: PycriuError | None = None
-        for one in self.known:
-            try:
-                (one.on_failure if failed else one.after_resume)()
-            except PycriuError as error:
-                if failed:
-                    self._log.error("%s", error)  # beside the one that is being raised
-                last = error
-        if last is not None and not failed:
-            raise last
+        """The last word to all."""
+        _end(self.known, self._log, failed=failed)
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -162,9 +158,23 @@ class Paused:
         self._plugins.end(failed=error is not None)
 
 
-def opened(libdir: str | None, log: Log, *, cuda: bool = False) -> Plugins:
-    """Those in play: CUDA's where its driver is, or where `cuda` says so, and those of the directory `libdir`."""
-    found: list[Plugin] = [Cuda(log)] if cuda or os.path.exists(ABOUT) else []
+def _end(some: list[Plugin], log: Log, *, failed: bool) -> None:
+    """Each hears of the end, whatever another raises."""
+    last: PycriuError | None = None
+    for one in some:
+        try:
+            (one.on_failure if failed else one.after_resume)()
+        except PycriuError as error:
+            if failed:
+                log.error("%s", error)  # beside the one that is being raised
+            last = error
+    if last is not None and not failed:
+        raise last
+
+
+def opened(libdir: str | None, log: Log) -> Plugins:
+    """Those in play: CUDA's where there is such a driver, and those of the directory `libdir`."""
+    found: list[Plugin] = [Cuda(log)] if os.path.exists(ABOUT) else []
     return Plugins(found + ([] if libdir is None else _of_directory(libdir, log)), log)
 
 
@@ -175,8 +185,8 @@ def demanded(images: ImagesDir, plugins: Plugins | None, log: Log) -> Plugins | 
         return plugins
     if plugins is None:
         plugins = Plugins([], log)
-    if Cuda.NAME in names and not any(isinstance(one, Cuda) for one in plugins.known):
-        plugins.known.append(Cuda(log))
+    if Cuda.NAME in names:
+        plugins.add_cuda()
     plugins.read(images)
     return plugins
 

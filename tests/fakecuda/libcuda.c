@@ -186,7 +186,7 @@ int fakeWork(void) {
 // ---------------------------------------------------------------------------------------------- in who checkpoints it
 
 static int ask(int pid, const char *action, unsigned timeout) {
-    char text[128];
+    char text[128], request[512];
     unsigned number = (unsigned)time(NULL) << 12 ^ (unsigned)getpid() << 4 ^ (unsigned)rand(), got;
     int code, how = fault(action);
     if (kill(pid, 0) || !get(pid, "state", text, sizeof text)) return NOT_INITIALIZED;
@@ -203,10 +203,11 @@ static int ask(int pid, const char *action, unsigned timeout) {
     }
     snprintf(text, sizeof text, "%u %s", number, action);
     put(pid, "ask", text);
-    for (; !kill(pid, 0); nap(1))
-        if (get(pid, "answer", text, sizeof text) && sscanf(text, "%u %d", &got, &code) == 2 && got == number)
-            return code;
-    return NOT_INITIALIZED;
+    for (code = NOT_INITIALIZED; !kill(pid, 0); nap(1))
+        if (get(pid, "answer", text, sizeof text) && sscanf(text, "%u %d", &got, &code) == 2 && got == number) break;
+        else code = NOT_INITIALIZED;
+    unlink(path(request, pid, "ask"));  // a process that is restored once more must not take it for its own
+    return code;
 }
 
 static int known(int pid, int *value, int second) {

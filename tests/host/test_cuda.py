@@ -145,6 +145,14 @@ def test_twice(host: Host, gpu: Gpu) -> None:
     goes_on(subject)
 
 
+def test_beside_other_plugins(host: Host, gpu: Gpu) -> None:
+    subject = host.python(ALONE)
+    (host.folder / "plugins").mkdir()
+    host.round_trip(subject, "-L", "plugins")
+    assert gpu.log(subject.pid) == ["lock running", "checkpoint frozen", "restore frozen", "unlock frozen"]
+    goes_on(subject)
+
+
 def test_leave_running(host: Host, gpu: Gpu) -> None:
     subject = host.python(ALONE)
     mask = gpu.mask(subject.pid)

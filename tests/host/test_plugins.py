@@ -22,6 +22,8 @@ class Loops(Plugin):
             print(*words, file=file)
     def handle_fd(self, file):
         return file.link == "/dev/loop-control"
+    def handle_vma(self, pid, mapping):
+        return mapping.name == "{folder}/window"
     def pause(self, pids, seconds):
         self.note("pause", len(pids), seconds)
     def after_freeze(self, tree):
@@ -99,6 +101,17 @@ def test_round_trip(host: Host, libdir: Path) -> None:
     assert restored.ok, restored
     assert asked(host) == ["check b'a note'", "restore_fd b'flags 34818'", "resume 1 True", "after_resume"]
     assert subject.go() == KEPT
+
+
+def test_a_mapping_of_a_plugin_goes_into_no_image(host: Host, libdir: Path) -> None:
+    (host.folder / "window").write_bytes(bytes(4096))
+    body = 'window = mmap.mmap(os.open("window", os.O_RDWR), 4096)\npause_for_dump()\nsay("ok")'
+    subject = host.python(body)
+    assert "window" in subject.proc("maps")
+    assert host.dump(subject, "-L", str(libdir)).ok
+    assert host.restore("-L", str(libdir)).ok
+    assert "window" not in subject.proc("maps")
+    assert subject.go() == ["ok"]
 
 
 def test_left_running_and_left_stopped(host: Host, libdir: Path) -> None:
