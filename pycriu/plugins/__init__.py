@@ -107,10 +107,10 @@ class Plugins:
 
     def read(self, images: ImagesDir) -> None:
         """UserError where one is missing, or cannot do its part here."""
-        names = list(images.inventory().plugins_entry.plugins)
+        names = set(images.inventory().plugins_entry.plugins)
         entries: list[Any] = images.read_if_there(IMAGE)
         notes = {entry.plugin: entry.data for entry in entries if not entry.HasField("file")}
-        for name in names:
+        for name in sorted(names):
             plugin = self._find(name)
             plugin.check(notes.get(name))
             self.used.append(plugin)

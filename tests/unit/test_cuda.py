@@ -7,7 +7,10 @@ import ctypes
 
 import pytest
 
-from pycriu.plugins.cuda import driver
+from pycriu.errors import ImageError, UserError
+from pycriu.log import Log
+from pycriu.plugins import Plugins
+from pycriu.plugins.cuda import Cuda, driver
 
 
 @pytest.mark.parametrize("struct", [driver.LockArgs, driver.CheckpointArgs, driver.RestoreArgs, driver.UnlockArgs])
@@ -37,3 +40,23 @@ def test_every_error_has_a_sentence_of_its_own() -> None:
     assert len(set(said)) == len(codes)
     assert not any("CUDA error" in one for one in said)
     assert driver.sentence(999)[0] == "CUDA error 999"
+
+
+@pytest.mark.parametrize("note", [b"\1", bytes(6), b"\1\0\0\0\3", b"\1\0\0\0\377"])
+def test_what_images_say_of_cuda_is_not_trusted(note: bytes) -> None:
+    with pytest.raises(ImageError):
+        Cuda(Log(2, 2, 0.0)).check(note)
+
+
+def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LIBRARY", "libc.so.6")
+    with pytest.raises(UserError, match="has no cuCheckpointProcess") as caught:
+        driver.Driver()
+    assert "570" in str(caught.value.hint)
+
+
+def test_cuda_comes_once() -> None:
+    known = Plugins([], Log(2, 2, 0.0))
+    known.add_cuda()
+    known.add_cuda()
+    assert [type(one) for one in known.known] == [Cuda]

@@ -166,17 +166,16 @@ class Cuda(Plugin):
 
     def check(self, note: bytes | None) -> None:
         """UserError where there is no driver, before anything is made."""
+        if note is not None:  # CRIU's images do not say who
+            if len(note) % _NOTE.size:
+                raise ImageError("what the images say of CUDA cannot be read")
+            self._found = dict(_NOTE.iter_unpack(note))
+            if any(state > driver.CHECKPOINTED for state in self._found.values()):
+                raise ImageError("the images have a process whose CUDA is in a state that cannot be restored")
         try:
             driver.Driver()
         except UserError as error:
             raise UserError(f"these images are of processes that use CUDA, and {error.message}", error.hint) from None
-        if note is None:  # CRIU's images do not say who
-            return
-        if len(note) % _NOTE.size:
-            raise ImageError("what the images say of CUDA cannot be read")
-        self._found = dict(_NOTE.iter_unpack(note))
-        if any(state > driver.CHECKPOINTED for state in self._found.values()):
-            raise ImageError("the images have a process whose CUDA is in a state that cannot be restored")
 
     def _begin_restore(self, pids: list[int]) -> None:
         if missing := set(self._found) - set(pids):
