@@ -29,7 +29,7 @@ def hook(kind, name, **options):
     getattr(pycriu, kind)(**options)(call)
 """
 COUNTING = """
-number = 0
+number = 1
 ready()
 while not os.path.exists("go"):
     number += 1
