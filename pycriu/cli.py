@@ -215,5 +215,10 @@ def _demand_capability(values: Values) -> None:
             "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE is needed",
             hint="run pycriu as root; pycriu check tells what is missing",
         )
-    if os.geteuid() and not values.get("unprivileged"):
+    if not os.geteuid():
+        return
+    if not values.get("unprivileged"):
         raise UserError("pycriu is not run as root", hint="--unprivileged says that this is meant so: see pycriu(1)")
+    from pycriu.kernel import ambient
+
+    ambient.keep()

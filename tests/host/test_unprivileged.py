@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -176,3 +177,42 @@ def test_doctor_where_privileges_cannot_be_gained(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "bad  no_new_privs: set" in done.stdout
+
+
+def capability_of_a_file(path: Path) -> None:
+    """setcap cap_checkpoint_restore=ep: VFS_CAP_REVISION_2, effective; bit 40."""
+    try:
+        os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 0, 0, 1 << 8, 0))
+    except OSError as error:
+        pytest.skip(f"files cannot have capabilities in {path.parent}: {error.strerror}")
+
+
+def test_a_copy_of_the_interpreter_that_has_the_capability(folder: Path) -> None:
+    """As the guide has it: whoever may run the copy, and who runs the interpreter itself has nothing."""
+    copy = folder / "python3"
+    shutil.copy(INTERPRETER, copy)
+    os.chown(copy, 0, NOBODY)
+    copy.chmod(0o750)
+    capability_of_a_file(copy)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            as_nobody(str(copy), "-m", "pycriu", *words, capable=False), cwd=folder, env=environment(folder),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    loop = start(folder, *as_nobody(capable=False))
+    dumped = run("dump", "--unprivileged", "-t", str(loop.pid), "-D", "images")
+    assert dumped.returncode == 0, dumped.stderr
+    reap(loop.pid)
+    assert pycriu(folder, "restore", "-d", "--unprivileged", "-D", "images", capable=False).returncode == 1
+    restored = run("restore", "-d", "--unprivileged", "-D", "images")
+    assert restored.returncode == 0, restored.stderr
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert f"{name}:\t0000000000000000\n" in Path(f"/proc/{loop.pid}/status").read_text()
+    (folder / "go").touch()
+    wait_until(lambda: not alive(loop.pid), "it ends")
+    assert (folder / "out").read_text().splitlines()[-1] == f"{NOBODY} done"
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "good trial: " in done.stdout
