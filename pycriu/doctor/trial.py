@@ -25,15 +25,12 @@ PR_SET_CHILD_SUBREAPER = 36
 _PROGRAM = """
 import os, signal, sys
 word = sys.stdin.readline()
-def tell(*_):
-    with open("told", "w") as file:
-        file.write(word)
-    os._exit(0)
-signal.signal(signal.SIGUSR1, tell)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 open("ready", "w").close()
-while True:
-    signal.pause()
+signal.sigwait({signal.SIGUSR1})
+with open("told", "w") as file:
+    file.write(word)
 """
 _COMMAND = "import sys; sys.path.insert(0, {!r}); from pycriu.cli import command; command()"
 
