@@ -13,7 +13,7 @@ import pytest
 
 from pycriu.errors import TraceeGone
 from pycriu.kernel import procfs
-from tests.host.conftest import Host, Outcome, Subject, alive, below, reap, state, wait_until
+from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, wait_until
 
 # It writes into a file of its own of each life, as both live at once.
 TWO = """
@@ -129,7 +129,7 @@ def test_attached_it_stays_until_the_root_ends(host: Host) -> None:
     assert alive(pid)
     assert waiting.poll() is None
     (host.folder / "go").touch()
-    assert waiting.wait(20) == 0
+    assert waiting.wait(DEADLINE) == 0
     assert not alive(pid)
     assert subject.said()[-1] == f"ok {subject.pid}"
 
@@ -160,7 +160,7 @@ def test_it_dies_with_who_restores(host: Host) -> None:
         )  # fmt: skip
         wait_until(lambda r=restore: below(r.pid) or r.poll() is not None, "init is there")  # type: ignore[misc]
         restore.send_signal(number)
-        restore.wait(20)
+        restore.wait(DEADLINE)
         if restore.returncode:
             wait_until(lambda: not named_init(), "nothing is left")
         for one in named_init():

@@ -13,7 +13,7 @@ import pytest
 
 from pycriu import holders
 from pycriu.kernel.procfs import parse_status, text
-from tests.host.conftest import Host, Subject, alive, below, reap, state, wait_until
+from tests.host.conftest import DEADLINE, Host, Subject, alive, below, reap, state, wait_until
 
 CAP_SYS_RESOURCE = 24
 HOLD = "pause_for_dump()\nsay('ok')"
@@ -63,7 +63,7 @@ def test_a_restore_waits_until_the_pid_is_free(host: Host) -> None:
     assert host.dump(subject, "-R").ok
     restore = begin_restore(host, "--wait-pid", "60")
     end(subject)
-    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert restore.wait(DEADLINE) == 0, (host.folder / "restore.log").read_text()
     assert subject.go() == ["ok"]
 
 
@@ -74,7 +74,7 @@ def test_a_zombie_is_waited_for(host: Host) -> None:
     wait_until(lambda: state(subject.pid) == "Z", "it has ended, and nobody has asked how")
     restore = begin_restore(host, "--wait-pid", "60")
     reap(subject.pid)
-    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert restore.wait(DEADLINE) == 0, (host.folder / "restore.log").read_text()
     assert subject.go() == ["ok"]
 
 
@@ -113,7 +113,7 @@ def test_a_group_that_has_outlived_its_leader_holds_the_number(host: Host) -> No
     restore = begin_restore(host, "--wait-pid", "60")
     (host.folder / "leave").touch()
     reap(member)
-    assert restore.wait(20) == 0, (host.folder / "restore.log").read_text()
+    assert restore.wait(DEADLINE) == 0, (host.folder / "restore.log").read_text()
     assert subject.go() == ["ok"]
 
 
