@@ -244,6 +244,7 @@ def test_criu_restores_a_chain_of_ours(host: Host, criu: tuple[str, ...]) -> Non
     assert subject.go()[-1] == "judged 0 0 0 True"
 
 
+@pytest.mark.prolific  # it takes PIDs back
 def test_a_stranger_with_its_pid(host: Host) -> None:
     """The parent is of another process that had the same PID: nothing wrong comes of it."""
     first = start(host, 1)

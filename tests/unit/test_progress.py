@@ -47,6 +47,17 @@ def read(fd: int) -> str:
         return ""
 
 
+def until(fd: int, words: str) -> str:
+    """What is written, up to these words."""
+    end = time.monotonic() + 30
+    said = ""
+    while words not in said:
+        assert time.monotonic() < end, said
+        time.sleep(0.005)
+        said += read(fd)
+    return said
+
+
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "FIRST", 0.02)
@@ -59,13 +70,13 @@ def test_the_line_is_written_anew_and_goes() -> None:
     shown = progress.Progress(writer)
     state = [0]
     shown.begin("saved", (1 << 30) // progress.PAGE, lambda: state[0])
-    time.sleep(0.1)
+    said = until(reader, "saved 0 of")
     state[0] = 2 << 30  # more than there is to do is all of it
-    time.sleep(0.1)
+    said += until(reader, "1.0 GiB of 1.0 GiB")
     shown.end()
     shown.end()
     shown.summary("done")
-    words = read(reader).split("\r\x1b[K")
+    words = (said + read(reader)).split("\r\x1b[K")
     assert words[0] == ""
     assert "saved 0 of" in words[1]
     assert "1.0 GiB of 1.0 GiB" in words[-2]
