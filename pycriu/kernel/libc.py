@@ -23,6 +23,10 @@ _syscall = _libc.syscall
 _syscall.argtypes = [ctypes.c_long] * 7
 _syscall.restype = ctypes.c_long
 
+# For forks, made while we hold the interpreter's lock: if another thread had it, the child would wait for ever.
+_syscall_locked = ctypes.PyDLL(None, use_errno=True).syscall
+_syscall_locked.argtypes, _syscall_locked.restype = _syscall.argtypes, _syscall.restype
+
 # os.uname() costs a system call; every architecture but this one uses the generic numbering.
 _NUMBERING = "x86_64" if os.uname().machine == "x86_64" else "generic"
 
@@ -101,7 +105,7 @@ def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
     args = ctypes.create_string_buffer(
         clone_args(flags=flags, exit_signal=exit_signal, set_tid_address=ctypes.addressof(tid))
     )
-    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what=f"PID {pid}")
+    return _clone3(args, what=f"PID {pid}")
 
 
 def fork(flags: int = 0) -> int:
@@ -111,7 +115,16 @@ def fork(flags: int = 0) -> int:
     """
     sigchld = 17
     args = ctypes.create_string_buffer(bytes(_CloneArgs(flags=flags, exit_signal=sigchld)))
-    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what="a child that sees to names of files")
+    return _clone3(args, what="a child that sees to names of files")
+
+
+def _clone3(args: ctypes.Array[ctypes.c_char], what: str) -> int:
+    size = ctypes.sizeof(_CloneArgs)
+    number = syscalls.number("clone3", _NUMBERING)
+    result: int = _syscall_locked(number, ctypes.addressof(args), size, 0, 0, 0, 0)
+    if result == -1:
+        raise KernelError("clone3", ctypes.get_errno(), what)
+    return result
 
 
 def execveat(fd: int, argv0: bytes) -> None:
