@@ -15,7 +15,7 @@ import pytest
 
 from pycriu.blcr import codes
 from tests.host.blcr import ROOT, Blcr, assert_sound, gone, is_counted, kill
-from tests.host.conftest import Host, alive, children, state, wait_until
+from tests.host.conftest import Host, alive, children, interpreter_for_others, state, wait_until
 
 
 @pytest.fixture
@@ -280,6 +280,8 @@ def test_others_than_root_are_told_what_they_lack(blcr: Blcr) -> None:
     blcr.checkpoint(program.pid, "-f", "saved")
     for path in (blcr.folder, *blcr.folder.parents[:3], blcr.bin, blcr.folder / "saved"):
         path.chmod(0o755)
+    for path in blcr.bin.iterdir():
+        path.write_text(path.read_text().replace(sys.executable, interpreter_for_others()))
     nobody = {"user": 65534, "group": 65534, "extra_groups": []}
     words = {"checkpoint": ("-F", 1, program.pid), "restart": ("saved",)}
     for name in words:

@@ -271,12 +271,12 @@ def test_full_disk_leaves_application_and_checkpoint(host: Host) -> None:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_read_only_directory_and_missing_directory(host: Host) -> None:
+def test_a_directory_whose_parent_is_missing(host: Host) -> None:
     worker = host.python(WORKER)
     before = {pid: traces(pid) for pid in (worker.pid, *below(worker.pid))}
-    outcome = host.dump(worker, images=host.folder / "nowhere")
+    outcome = host.dump(worker, images=host.folder / "no" / "where")
     assert not outcome.ok
-    assert "nowhere" in outcome.log
+    assert "no/where" in outcome.log
     check_unharmed(worker, before)
     check_worker(worker)
 

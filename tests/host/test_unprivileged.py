@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from pathlib import Path
 import google.protobuf
 import pytest
 
-from tests.host.conftest import alive, clean_up, reap, wait_until
+from tests.host.conftest import alive, clean_up, interpreter_for_others, reap, wait_until
 
 NOBODY = 65534
 TOP = Path(__file__).resolve().parents[2]
-INTERPRETER = os.path.realpath(sys.executable)  # not that of a virtual environment
 LOOP = "n=0; while [ ! -e go ]; do n=$((n + 1)); echo $n; sleep 0.02; done; echo $(id -u) done"
 
 
@@ -44,7 +42,7 @@ def folder() -> Iterator[Path]:
     shutil.copytree(Path(google.protobuf.__file__).parents[1], made / "packages/google")
     os.chmod(made, 0o755)
     done = subprocess.run(
-        as_nobody(INTERPRETER, "-c", "import pycriu.cli, google.protobuf"),
+        as_nobody(interpreter_for_others(), "-c", "import pycriu.cli, google.protobuf"),
         env=environment(made), capture_output=True, text=True, check=False, cwd="/",
     )  # fmt: skip
     if done.returncode:
@@ -66,7 +64,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def pycriu(folder: Path, *words: str, capable: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        as_nobody(INTERPRETER, "-m", "pycriu", *words, capable=capable),
+        as_nobody(interpreter_for_others(), "-m", "pycriu", *words, capable=capable),
         cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -139,7 +137,7 @@ def test_hooks_of_own_processes(folder: Path) -> None:
     fd = os.open(folder / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.fchown(fd, NOBODY, NOBODY)
     program = subprocess.Popen(
-        as_nobody(INTERPRETER, "hooks.py", capable=False), cwd=folder, env=environment(folder),
+        as_nobody(interpreter_for_others(), "hooks.py", capable=False), cwd=folder, env=environment(folder),
         stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, start_new_session=True,
     )  # fmt: skip
     os.close(fd)
@@ -172,7 +170,7 @@ def test_doctor(folder: Path) -> None:
 
 def test_doctor_where_privileges_cannot_be_gained(folder: Path) -> None:
     done = subprocess.run(
-        as_nobody("setpriv", "--no-new-privs", INTERPRETER, "-m", "pycriu", "doctor", capable=False),
+        as_nobody("setpriv", "--no-new-privs", interpreter_for_others(), "-m", "pycriu", "doctor", capable=False),
         cwd=folder, env=environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -190,7 +188,7 @@ def capability_of_a_file(path: Path) -> None:
 def test_a_copy_of_the_interpreter_that_has_the_capability(folder: Path) -> None:
     """As the guide has it: whoever may run the copy, and who runs the interpreter itself has nothing."""
     copy = folder / "python3"
-    shutil.copy(INTERPRETER, copy)
+    shutil.copy(interpreter_for_others(), copy)
     os.chown(copy, 0, NOBODY)
     copy.chmod(0o750)
     capability_of_a_file(copy)
