@@ -60,13 +60,24 @@ _SVE_HEADER = struct.Struct("<IIHHHH")  # struct user_sve_header: size, max_size
 _SVE_FRAME = rb"\x01\x80PF\x10\x02\x00\x00.{520}\x01EVS.{4}(..)"
 
 
+_UNKNOWN = "a CPU architecture that pycriu does not know"
+
+
 def by_mtype(mtype: int) -> Arch:
     """The architecture of a core_entry; Unsupported for one that pycriu does not know."""
-    found = next((arch for arch, _ in _TABLE if arch.mtype == mtype), None)
-    if found is None:
-        names = "it knows " + " and ".join(arch.name for arch, _ in _TABLE)
-        raise Unsupported(f"the images are of a CPU architecture that pycriu does not know (mtype {mtype})", names)
-    return found
+    return _known([arch for arch, _ in _TABLE if arch.mtype == mtype], f"the images are of {_UNKNOWN} (mtype {mtype})")
+
+
+def by_machine(number: int) -> Arch:
+    """The architecture of an ELF file by its e_machine; Unsupported for one that pycriu does not know."""
+    found = [arch for arch, _ in _TABLE if arch.elf_machine == number]
+    return _known(found, f"the core is of {_UNKNOWN} (e_machine {number})")
+
+
+def _known(found: list[Arch], otherwise: str) -> Arch:
+    if not found:
+        raise Unsupported(otherwise, "it knows " + " and ".join(arch.name for arch, _ in _TABLE))
+    return found[0]
 
 
 def vector_frame(arch: Arch) -> bytes | None:
@@ -198,15 +209,6 @@ _FACTS = {X86_64: Facts((0, _TCB_ROOM), 0x53053053), AARCH64: Facts((-_TCB_ROOM,
 def facts(arch: Arch) -> Facts:
     """Of threads on an architecture."""
     return _FACTS[arch]
-
-
-def by_machine(number: int) -> Arch:
-    """The architecture of an ELF file by its e_machine; Unsupported for one that pycriu does not know."""
-    found = next((arch for arch, _ in _TABLE if arch.elf_machine == number), None)
-    if found is None:
-        names = "it knows " + " and ".join(arch.name for arch, _ in _TABLE)
-        raise Unsupported(f"the core is of a CPU architecture that pycriu does not know (e_machine {number})", names)
-    return found
 
 
 def thread_info(arch: Arch, general: bytes, sets: dict[int, bytes], tid_address: int) -> tuple[Any, dict[str, bytes]]:

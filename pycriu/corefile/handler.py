@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pycriu.corefile import descriptors, sidecar
 from pycriu.corefile.seen import Seen
+from pycriu.crit.output import replaced
 from pycriu.errors import PycriuError, UserError
 from pycriu.fds.openfile import look
 from pycriu.kernel import procfs
@@ -87,27 +88,19 @@ def _private(path: str, flags: int) -> int:
 
 def _store(stream: int, path: str) -> None:
     """A file with all that comes; pages of zeros are holes. It appears when it is whole."""
-    unfinished = f"{path}.part"
     zeros = bytes(_PAGE)
-    try:
-        with open(unfinished, "wb", buffering=0, opener=_private) as out:
-            size = 0
-            while data := _piece(stream):
-                disk = os.fstatvfs(out.fileno())
-                if disk.f_bavail * disk.f_frsize < _SPARE:
-                    raise UserError(f"{path}: the disk is full", "the core was not written")
-                for at in range(0, len(data), _PAGE):
-                    page = data[at : at + _PAGE]
-                    if page != zeros:
-                        os.pwrite(out.fileno(), page, size + at)
-                size += len(data)
-            out.truncate(size)
-        os.rename(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    finally:
-        if os.path.lexists(unfinished):
-            os.unlink(unfinished)
+    with replaced(path) as out:
+        size = 0
+        while data := _piece(stream):
+            disk = os.fstatvfs(out.fileno())
+            if disk.f_bavail * disk.f_frsize < _SPARE:
+                raise UserError(f"{path}: the disk is full", "the core was not written")
+            for at in range(0, len(data), _PAGE):
+                page = data[at : at + _PAGE]
+                if page != zeros:
+                    os.pwrite(out.fileno(), page, size + at)
+            size += len(data)
+        out.truncate(size)
 
 
 def _piece(stream: int) -> bytes:

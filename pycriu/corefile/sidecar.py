@@ -19,6 +19,7 @@ from pycriu.corefile import build, clib, layout
 from pycriu.corefile.asked import Imported
 from pycriu.corefile.pages import Writer
 from pycriu.corefile.space import Region, Space
+from pycriu.crit.output import replaced
 from pycriu.crit.source import open_source
 from pycriu.errors import ImageError, UserError
 from pycriu.fds import validation
@@ -47,24 +48,15 @@ def beside(core: str) -> str | None:
 
 def pack(folder: str, path: str, by: str, pid: int, lacks: list[str]) -> None:
     """The images of a directory, less the private memory, as the file `path`, which appears when it is whole."""
-    unfinished = f"{path}.part"
     left_out = {f"pagemap-{pid}.img", *_pages_of(folder, pid)}
     about = json.dumps({"format": FORMAT, "by": by, "pid": pid, "lacks": lacks}, indent=1).encode()
-    try:
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            head = tarfile.TarInfo(ABOUT)
-            head.size, head.mode = len(about), 0o600
-            tar.addfile(head, io.BytesIO(about))
-            for name in sorted(os.listdir(folder)):
-                if name.endswith(".img") and catalogue.lookup(name) is not None and name not in left_out:
-                    tar.add(os.path.join(folder, name), name)
-        os.rename(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    finally:
-        if os.path.lexists(unfinished):
-            os.unlink(unfinished)
+    with replaced(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        head = tarfile.TarInfo(ABOUT)
+        head.size, head.mode = len(about), 0o600
+        tar.addfile(head, io.BytesIO(about))
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".img") and catalogue.lookup(name) is not None and name not in left_out:
+                tar.add(os.path.join(folder, name), name)
 
 
 def _pages_of(folder: str, pid: int) -> list[str]:
