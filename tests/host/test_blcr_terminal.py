@@ -37,14 +37,18 @@ def shell(blcr: Blcr) -> pexpect.spawn:
     return child
 
 
-def test_a_job_goes_on_on_another_terminal(blcr: Blcr) -> None:
+def job(blcr: Blcr) -> tuple[pexpect.spawn, int]:
+    """A shell, and the program that it runs in the foreground."""
     (blcr.folder / "program.py").write_text(PROGRAM)
-    first = shell(blcr)
-    first.sendline(f"{sys.executable} -IS program.py")
-    first.expect(r"I am (\d+)")
-    match = first.match
-    assert isinstance(match, re.Match)
-    pid = int(match[1])
+    child = shell(blcr)
+    child.sendline(f"{sys.executable} -IS program.py")
+    child.expect(r"I am (\d+)")
+    assert isinstance(child.match, re.Match)
+    return child, int(child.match[1])
+
+
+def test_a_job_goes_on_on_another_terminal(blcr: Blcr) -> None:
+    first, pid = job(blcr)
     first.sendline("one")
     first.expect("heard one")
     done = blcr.run("checkpoint", "--term", "-f", "saved", pid)
@@ -74,16 +78,11 @@ def test_a_job_goes_on_on_another_terminal(blcr: Blcr) -> None:
 
 
 def test_the_terminal_is_found_where_the_standard_files_are_others(blcr: Blcr) -> None:
-    (blcr.folder / "program.py").write_text(PROGRAM)
-    first = shell(blcr)
-    first.sendline(f"{sys.executable} -IS program.py")
-    first.expect(r"I am (\d+)")
-    match = first.match
-    assert isinstance(match, re.Match)
-    done = blcr.run("checkpoint", "--term", "-f", "saved", int(match[1]))
+    first, pid = job(blcr)
+    done = blcr.run("checkpoint", "--term", "-f", "saved", pid)
     assert done.returncode == 0, done
     first.expect("prompt> ")
-    wait_until(lambda: not alive(int(match[1])), "the end of the job")
+    wait_until(lambda: not alive(pid), "the end of the job")
     first.sendline("cr_restart saved </dev/null >log 2>&1")
     first.sendline("four")
     first.expect("heard four")

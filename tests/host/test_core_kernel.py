@@ -71,16 +71,22 @@ def after_some_numbers(host: Host) -> None:
     (host.folder / "go").touch()
 
 
-@pytest.mark.parametrize("columns", [3, 4])
-def test_numbers_go_on_where_they_were(host: Host, compiled: Callable[..., str], library: str, columns: int) -> None:
-    """The first example of the original: all numbers, each once, and it was as if the process never stopped."""
-    program = compiled("numbers")
+def left_a_core(host: Host, program: str, library: str) -> Subject:
+    """The first example of the original, which has a core and a list of its descriptors from SIGQUIT."""
     with kernel_cores():
         subject = host.start(
             program, "numbers", "40", "5", "20", env=os.environ | {"LD_PRELOAD": library}, preexec_fn=may_dump_core
         )
         after_some_numbers(host)
         quit_(subject)
+    return subject
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_numbers_go_on_where_they_were(host: Host, compiled: Callable[..., str], library: str, columns: int) -> None:
+    """The first example of the original: all numbers, each once, and it was as if the process never stopped."""
+    program = compiled("numbers")
+    subject = left_a_core(host, program, library)
     listed = (host.folder / "filedescriptors").read_text()
     assert f"3 : {host.folder}/numbers : 0 : 0100001\n" in listed
     if columns == 3:
@@ -93,12 +99,7 @@ def test_numbers_go_on_where_they_were(host: Host, compiled: Callable[..., str],
 
 def test_the_list_can_be_edited_when_a_file_has_moved(host: Host, compiled: Callable[..., str], library: str) -> None:
     program = compiled("numbers")
-    with kernel_cores():
-        subject = host.start(
-            program, "numbers", "40", "5", "20", env=os.environ | {"LD_PRELOAD": library}, preexec_fn=may_dump_core
-        )
-        after_some_numbers(host)
-        quit_(subject)
+    subject = left_a_core(host, program, library)
     (host.folder / "numbers").rename(host.folder / "moved: numbers")
     refused = restart(host, "-f", "-n", "-w", program, f"core.{subject.pid}", status=1)
     assert "edit its line if the file has moved" in refused

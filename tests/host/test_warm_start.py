@@ -190,32 +190,29 @@ def test_status_and_streams(starts: Starts) -> None:
     assert starts.runs() == 1, starts.why_not()
 
 
-def test_on_a_terminal(starts: Starts) -> None:
-    of(starts, "block")
-    assert starts.report("app.py")["terminal"] is False
+def knows_its_terminal(starts: Starts, *, new_session: bool) -> None:
+    """A start on a terminal: its program finds one."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "app.py"], cwd=starts.folder, env=starts.environment(), stdin=follower, stdout=follower,
-        stderr=follower, start_new_session=True,
+        stderr=follower, start_new_session=new_session,
     ) as process:  # fmt: skip
         os.close(follower)
         assert json.loads(os.read(leader, 4096))["terminal"] is True
         assert process.wait(DEADLINE) == 0
     os.close(leader)
+
+
+def test_on_a_terminal(starts: Starts) -> None:
+    of(starts, "block")
+    assert starts.report("app.py")["terminal"] is False
+    knows_its_terminal(starts, new_session=True)
     assert starts.runs() == 1, starts.why_not()
 
 
 def test_first_on_a_terminal(starts: Starts) -> None:
     of(starts, "block")
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "app.py"], cwd=starts.folder, env=starts.environment(), stdin=follower, stdout=follower,
-        stderr=follower, start_new_session=False,
-    ) as process:  # fmt: skip
-        os.close(follower)
-        assert json.loads(os.read(leader, 4096))["terminal"] is True
-        assert process.wait(DEADLINE) == 0
-    os.close(leader)
+    knows_its_terminal(starts, new_session=False)
     assert starts.report("app.py")["terminal"] is False
     assert starts.runs() == 1, starts.why_not()
 

@@ -17,22 +17,9 @@ from layer.target import bootfile, guest
 from layer.target.shell import Shell
 from tests import packed
 
-SOURCE = Path(__file__).resolve().parents[1] / "host" / "turns.c"
+SOURCES = Path(__file__).resolve().parents[1] / "host"
 THERE, HERE = "/data", "/root/gdb"
 SECONDS = 120.0
-PYTHON = """
-import json, os, threading, time
-def work():
-    while not os.path.exists("go"):
-        turns.append(len(turns))
-        time.sleep(0.02)
-turns = []
-thread = threading.Thread(target=work)
-thread.start()
-os.write(1, b"ready\\n")
-thread.join()
-os.write(1, json.dumps(turns == list(range(len(turns)))).encode() + b"\\n")
-"""
 SCRIPT = """
 declare -A squares
 for i in 1 2 3 4 5 6 7 8 9; do squares[$i]=$((i * i)); done
@@ -74,14 +61,14 @@ def test_a_program_with_threads(
     if compiler is None:
         unless_possible(f"{boot.machine.triplet}-gcc is missing")
     built = tmp_path / "turns"
-    subprocess.run([str(compiler), "-O1", "-pthread", "-o", str(built), str(SOURCE)], check=True)
+    subprocess.run([str(compiler), "-O1", "-pthread", "-o", str(built), str(SOURCES / "turns.c")], check=True)
     shell.put(f"{HERE}/turns", built.read_bytes(), mode=0o755)
     said = restarted(shell, "turns", "./turns", "./turns")
     assert "sum 4900 after 200 turns\nRestarted process finished, exiting with value 7" in said, said
 
 
 def test_python_with_a_thread(shell: Shell) -> None:
-    shell.put(f"{HERE}/program.py", PYTHON.encode())
+    shell.put(f"{HERE}/program.py", (SOURCES / "turns.py").read_bytes())
     said = restarted(shell, "python3", "/usr/bin/python3", "python3 -IS program.py")
     assert "true\nRestarted process finished, exiting with value 0" in said, said
 

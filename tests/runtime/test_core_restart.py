@@ -116,25 +116,10 @@ def test_a_saved_core_is_as_good_as_a_dump(shell: Shell, place: str) -> None:
     assert shell.out(f"cat {place}/numbers").split() == ALL.split()
 
 
-PYTHON = """
-import json, os, threading, time
-def work():
-    while not os.path.exists("go"):
-        turns.append(len(turns))
-        time.sleep(0.01)
-turns = []
-thread = threading.Thread(target=work)
-thread.start()
-os.write(1, b"ready\\n")
-thread.join()
-os.write(1, json.dumps(turns == list(range(len(turns)))).encode() + b"\\n")
-"""
-
-
 def test_python_with_a_thread_from_the_kernels_core_alone(shell: Shell, place: str) -> None:
     """No side-car, no list: threads are joined, and what it prints comes out here."""
     shell.run("echo core.%p >/proc/sys/kernel/core_pattern")
-    shell.put(f"{place}/program.py", PYTHON.encode())
+    shell.put(f"{place}/program.py", (TOP / "tests/host/turns.py").read_bytes())
     shell.run(
         f"cd {place} && (ulimit -c unlimited; setsid python3 -IS program.py </dev/null >log 2>&1 &); "
         f"n=0; until grep -q ready {place}/log || [ $n = 300 ]; do sleep 0.1; n=$((n+1)); done"
