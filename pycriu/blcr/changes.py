@@ -77,7 +77,8 @@ class Changes(Edits):
     """The changes, as the engine wants them. `cut` has the files to be cut back, with their sizes."""
 
     def __init__(self, facts: Facts, relocations: Sequence[str], *, keep_groups: bool, keep_sessions: bool) -> None:
-        super().__init__([rule for one in relocations for rule in rules(one)], None)
+        """`relocations` as `rules` gives them."""
+        super().__init__(relocations, None)
         self._bound, self._keep_groups, self._keep_sessions = facts.bound, keep_groups, keep_sessions
         self._group, self._session = os.getpgrp(), os.getsid(0)
         self._stay = {one.pgid for one in facts.processes if one.sid in facts.bound}
@@ -176,30 +177,40 @@ def _standard_files() -> set[tuple[int, int]]:
 
 
 def rules(relocation: str) -> list[str]:
-    """Rules of `edits` for OLD=NEW, both whole leading components; \\= and \\\\ stand for the letters."""
-    sides = [""]
-    letters = iter(relocation)
-    for letter in letters:
-        if letter == "\\":
-            following = next(letters, "")
-            if following not in ("=", "\\") or not following:
-                raise UserError(f"--relocate {relocation}: a backslash stands before = or another one only")
-            sides[-1] += following
-        elif letter == "=":
-            sides.append("")
-        else:
-            sides[-1] += letter
-    if len(sides) != 2:
-        raise UserError(f"--relocate {relocation}: not OLD=NEW")
-    for side in sides:
-        if not side.startswith("/") or "\0" in side or (os.path.normpath(side) != side and side != "/"):
-            raise UserError(f"--relocate {relocation}: {side or 'nothing'} is not an absolute, plain path")
-    old, new = (_escaped(side.rstrip("/")) for side in sides)
+    """Rules of `edits` for OLD=NEW, both whole leading components; none where they are the same.
+
+    \\= and \\\\ stand for the letters. The paths in a context are plain, so OLD must be; NEW becomes so.
+    """
+    sides = _sides(relocation)
+    if len(sides) != 2 or not all(side.startswith("/") for side in sides):
+        raise UserError(f"--relocate {relocation}: not OLD=NEW, two absolute paths")
+    old, new = (f"/{side.strip('/')}" for side in sides)
+    if os.path.normpath(old) != old:
+        raise UserError(f"--relocate {relocation}: {old} is not a plain path, and matches none")
+    if os.path.normpath(new) != new:
+        new = os.path.realpath(new)
+    if old == new:
+        return []
+    old, new = (_escaped(side.rstrip("/")) for side in (old, new))
     found = []
     for kind in ("files:reg", "files:unix"):
         found += [f"?{kind}:{old}={new}"] if old and new else []
         found.append(f"?{kind}:{old}/%={new}/%")
     return found
+
+
+def _sides(relocation: str) -> list[str]:
+    """What stands between the = of a relocation, without backslashes before = and another backslash."""
+    sides, at = [""], 0
+    while at < len(relocation):
+        quoted = relocation[at : at + 2] in ("\\=", "\\\\")
+        letter = relocation[at + quoted]
+        if letter == "=" and not quoted:
+            sides.append("")
+        else:
+            sides[-1] += letter
+        at += 1 + quoted
+    return sides
 
 
 def _escaped(text: str) -> str:

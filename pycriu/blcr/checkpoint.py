@@ -79,7 +79,9 @@ def _await(child: int) -> int:
         _, status = os.waitpid(child, 0)
     except ChildProcessError:
         return 0
-    return os.waitstatus_to_exitcode(status) & 0xFF
+    if os.WIFSIGNALED(status):
+        raise Failure(errno.EPERM, f"Checkpoint failed: the child that made it was killed by signal {status & 0x7F}")
+    return os.WEXITSTATUS(status)
 
 
 class Refusals:
@@ -106,7 +108,6 @@ def _work(scope: Scope, where: Destination, number: int, values: Values, said: M
     signal = values.get("signal", 0)
     assert isinstance(seconds, int)
     assert isinstance(signal, int)
-    _check_signal(signal)
     embedded = _embedded(values)
     with Signals(), Refusals(), where, Deadline(seconds):
         first = scope.find()
@@ -145,11 +146,6 @@ def _store(where: Destination, meta: dict[str, Any], said: Messages) -> Any:
             where.store(lambda out: archive.pack(where.images, out))
 
     return stage
-
-
-def _check_signal(number: int) -> None:
-    if number > 64:
-        raise Failure(errno.EINVAL, f"there is no signal {number}")
 
 
 def _embedded(values: Values) -> set[str]:

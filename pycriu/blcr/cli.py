@@ -8,7 +8,7 @@ import os
 import sys
 from io import TextIOWrapper
 
-from pycriu import __version__
+from pycriu import __version__, log
 from pycriu.blcr import codes, options
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.messages import Messages
@@ -25,10 +25,11 @@ _NOT_FOUND, _NOT_RUN, _INTERRUPTED = 127, 126, 130  # exit statuses of a shell
 
 def run(words: Sequence[str] | None = None) -> int:
     """cr_run: become the program, with or without the mark of what checkpoints leave out."""
+    values: Values = {}
     try:
-        values, program = _read(options.RUN, words)
+        program = _read(options.RUN, words, values)
     except UserError as error:
-        return _misused(options.RUN, error.message)
+        return _misused(options.RUN, error.message, values)
     if said := _told(options.RUN, values):
         return said - 1
     if not program:
@@ -39,6 +40,8 @@ def run(words: Sequence[str] | None = None) -> int:
     if values.get("omit"):
         os.environ[OMITTED] = "1"
     try:
+        if not program[0]:  # of which Python would say something else
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         os.execvp(program[0], program)
     except OSError as error:
         print(f"cr_run: {program[0]}: {error.strerror}", file=sys.stderr)
@@ -47,44 +50,50 @@ def run(words: Sequence[str] | None = None) -> int:
 
 def checkpoint(words: Sequence[str] | None = None) -> int:
     """cr_checkpoint."""
+    values: Values = {}
     try:
-        values, plain = _read(options.CHECKPOINT, words)
-        if said := _told(options.CHECKPOINT, values):
-            return said - 1
+        plain = _read(options.CHECKPOINT, words, values)
+        if told := _told(options.CHECKPOINT, values):
+            return told - 1
         if len(plain) != 1 or not plain[0].isascii() or not plain[0].isdigit() or not 0 < int(plain[0]) < 1 << 22:
             raise UserError("exactly one ID is needed, a number")
     except UserError as error:
-        return _misused(options.CHECKPOINT, error.message)
-    said_by_us = _messages(options.CHECKPOINT, values)
-    from pycriu.blcr.checkpoint import checkpoint as work
-
-    try:
-        code = work(int(plain[0]), values, said_by_us)
+        return _misused(options.CHECKPOINT, error.message, values)
     except Failure as failure:
-        said_by_us.failed(failure)
-        return failure.code
+        return _failed(_messages(options.CHECKPOINT, values), failure)
+    said = _messages(options.CHECKPOINT, values)
+    log.fill_standard_descriptors()
+    try:
+        from pycriu.blcr.checkpoint import checkpoint as work
+
+        code = work(int(plain[0]), values, said)
+    except Failure as failure:
+        return _failed(said, failure)
     except KeyboardInterrupt:  # before anything has begun
         return _INTERRUPTED
-    said_by_us.done()
+    said.done()
     return code
 
 
 def restart(words: Sequence[str] | None = None) -> int:
     """cr_restart."""
     values: Values = {}
-    words = sys.argv[1:] if words is None else words
+    said: Messages | None = None
     try:
-        values, plain = _read(options.RESTART, words)
-        if said := _told(options.RESTART, values):
-            return said - 1
-        said_by_us = _messages(options.RESTART, values)
+        plain = _read(options.RESTART, words, values)
+        if told := _told(options.RESTART, values):
+            return told - 1
+        said = _messages(options.RESTART, values)
+        log.fill_standard_descriptors()
         from pycriu.blcr.restart import restart as work
 
-        return work(values, plain, said_by_us)
+        return work(values, plain, said)
     except UserError as error:
-        return _failed_restart(_hooks(words), Failure(codes.USAGE, error.message, kind=ARGS), None)
+        return _failed_restart(values, Failure(codes.USAGE, error.message, kind=ARGS), said)
     except Failure as failure:
-        return _failed_restart(values, failure, None if failure.code == codes.USAGE else said_by_us)
+        return _failed_restart(values, failure, said)
+    except KeyboardInterrupt:  # before anything has begun
+        return _INTERRUPTED
 
 
 def _failed_restart(values: Values, failure: Failure, said: Messages | None) -> int:
@@ -93,34 +102,22 @@ def _failed_restart(values: Values, failure: Failure, said: Messages | None) -> 
 
     if status := run_hook(str(values.get(f"on-{failure.kind}", ""))):
         return status
-    if said is None:
-        return _misused(options.RESTART, failure.message)
-    said.failed(failure)
-    return failure.code
-
-
-def _hooks(words: Sequence[str]) -> Values:
-    """The commands that a command line names, although something else of it is wrong."""
-    found: Values = {}
-    for word in words:
-        if word.startswith("--run-on-") and "=" in word:
-            try:
-                found |= options.parse(options.RESTART, [word])[0]
-            except UserError:
-                continue
-    return found
+    if failure.code == codes.USAGE:
+        return _misused(options.RESTART, failure.message, values)
+    return _failed(said or _messages(options.RESTART, values), failure)
 
 
 def info(words: Sequence[str] | None = None) -> int:
     """cr_info."""
+    values: Values = {}
     try:
-        values, plain = _read(options.INFO, words)
+        plain = _read(options.INFO, words, values)
         if said := _told(options.INFO, values):
             return said - 1
         if len(plain) != 1:
             raise UserError("one context file is needed")
     except UserError as error:
-        return _misused(options.INFO, error.message)
+        return _misused(options.INFO, error.message, values)
     from pycriu.blcr.info import report
 
     try:
@@ -137,8 +134,8 @@ def info(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(command: Command, words: Sequence[str] | None) -> tuple[Values, list[str]]:
-    return options.parse(command, sys.argv[1:] if words is None else words)
+def _read(command: Command, words: Sequence[str] | None, values: Values) -> list[str]:
+    return options.parse(command, sys.argv[1:] if words is None else words, values)
 
 
 def _told(command: Command, values: Values) -> int:
@@ -147,14 +144,20 @@ def _told(command: Command, values: Values) -> int:
         print(options.usage(command), end="")
         return 1
     if values.get("version"):
-        print(f"{command.name} version {__version__}")
+        print(f"{command.name}{':' if command is options.RUN else ''} version {__version__}")  # as BLCR's
         return 1
     return 0
 
 
-def _misused(command: Command, message: str) -> int:
-    print(f"{command.name}: {message}\n{options.usage(command)}", end="", file=sys.stderr)
+def _misused(command: Command, message: str, values: Values) -> int:
+    if not values.get("quiet"):
+        print(f"{command.name}: {message}\n{options.usage(command)}", end="", file=sys.stderr)
     return codes.USAGE
+
+
+def _failed(said: Messages, failure: Failure) -> int:
+    said.failed(failure)
+    return failure.code
 
 
 def _messages(command: Command, values: Values) -> Messages:

@@ -217,7 +217,7 @@ def next_backup(path: str) -> str:
 
 def choose(kinds: tuple[object, ...], place: object, number: int, values: dict[str, object]) -> Destination:
     """The destination that is asked for; Failure where there is more than one."""
-    if len(set(kinds)) > 1:
+    if len(kinds) > 1:
         raise Failure(errno.EINVAL, "conflicting destinations")
     replace, backup = str(values.get("replace", ATOMIC)), str(values.get("backup", ""))
     sync = bool(values.get("sync", True))

@@ -6,6 +6,9 @@ An option sets a field to a value, and of several for one field the last one cou
 
 from __future__ import annotations
 
+import errno
+
+from pycriu.blcr.codes import ARGS, Failure
 from pycriu.errors import UserError
 from pycriu.record import record
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     Value = str | int | bool
     Values = dict[str, Value | tuple[Value, ...]]
 
-FLAG, VALUE, OPTIONAL, NUMBER = "flag", "value", "optional", "number"
+FLAG, VALUE, OPTIONAL, NUMBER, SIGNAL = "flag", "value", "optional", "number", "signal"
 
 LISTS = ("destination", "save", "relocate", "verbose")
 """Fields that keep every value, in their order."""
@@ -81,7 +84,7 @@ _KERNEL_MESSAGES = ("Details", (
 
 _SIGNALS = (
     Option("run", "signal", "none: they go on (default)", 0),
-    Option("signal", "signal", "this one, by its number", short="S", kind=NUMBER, metavar="NUM"),
+    Option("signal", "signal", "this one, by its number", short="S", kind=SIGNAL, metavar="NUM"),
     Option("stop", "signal", "SIGSTOP", SIGSTOP),
     Option("term", "signal", "SIGTERM", SIGTERM),
     Option("abort", "signal", "SIGABRT", SIGABRT),
@@ -201,11 +204,15 @@ INFO = Command("cr_info", "show what a context file holds", "FILE", (
 
 COMMANDS = (RUN, CHECKPOINT, RESTART, INFO)
 MAX_RELOCATIONS = 16
+MAX_SIGNAL = 64
 
 
-def parse(command: Command, words: Sequence[str]) -> tuple[Values, list[str]]:
-    """The fields that the words set, and the operands; UserError for what is no option of the command."""
-    values: Values = {}
+def parse(command: Command, words: Sequence[str], values: Values) -> list[str]:
+    """Set the fields that the words say, and return the operands.
+
+    UserError for what is no option of the command, Failure for a value that is none: what stands before it is in
+    `values` then, too.
+    """
     plain: list[str] = []
     rest = list(reversed(words))
     while rest:
@@ -220,7 +227,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[Values, list[str]]:
             plain.append(word)
             if command.leading:
                 break
-    return values, plain + list(reversed(rest))
+    return plain + list(reversed(rest))
 
 
 def _long(command: Command, word: str, rest: list[str], values: Values) -> None:
@@ -272,7 +279,7 @@ def _find(command: Command, name: str) -> Option:
 def _store(option: Option, given: str | None, values: Values) -> None:
     value: Value = option.value
     if given is not None:
-        value = _number(option, given) if option.kind == NUMBER else given
+        value = _number(option, given) if option.kind in (NUMBER, SIGNAL) else given
     if option.field == "replace":
         values["backup"] = given or ""
         value = option.value
@@ -292,7 +299,10 @@ def _store(option: Option, given: str | None, values: Values) -> None:
 def _number(option: Option, given: str) -> int:
     if not given.isascii() or not given.isdigit() or len(given) > 9:
         raise UserError(f"option '--{option.long}' takes a number, not '{given}'")
-    return int(given)
+    number = int(given)
+    if option.kind == SIGNAL and not 0 < number <= MAX_SIGNAL:
+        raise Failure(errno.EINVAL, f"there is no signal {number}: they are 1 to {MAX_SIGNAL}", kind=ARGS)
+    return number
 
 
 WIDTH = 100

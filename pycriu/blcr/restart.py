@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pycriu.blcr.checkpoint import KEPT
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.options import MAX_RELOCATIONS, MAYBE, SIGKILL, SIGSTOP
 from pycriu.blcr.scope import WAITING
-from pycriu.errors import KernelError, PycriuError
+from pycriu.errors import KernelError, PycriuError, UserError
 from pycriu.options import RestoreOptions
 from pycriu.record import replace
 
@@ -41,10 +42,7 @@ _ENDING = 2  # seconds that processes may take to end
 
 def restart(values: Values, words: list[str], said: Messages) -> int:
     """Restart; the exit code when everything is over. Failure, with its class, for what cannot be."""
-    relocations = values.get("relocate", ())
-    assert isinstance(relocations, tuple)
-    if len(relocations) > MAX_RELOCATIONS:
-        raise Failure(errno.EINVAL, f"--relocate can be given {MAX_RELOCATIONS} times", kind=ARGS)
+    values = values | {"relocate": _relocations(values)}
     with Source(values, words) as source:
         rights.demand("Restart")
         if not values.get("keep-pid", True):
@@ -52,6 +50,23 @@ def restart(values: Values, words: list[str], said: Messages) -> int:
 
             return pidspace.run(lambda ready: _live(source, values, said, ready), lambda: _succeeded(values, said))
         return _live(source, values, said, lambda _root: _succeeded(values, said), end=True)
+
+
+def _relocations(values: Values) -> tuple[str, ...]:
+    """What --relocate says, as rules of `edits`; Failure for what makes no sense."""
+    given = values.get("relocate", ())
+    assert isinstance(given, tuple)
+    if not given:
+        return ()
+    from pycriu.blcr.changes import rules
+
+    try:
+        found = [rules(str(one)) for one in given]
+    except UserError as error:
+        raise Failure(errno.EINVAL, error.message, kind=ARGS) from None
+    if len([one for one in found if one]) > MAX_RELOCATIONS:
+        raise Failure(errno.EINVAL, f"--relocate can be given {MAX_RELOCATIONS} times", kind=ARGS)
+    return tuple(rule for one in found for rule in one)
 
 
 def _live(source: Source, values: Values, said: Messages, ready: Callable[[int], int], *, end: bool = False) -> int:
@@ -89,8 +104,14 @@ def run_hook(command: str) -> int:
     """What system(3) does, with all signals let through: the exit status, above 128 for a signal, 0 for no command."""
     if not command:
         return 0
-    child = os.posix_spawn("/bin/sh", ["sh", "-c", command], os.environ, setsigmask=[])
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+    ours = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    try:
+        child = os.posix_spawn("/bin/sh", ["sh", "-c", command], os.environ, setsigmask=[], setsigdef=ours)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 
@@ -100,10 +121,10 @@ class Source:
     def __init__(self, values: Values, words: list[str]) -> None:
         kinds = values.get("destination", ())
         assert isinstance(kinds, tuple)
-        if len(words) > 1 or len({*kinds, *(["file"] if words else [])}) > 1:
+        if len(kinds) > 1:
             raise Failure(errno.EINVAL, "conflicting sources: one file, descriptor or directory", kind=ARGS)
-        if not words and not kinds:
-            raise Failure(codes.USAGE, "no context file is named", kind=ARGS)
+        if len(words) + len(kinds) != 1:
+            raise Failure(codes.USAGE, "exactly one context is needed: a file, descriptor or directory", kind=ARGS)
         self._kind = str(kinds[0]) if kinds else "file"
         self._place = words[0] if words else values["place"]
         self.name = f"descriptor {self._place}" if self._kind == "fd" else str(self._place)
@@ -142,22 +163,29 @@ class Source:
             with self._file() as file:
                 mode = os.fstat(file.fileno()).st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
-                    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-                    raise Failure(code, f"Restart failed: {self.name}: not a file, pipe or socket", kind=ARGS)
+                    raise Failure(errno.EINVAL, f"Restart failed: {self.name}: not a file, pipe or socket")
                 self.is_stream = not stat.S_ISREG(mode)
                 archive.unpack(self.name, file, self.work)
         except OSError as error:
-            raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}", kind=ARGS) from None
+            raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}") from None
         except PycriuError as error:
-            code = codes.of(error)
-            kind = "" if code == errno.ENOSPC else ARGS
-            raise Failure(code, f"Restart failed: {error.message}", (error.hint,) if error.hint else (), kind) from None
+            hints = (error.hint,) if error.hint else ()
+            raise Failure(codes.of(error), f"Restart failed: {error.message}", hints) from None
 
     def _file(self) -> IO[bytes]:
-        if self._kind == "fd":
-            assert isinstance(self._place, int)
-            return open(self._place, "rb", buffering=0, closefd=self._place > 2)
-        return open(os.open(self.name, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC), "rb", buffering=0)
+        """The source; what is not there, or may not be read, is a wrong argument, what is wrong in it is not."""
+        try:
+            if self._kind == "fd":
+                assert isinstance(self._place, int)
+                return open(self._place, "rb", buffering=0, closefd=self._place > 2)
+            fd = os.open(self.name, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}", kind=ARGS) from None
+        try:
+            return open(fd, "rb", buffering=0)
+        except OSError:
+            os.close(fd)  # a directory
+            raise
 
 
 def restore(source: Source, values: Values, said: Messages) -> int:
@@ -197,51 +225,51 @@ def _options(source: Source, values: Values, said: Messages) -> RestoreOptions:
     from pycriu.blcr.changes import Changes, Facts
     from pycriu.images import store
 
-    relocations, saved, signal = values.get("relocate", ()), source.meta.get("saved"), values.get("signal", 0)
+    relocations, saved, number = values.get("relocate", ()), source.meta.get("saved"), values.get("signal", 0)
     assert isinstance(relocations, tuple)
-    assert isinstance(signal, int)
+    assert isinstance(number, int)
     groups, sessions = bool(values.get("keep-pgid", False)), bool(values.get("keep-sid", False))
     with store.ImagesDir(source.images) as images:
         images.inventory()
         facts = Facts(images, saved if isinstance(saved, list) else ())
-    changes = Changes(facts, [str(one) for one in relocations], keep_groups=groups, keep_sessions=sessions)
+    changes = Changes(facts, [str(rule) for rule in relocations], keep_groups=groups, keep_sessions=sessions)
     for remark in changes.remarks:
         said.warn("%s", remark)
     return RestoreOptions(
         images_dir=source.images,
         work_dir=source.work,
         detached=True,
-        leave_stopped=signal == SIGSTOP,
+        leave_stopped=number == SIGSTOP,
         inherit_fd=tuple(f"fd[{fd}]:{name}" for name, fd in facts.pipes().items()),
         edits=changes,
         outer_group=os.getpgrp() if groups else None,
-        hook=_hook(facts, changes, signal, WAITING[str(values.get("later", MAYBE))]),
+        hook=_hook(facts, changes, number, WAITING[str(values.get("later", MAYBE))]),
         **(KEPT | ({"shell_job": _stays(facts)} if sessions else {})),
     )
 
 
-def _hook(facts: Facts, changes: Changes, signal: int, name_of_ours: str) -> Callable[[str, int], None]:
+def _hook(facts: Facts, changes: Changes, number: int, name_of_ours: str) -> Callable[[str, int], None]:
     def stage(name: str, _pid: int) -> None:
         if name == "post-restore":  # complete, and none runs yet
             parent.block()
             parent.name(name_of_ours)
             changes.cut_back()
-            if signal not in (SIGSTOP, SIGKILL):
-                _send(facts, signal)
-        elif name == "post-resume" and signal == SIGKILL:
-            _send(facts, signal)
+            if number not in (SIGSTOP, SIGKILL):
+                _send(facts, number)
+        elif name == "post-resume" and number == SIGKILL:
+            _send(facts, number)
 
     return stage
 
 
-def _send(facts: Facts, signal: int) -> None:
-    for pid in facts.pids if signal else ():
+def _send(facts: Facts, number: int) -> None:
+    for pid in facts.pids if number else ():
         try:
-            os.kill(pid, signal)
+            os.kill(pid, number)
         except ProcessLookupError:
             continue  # it was a zombie, which somebody has read, or has been killed with its parent
         except OSError as error:
-            raise KernelError("kill", error.errno or 0, f"signal {signal}") from None
+            raise KernelError("kill", error.errno or 0, f"signal {number}") from None
 
 
 def _stays(facts: Facts) -> bool:

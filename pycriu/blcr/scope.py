@@ -11,7 +11,7 @@ import errno
 import os
 
 from pycriu import pstree
-from pycriu.blcr.codes import CR_EOMITTED, CR_EPTRACED, CR_EPTRACER, Failure
+from pycriu.blcr.codes import CR_EPTRACED, CR_EPTRACER, Failure
 from pycriu.blcr.options import ALWAYS, ERROR, MAYBE, NEVER, PROCESS, SESSION, SKIP, TREE
 from pycriu.errors import NoProcess, TraceeGone
 from pycriu.kernel import procfs
@@ -44,7 +44,7 @@ class Scope:
         first = min(chosen, key=lambda pid: (pid != self._number, stats[pid].starttime, pid), default=0)
         root = pstree.gather(sorted(chosen, key=lambda pid: (pid != first, stats[pid].starttime, pid)))
         if root is None:
-            raise Failure(CR_EOMITTED if _OMIT in self._out.values() and not chosen else errno.ESRCH, NOBODY)
+            raise Failure(errno.ESRCH, NOBODY)
         return root
 
     def has(self, pid: int) -> bool:
@@ -69,13 +69,14 @@ class Scope:
     def _chosen(self, stats: dict[int, procfs.Stat]) -> list[int]:
         out = self._ourselves(stats)
         for pid, stat in stats.items():
-            if pid not in out and stat.state not in "ZX" and (why := self._reason(pid, stat, stats)):
+            if pid in out:
+                continue
+            if self._kind == TREE and out.get(stat.ppid) == SKIP:  # parents come first
+                out[pid] = SKIP
+            elif stat.state not in "ZX" and (why := self._reason(pid, stat, stats)):
                 out[pid] = why
-                if pid not in self._out:
-                    self._log.warn("process %d (%s) is left out: %s", pid, stat.comm, _REASONS[why])
-        if self._kind == TREE:
-            for pid in [pid for pid, why in out.items() if why == SKIP]:
-                out |= dict.fromkeys(_below(pid, stats), SKIP)
+            if pid in out and pid not in self._out:
+                self._log.warn("process %d (%s) is left out: %s", pid, stat.comm, _REASONS[out[pid]])
         self._out = out
         return [pid for pid in stats if pid not in out]
 
@@ -116,7 +117,7 @@ _REASONS = {
     _OURS: "it makes this checkpoint",
     _OMIT: "cr_run --omit has started it",
     _WAITS: "it waits for what it has restarted",
-    SKIP: "it is being traced, or traces others",
+    SKIP: "it, or what it is below, is being traced or traces others",
 }
 
 

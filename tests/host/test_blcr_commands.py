@@ -326,9 +326,19 @@ def test_each_class_of_failure_has_its_command(blcr: Blcr) -> None:
     assert f"PID {program.pid} is in use" in done.stderr
     kill(program.pid)
     program.wait()
-    for words in (["missing"], ["--nonsense", "saved"], [], [str(blcr.folder)], ["out"]):
+    for words, kind in (
+        (["missing"], 0), (["--nonsense", "saved"], 0), ([], 0), (["saved", "saved"], 0), (["-f", "saved", "saved"], 0),
+        (["-f", "saved", "-F", "0"], 0), (["-S", "65", "saved"], 0), (["--relocate", "x", "saved"], 0),
+        (["--dir", "missing"], 0), ([str(blcr.folder)], 2), (["out"], 3), (["/dev/null"], 3),
+    ):  # fmt: skip
         done = blcr.run("restart", *hooks, *words)
-        assert (done.returncode, done.stdout) == (40, "args\n"), done
+        assert (done.returncode, done.stdout) == (40 + kind, ("args", "temp", "env", "perm")[kind] + "\n"), done
+    done = blcr.run(
+        "restart", "--run-on-fail-args", "exit 42", "--bad-argument"
+    )  # a word of its own, as BLCR's test has
+    assert done.returncode == 42
+    assert blcr.run("restart", "-q", "--bad-argument").stderr == ""
+    assert blcr.run("restart", "saved", "saved").returncode == codes.USAGE
     (blcr.folder / "out").rename(blcr.folder / "moved")
     done = blcr.run("restart", *hooks, "saved")
     assert (done.returncode, done.stdout) == (42, "env\n"), done
@@ -484,6 +494,33 @@ def test_debuggers_and_what_they_debug(blcr: Blcr) -> None:
     kill(tracer.pid, program.pid)
     tracer.wait()
     program.wait()
+
+
+def test_a_debugger_below_is_left_out_with_what_it_debugs(blcr: Blcr) -> None:
+    traced = (
+        "import ctypes, os, time; ctypes.CDLL(None).ptrace(0, 0, 0, 0)\nos.close(1)\nos.execlp('sleep', 'sleep', '100')"
+    )
+    (blcr.folder / "program.py").write_text(
+        "import os, sys, time\n"
+        "if os.fork():\n    time.sleep(100)\n"
+        "reader, writer = os.pipe()\n"
+        "child = os.fork()\n"
+        f"if not child:\n    os.execlp(sys.executable, 'python3', '-ISc', {traced!r})\n"
+        "os.waitpid(child, 0)\n"  # it has stopped at its execve
+        "print(os.getpid(), child, flush=True)\ntime.sleep(100)\n"
+    )
+    program = blcr.program(sys.executable, "-IS", "program.py")
+    wait_until(blcr.lines, "the debugger")
+    tracer, child = map(int, blcr.lines()[0].split())
+    assert blcr.run("checkpoint", program.pid).returncode == codes.CR_EPTRACER
+    done = blcr.run("checkpoint", "--ptracer-skip", "--kmsg-warning", "-f", "saved", program.pid)
+    assert done.returncode == 0, done
+    assert all(f"process {pid} " in done.stderr for pid in (tracer, child)), done
+    assert f'"pid": {program.pid},' in blcr.run("info", "--json", "saved").stdout
+    assert f'"pid": {child},' not in blcr.run("info", "--json", "saved").stdout
+    kill(child, tracer, program.pid)
+    program.wait()
+    gone([tracer, child])
 
 
 def test_info_shows_what_is_in_it(blcr: Blcr) -> None:

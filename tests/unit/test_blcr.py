@@ -14,7 +14,7 @@ import pytest
 
 from pycriu.blcr import archive, changes, codes, consent, context, options
 from pycriu.blcr.codes import Failure
-from pycriu.blcr.options import CHECKPOINT, INFO, RESTART, RUN, Command, parse, usage
+from pycriu.blcr.options import CHECKPOINT, INFO, RESTART, RUN, Command, usage
 from pycriu.edits import rules
 from pycriu.errors import (
     HookFailed,
@@ -42,6 +42,13 @@ LONGS = {
     "no-restore-sid kmsg-none kmsg-error kmsg-warning",
 }
 SHORTS = {RUN: "?", CHECKPOINT: "fdFSpgsTctqvh?", RESTART: "qvhSFdf?", INFO: "h?"}
+
+
+def parse(command: Command, words: list[str]) -> tuple[options.Values, list[str]]:
+    """The fields that words set, and the operands."""
+    values: options.Values = {}
+    plain = options.parse(command, words, values)
+    return values, plain
 
 
 @pytest.mark.parametrize("command", LONGS, ids=lambda one: one.name)
@@ -105,6 +112,22 @@ def test_the_command_for_every_failure_sets_all_four() -> None:
 def test_words_that_make_no_sense(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse(CHECKPOINT, words)
+
+
+@pytest.mark.parametrize("command", [CHECKPOINT, RESTART], ids=lambda one: one.name)
+@pytest.mark.parametrize("number", ["0", "65", "999"])
+def test_a_signal_that_there_is_not_is_a_wrong_argument(command: Command, number: str) -> None:
+    values: options.Values = {}
+    with pytest.raises(Failure, match=f"no signal {number}") as caught:
+        options.parse(command, ["-q", "-S", number], values)
+    assert (caught.value.code, caught.value.kind, values) == (errno.EINVAL, codes.ARGS, {"quiet": True})
+
+
+def test_what_stands_before_a_wrong_word_counts() -> None:
+    values: options.Values = {}
+    with pytest.raises(UserError):
+        options.parse(RESTART, ["--run-on-fail-args", "exit 3", "-q", "--nonsense", "--run-on-success=x"], values)
+    assert values == {"on-args": "exit 3", "quiet": True}
 
 
 @pytest.mark.parametrize("command", options.COMMANDS, ids=lambda one: one.name)
@@ -227,9 +250,10 @@ def test_a_context_that_cannot_be_written_leaves_the_old_one(
 
 
 def test_destinations_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="conflicting") as caught:
-        context.choose(("file", "fd"), 1, 7, {})
-    assert caught.value.code == errno.EINVAL
+    for kinds in (("file", "fd"), ("file", "file"), ("cwd", "fd")):
+        with pytest.raises(Failure, match="conflicting") as caught:
+            context.choose(kinds, 1, 7, {})
+        assert caught.value.code == errno.EINVAL
     with pytest.raises(Failure) as caught, context.choose(("file",), str(tmp_path), 7, {}):
         pass
     assert caught.value.code == errno.EISDIR
@@ -336,6 +360,9 @@ def test_archives_that_are_refused(tmp_path: Path, data: bytes, said: str) -> No
         ("/100%=/new", "/100x/x", None),
         ("/=/root", "/any/x", "/root/any/x"),
         ("/old=/", "/old/x", "/x"),
+        ("/old/=/new//", "/old/x", "/new/x"),
+        ("/a\\b=/c", "/a\\b/x", "/c/x"),
+        ("/old=/no/../new", "/old/x", "/new/x"),
     ],
 )
 def test_relocation_is_of_whole_components(relocation: str, path: str, new: str | None) -> None:
@@ -345,7 +372,11 @@ def test_relocation_is_of_whole_components(relocation: str, path: str, new: str 
     assert replaced[:1] == ([] if new is None else [new])
 
 
-@pytest.mark.parametrize("relocation", ["", "/a", "a=/b", "/a=b", "/a=/b=/c", "/a/../b=/c", "/a\\x=/b", "/a//b=/c"])
+@pytest.mark.parametrize("relocation", ["", "/a", "a=/b", "/a=b", "/a=/b=/c", "/a/../b=/c", "/a\\=/b", "/a//b=/c"])
 def test_relocations_that_make_no_sense(relocation: str) -> None:
     with pytest.raises(UserError, match="--relocate"):
         changes.rules(relocation)
+
+
+def test_a_relocation_to_the_same_place_is_none() -> None:
+    assert changes.rules("/a/b=/a/b/") == []
