@@ -159,7 +159,7 @@ before = os.listdir("/proc/self/fd")
 import pycriu
 pycriu.listen()
 print(os.listdir("/proc/self/fd") == before)
-print(*[line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "pycriu" in line])
+print(*[line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "pycriu" in line], flush=True)
 child = os.fork()
 if not child:
     print([line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if "pycriu" in line], flush=True)

@@ -24,6 +24,7 @@ DS = struct.Struct("<6I24xQ32xQ16x")  # key uid gid cuid cgid mode, size, attach
 
 def scenario() -> Iterator[victim.Damage]:
     key = 0x70000000 | os.getpid()
+    victim.undo_by(f"ipcrm -M {key:#x} 2>/dev/null || true")
     kept = libc.shmget(key, 5 * PAGE + 10, IPC_CREAT | IPC_EXCL | 0o640)
     victim.check(kept >= 0, "shmget; is CONFIG_SYSVIPC missing?")
     try:
