@@ -2,9 +2,9 @@
 """Make files that are open and deleted: each must have a name for a moment, and must never be left with it.
 
 Whoever is killed in that moment would leave a stray file. So it is spent by a child process in a session of its own,
-with all signals blocked, which shares our table of descriptors: it makes everything, opens it, removes the names and
-ends, whatever becomes of us. The numbers that it opened are ours as well. Nothing that exists is overwritten: where the
-old path is taken, another name beside it serves. Files that never had a name (O_TMPFILE) get none here either.
+with all signals blocked: it makes everything, opens it, and removes the names, whatever becomes of us; then we fetch
+what it has opened. Nothing that exists is overwritten: where the old path is taken, another name beside it serves.
+Files that never had a name (O_TMPFILE) get none here either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import stat
 
 from pycriu.errors import PycriuError, UserError
-from pycriu.kernel import libc
+from pycriu.fds.lending import Lender
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -75,7 +75,7 @@ class Promise:
         waiting, self._end = os.pipe2(os.O_CLOEXEC)
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         try:
-            self._pid = libc.fork()
+            self._pid = os.fork()
             if self._pid == 0:
                 os.close(self._end)
                 _remove_unless_told(waiting, paths)
@@ -154,37 +154,26 @@ def _refusal(code: int, path: str) -> UserError:
 
 
 def _in_child(plans: list[Plan], made: Made) -> None:
-    report = os.memfd_create("pycriu-deleted")
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-        try:
-            pid = libc.fork(libc.CLONE_FILES)
-            if pid == 0:
-                _child(plans, report)
-            os.waitpid(pid, 0)
-        finally:
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-        size = os.fstat(report).st_size
-        if not size:
+        child = Lender(os.fork, lambda: _make_alone(plans))
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    with child:
+        if not child.answer:
             raise PycriuError(
                 "the child that makes deleted files was killed", "look for its names in their directories"
             )
-        code, path, users, ghosts = marshal.loads(os.pread(report, size, 0))
-    finally:
-        os.close(report)
-    if code:
-        raise _refusal(code, path)
-    made.users.update(users)
-    made.ghosts.update(ghosts)
+        code, path, users, ghosts = marshal.loads(child.answer)
+        if code:
+            raise _refusal(code, path)
+        for ours, theirs in ((made.users, users), (made.ghosts, ghosts)):
+            ours.update(zip(theirs, child.fetch(theirs.values()), strict=True))
 
 
-def _child(plans: list[Plan], report: int) -> None:
-    """Does not return."""
-    try:
-        os.setsid()
-        os.write(report, marshal.dumps(_make_all(plans)))
-    finally:
-        os._exit(0)
+def _make_alone(plans: list[Plan]) -> bytes:
+    os.setsid()
+    return marshal.dumps(_make_all(plans))
 
 
 def _make_all(plans: list[Plan]) -> tuple[int, str, dict[int, int], dict[int, int]]:

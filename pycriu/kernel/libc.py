@@ -10,10 +10,14 @@ import ctypes
 import errno
 import os
 
-from pycriu.errors import KernelError
+from pycriu.errors import KernelError, Unsupported
 from pycriu.kernel import syscalls
 
-CLONE_FILES = 0x400
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CLONE_PARENT = 0x8000
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
 KCMP_EPOLL_TFD = 7
 _FIONREAD = 0x541B
@@ -22,10 +26,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.argtypes = [ctypes.c_long] * 7
 _syscall.restype = ctypes.c_long
-
-# For forks, made while we hold the interpreter's lock: if another thread had it, the child would wait for ever.
-_syscall_locked = ctypes.PyDLL(None, use_errno=True).syscall
-_syscall_locked.argtypes, _syscall_locked.restype = _syscall.argtypes, _syscall.restype
 
 # os.uname() costs a system call; every architecture but this one uses the generic numbering.
 _NUMBERING = "x86_64" if os.uname().machine == "x86_64" else "generic"
@@ -58,6 +58,15 @@ def kcmp_epoll(pid1: int, fd1: int, pid2: int, epoll: int, watched: int, which: 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2): our own duplicate of descriptor `fd` of the task behind `pidfd`."""
     return call("pidfd_getfd", pidfd, fd, 0, what=f"fd {fd}")
+
+
+def fetch(pid: int, theirs: Iterable[int]) -> tuple[int, ...]:
+    """Descriptors of another process as ours (pidfd_getfd(2), Linux 5.6), in their order: the same open files."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return tuple(pidfd_getfd(pidfd, fd) for fd in theirs)
+    finally:
+        os.close(pidfd)
 
 
 def get_robust_list(tid: int) -> tuple[int, int]:
@@ -99,32 +108,43 @@ def clone_args(*, flags: int, exit_signal: int, set_tid_address: int) -> bytes:
 def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
     """clone3(2) without CLONE_VM, asking for `pid` (Linux 5.5): 0 in the child, which is a fork of this interpreter.
 
-    The child may only make system calls and os._exit: no handler of os.register_at_fork has run in it.
+    The child may only make system calls and os._exit: no handler of os.register_at_fork need have run in it.
     """
+    if len(os.listdir("/proc/self/task")) == 1:
+        return _clone3(pid, flags, exit_signal)
+    if flags & CLONE_PARENT:
+        raise Unsupported(
+            "a sibling cannot be made by a program with threads",
+            "restore from a process without any, such as the command",
+        )
+    return _by_a_child(pid, flags)
+
+
+def _by_a_child(pid: int, flags: int) -> int:
+    """In a program with threads: the process is made by a child of ours without any, and is our child all the same.
+
+    A fork that Python does not know of waits for ever where another thread had the interpreter's lock, or wanted it.
+    """
+    between = os.fork()
+    if not between:
+        try:
+            if not _clone3(pid, flags | CLONE_PARENT, exit_signal=0):  # it has the one of its maker: SIGCHLD
+                return 0
+        except KernelError as error:
+            os._exit(error.errno)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+    if status:
+        raise KernelError("clone3", status if status > 0 else errno.EINTR, f"PID {pid}")
+    return pid
+
+
+def _clone3(pid: int, flags: int, exit_signal: int) -> int:
     tid = ctypes.c_int(pid)
     args = ctypes.create_string_buffer(
         clone_args(flags=flags, exit_signal=exit_signal, set_tid_address=ctypes.addressof(tid))
     )
-    return _clone3(args, what=f"PID {pid}")
-
-
-def fork(flags: int = 0) -> int:
-    """clone3(2): 0 in the child, which is a fork of this interpreter; with CLONE_FILES it shares our descriptors.
-
-    The child may only make system calls and os._exit: no handler of os.register_at_fork has run in it.
-    """
-    sigchld = 17
-    args = ctypes.create_string_buffer(bytes(_CloneArgs(flags=flags, exit_signal=sigchld)))
-    return _clone3(args, what="a child that sees to names of files")
-
-
-def _clone3(args: ctypes.Array[ctypes.c_char], what: str) -> int:
-    size = ctypes.sizeof(_CloneArgs)
-    number = syscalls.number("clone3", _NUMBERING)
-    result: int = _syscall_locked(number, ctypes.addressof(args), size, 0, 0, 0, 0)
-    if result == -1:
-        raise KernelError("clone3", ctypes.get_errno(), what)
-    return result
+    return call("clone3", ctypes.addressof(args), ctypes.sizeof(_CloneArgs), what=f"PID {pid}")
 
 
 def execveat(fd: int, argv0: bytes) -> None:

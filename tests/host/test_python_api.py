@@ -266,3 +266,55 @@ def test_directories_may_be_bytes(host: Host) -> None:
     reap(subject.pid)
     api.restore(os.fsencode(host.images))  # type: ignore[arg-type]
     assert subject.go() == ["ok"]
+
+
+# ----------------------------------------------------------------------------------------- in a program with threads
+
+# At any moment a thread has asked for the interpreter, which each gives away only when it is asked.
+BUSY = """
+import os, signal, sys, threading
+import pycriu
+
+def work():
+    while not done:
+        pass
+
+done = False
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+try:
+    images, times, sibling = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "sibling"
+    for _ in range(times):
+        restored = pycriu.restore(images, sibling=sibling)
+        os.kill(restored.root_pid, signal.SIGKILL)
+        restored.wait()
+    print("restored")
+finally:
+    done = True
+"""
+DELETED = """
+import os
+file = os.open("deleted", os.O_RDWR | os.O_CREAT, 0o600)
+os.unlink("deleted")
+ready()
+wait_for_go()
+"""
+
+
+def test_a_program_with_threads_restores(script: Script) -> None:
+    """The children that a restore makes, of itself and for deleted files, wait for no thread that they do not have."""
+    subject = script.host.python(DELETED)
+    api.dump(subject.pid, images_dir=str(script.host.images))
+    reap(subject.pid)
+    assert script.run(BUSY, str(script.host.images), "2", "child") == "restored\n"
+
+
+def test_a_program_with_threads_makes_no_siblings(script: Script) -> None:
+    subject = script.host.python("ready()\nwait_for_go()")
+    api.dump(subject.pid, images_dir=str(script.host.images))
+    reap(subject.pid)
+    process = script.start(BUSY, str(script.host.images), "1", "sibling")
+    assert process.wait(DEADLINE) == 1
+    assert "a sibling cannot be made by a program with threads" in script.said()

@@ -78,6 +78,7 @@ COMMON = {
         "ghost",
         "inflight",
         "kind",
+        "lending",
         "locks",
         "opening",
         "openfile",

@@ -12,6 +12,7 @@ import os
 import struct
 
 from pycriu.errors import KernelError
+from pycriu.fds.lending import Lender
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
 from pycriu.tracee import Remote, Row, Tracee
@@ -90,7 +91,7 @@ class Persons:
             rows = [Row("socketpair", AF_UNIX, kind | SOCK_CLOEXEC, 0, at + place * size) for place in range(count)]
             remote.calls([*self._become(who, remote), *rows, *self._back(who, remote)])
             theirs = [number for (number,) in _INT.iter_unpack(task.read(at, count * size))]
-            ours = _fetch(who.pid, theirs)
+            ours = libc.fetch(who.pid, theirs)
             remote.calls([Row("close", fd) for fd in theirs])
         return ours
 
@@ -139,23 +140,11 @@ class Persons:
         """By ourselves, or by a child of ours that is somebody else; descriptors that it made become ours."""
         if who is None:
             return action()
-        told, tell = os.pipe2(os.O_CLOEXEC)
-        hold, let_go = os.pipe2(os.O_CLOEXEC)
-        pid = self._fork(who)
-        if not pid:
-            os.close(let_go)
-            self._live(who, action, tell, hold)
-        for fd in (tell, hold):
-            os.close(fd)
-        try:
-            answer = [number for (number,) in _INT.iter_unpack(os.read(told, 64))] or [EIO]
+        with Lender(lambda: self._fork(who), lambda: self._as(who, action)) as child:
+            answer = [number for (number,) in _INT.iter_unpack(child.answer)] or [EIO]
             if answer[0]:
                 raise KernelError("a call for another process", answer[0], f"PID {who.pid}, user {who.user}")
-            return _fetch(pid, answer[1:])
-        finally:
-            for fd in (told, let_go):
-                os.close(fd)
-            os.waitpid(pid, 0)
+            return child.fetch(answer[1:])
 
     def _fork(self, who: Person) -> int:
         if who.pid > 0:
@@ -166,8 +155,8 @@ class Persons:
         self._log.warn("process %d is another one now: the peer of a UNIX socket sees that it was ours", who.pid)
         return os.fork()
 
-    def _live(self, who: Person, action: Action, tell: int, hold: int) -> None:
-        """The child's life. It makes system calls and ends; what it has made is fetched while it waits."""
+    def _as(self, who: Person, action: Action) -> bytes:
+        """In the child: an errno, or 0 and what the action has made. It makes system calls, nothing else."""
         try:
             if who.groups != self._us.groups:
                 os.setgroups(who.groups)
@@ -175,13 +164,9 @@ class Persons:
             os.setresuid(_SAME, who.user, _SAME)
             header, data = ctypes.create_string_buffer(_CAP_HEADER), ctypes.create_string_buffer(self._capabilities)
             libc.call("capset", ctypes.addressof(header), ctypes.addressof(data))
-            made = action()
-            os.write(tell, _INT.pack(0) + b"".join(map(_INT.pack, made)))
-            os.read(hold, 1)
+            return b"".join(map(_INT.pack, (0, *action())))
         except (KernelError, OSError) as error:
-            os.write(tell, _INT.pack(error.errno or EIO))
-        finally:
-            os._exit(0)
+            return _INT.pack(error.errno or EIO)
 
 
 class stand_in:  # noqa: N801 - reads as a word where it is used
@@ -228,11 +213,3 @@ def _pair(kind: int) -> tuple[int, int]:
     libc.call("socketpair", AF_UNIX, kind | SOCK_CLOEXEC, 0, ctypes.addressof(room))
     one, other = (number for (number,) in _INT.iter_unpack(room.raw))
     return one, other
-
-
-def _fetch(pid: int, theirs: list[int]) -> tuple[int, ...]:
-    pidfd = os.pidfd_open(pid)
-    try:
-        return tuple(libc.pidfd_getfd(pidfd, fd) for fd in theirs)
-    finally:
-        os.close(pidfd)
