@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.conftest import DEADLINE, Host, alive, children, wait_until
-from tests.host.test_hooks_own import PACKAGES
+from tests.warm.loads import LOADS, Load
 
 ROOT = Path(__file__).parents[2]
 REPORT = """
@@ -124,24 +124,22 @@ def test_each_start_has_its_own(starts: Starts, how: str) -> None:
     assert len({one["pid"] for one in seen}) == len(seen)
 
 
-def test_numpy_and_pandas(starts: Starts) -> None:
-    """With the threads of OpenBLAS, some hundred libraries, and generators that are seeded at the import."""
-    if not (PACKAGES / "pandas").exists():
-        pytest.skip("no numpy and pandas here: benchmarks/warm_start.py fetches them")
-    code = f"""
-import sys
-sys.path[:0] = {[str(ROOT)]!r}
-sys.path.append({str(PACKAGES)!r})
-import pycriu
-with pycriu.warm_start():
-    import helper, numpy, pandas
-frame = pandas.DataFrame(dict(a=numpy.arange(1000.0)))
-print(frame.a.sum(), (numpy.eye(500) @ numpy.ones((500, 500))).sum() == 250000.0, numpy.random.random())
-"""
-    starts.write("app.py", code)
-    said = [starts.run("app.py").split() for _ in range(3)]
-    assert {tuple(words[:2]) for words in said} == {("499500.0", "True")}
-    assert len({words[2] for words in said}) == len(said)
+@pytest.mark.parametrize("how", ["block", "script"])
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
+def test_what_takes_long_to_import(starts: Starts, load: Load, how: str) -> None:
+    """Threads of OpenBLAS and PyTorch, hundreds of libraries, gigabytes of address space, Django with applications."""
+    if not load.is_there():
+        if load.name != "page":
+            pytest.skip(f"what the program {load.name} needs is not here: benchmarks/warm_start.py fetches it")
+        load.fetch()
+    code = (
+        load.warm().replace("warm_start():\n", "warm_start():\n    import helper\n") if how == "block" else load.plain()
+    )
+    starts.write("app.py", code if how == "block" else f"import helper\n{code}")
+    words = ("app.py",) if how == "block" else (*SNAPSHOT, sys.executable, "app.py")
+    path = os.pathsep.join([*load.path, str(ROOT)])
+    for _ in range(3):
+        assert starts.run(*words, env=starts.environment(PYTHONPATH=path)).strip() == load.says
     assert starts.runs() == 1, starts.why_not()
 
 

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a server of web pages imports: Django with all its applications."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+application = get_wsgi_application()
