@@ -395,6 +395,8 @@ def _short(letters: str, rest: list[str], values: Values) -> None:
             continue
         if option.kind in (VALUE, LIST) and not letters:
             letters = _next(f"-{option.short}", option, rest)
+        elif letters[:1].isspace():  # nobody means that; and sudo cannot tell it from two words
+            raise UserError(f"-{option.short}{letters}: a blank in front of the value", "give it as a word of its own")
         _store(option, letters, values)
         return
 

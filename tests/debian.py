@@ -32,6 +32,7 @@ PROGRAMS = {
 }
 # the same, for what BLCR's tests restart; in a folder of their own
 INTERPRETERS = {"dash": "dash", "perl": "perl", "ruby": "ruby", "tclsh": "tcl"}
+SUDO = {"sudo": "sudo", "visudo": "sudo"}
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
 _LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
 
@@ -107,7 +108,7 @@ def _apt(root: Path, *words: str) -> str:
 
 def sets() -> dict[Path, dict[str, str]]:
     """Where the programs for the tests are unpacked, and which they are."""
-    return {cache() / "programs": PROGRAMS, cache() / "interpreters": INTERPRETERS}
+    return {cache() / "programs": PROGRAMS, cache() / "interpreters": INTERPRETERS, cache() / "sudo": SUDO}
 
 
 def folders(patterns: tuple[str, ...]) -> list[str]:
@@ -138,7 +139,7 @@ def main() -> int:
             continue
         sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {folder}\n")
         try:
-            unpack(folder, (debian.codename(),), tuple(packages[program] for program in wanted), alone=False)
+            unpack(folder, (debian.codename(),), tuple({packages[program] for program in wanted}), alone=False)
         except (NotHadError, LayerError) as error:
             shutil.rmtree(folder, ignore_errors=True)  # another time there may be an archive
             sys.stderr.write(f"  {error}\n")

@@ -83,6 +83,14 @@ def test_refusals(words: str, said: str | None) -> None:
     assert "\n" not in caught.value.message
 
 
+def test_a_value_behind_a_short_option_does_not_begin_with_a_blank() -> None:
+    """In one word: `-D DIR` in quotes is a slip, or an attempt to get past sudo."""
+    with pytest.raises(UserError) as caught:
+        arguments.parse(["restore", "-D /checkpoint"])
+    assert caught.value.message == "-D /checkpoint: a blank in front of the value"
+    assert arguments.parse(["-D", " of mine", "--images-dir= x"])[0] == {"images-dir": " x"}
+
+
 # Every option of CRIU 4.2, so that none is unknown here.
 CRIU_SHORT = "dSsRthDovxVrjJlWLM"
 CRIU_LONG = """

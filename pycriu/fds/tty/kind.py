@@ -297,14 +297,25 @@ class Tty(Kind):
     def open(self, entry: Any, opening: Opening) -> int:
         """Our descriptor. The first of a pair makes all of that pair."""
         if entry in self._users:
-            alias = self._info(entry).type == CTTY
-            return os.open("/dev/tty" if alias else f"/proc/self/fd/{self._user}", _flags(entry))
+            return self._open_users("/dev/tty" if self._info(entry).type == CTTY else "", _flags(entry))
         if entry in self._singles:
             return open_by_path(self._path(entry, opening), self._info(entry), _flags(entry))
         index = self._info(entry).pty.index
         if index in self._groups:
             self._make(index, self._groups.pop(index), opening)
         return self._fds.pop(entry.id)
+
+    def _open_users(self, alias: str, flags: int) -> int:
+        """The terminal of this command, anew."""
+        path = alias or f"/proc/self/fd/{self._user}"
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            name = alias or os.ttyname(self._user)
+            raise UserError(
+                f"the terminal of this command, {name}, cannot be opened: {error.strerror}",
+                "one that is of this user, as after a login or in script(1), is needed",
+            ) from None
 
     def _path(self, entry: Any, opening: Opening) -> str:
         lent = opening.entries.get(entry.tty.regf_id)
