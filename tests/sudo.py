@@ -24,12 +24,12 @@ if [ -n "$2" ]; then
     mount --bind "$2" "$1/package"
 fi
 for place in {_COVERED}; do
-    mkdir -p "$1/upper/$place" "$1/work/$place"
+    mkdir -p "$1/upper/$place" "$1/aside/$place"
     below=/$place
     if [ -d "$1/package/$place" ]; then
         below=$1/package/$place:/$place
     fi
-    mount -t overlay -o "lowerdir=$below,upperdir=$1/upper/$place,workdir=$1/work/$place" none "/$place"
+    mount -t overlay -o "lowerdir=$below,upperdir=$1/upper/$place,workdir=$1/aside/$place" none "/$place"
 done
 echo ready
 read end || exit 0
