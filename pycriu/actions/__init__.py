@@ -285,6 +285,7 @@ class Signals:
 
     numbers = (1, 2, ALARM, 15)  # SIGHUP, SIGINT, SIGALRM, SIGTERM
     late: ClassVar[list[int]] = []  # those that have come behind `settle`
+    held: ClassVar[list[int]] = []  # and behind `hold`
 
     def __enter__(self) -> None:
         self._before = {number: _signal.getsignal(number) for number in self.numbers}
@@ -294,7 +295,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            if _signal.getsignal(number) != _too_late:
+            if _signal.getsignal(number) not in (_too_late, _held):
                 _signal.signal(number, handler)
 
     def _first(self, number: int, _frame: object) -> None:
@@ -310,8 +311,28 @@ def settle() -> None:
             _signal.signal(number, _too_late)
 
 
+def hold() -> None:
+    """`settle` for whoever stays: a signal that would end us does so, but at `let_come`."""
+    for number in Signals.numbers:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, _held)
+
+
+def let_come() -> None:
+    """The end of `hold`, where that was called."""
+    for number in Signals.numbers:
+        if _signal.getsignal(number) == _held:
+            _signal.signal(number, _signal.SIG_DFL)
+    for number in Signals.held:
+        os.kill(os.getpid(), number)  # which ends us, unless somebody has it ignored since
+
+
 def _too_late(number: int, _frame: object) -> None:
     Signals.late.append(number)
+
+
+def _held(number: int, _frame: object) -> None:
+    Signals.held.append(number)
 
 
 def tell_late(lines: Log) -> None:

@@ -7,9 +7,9 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, light_protobuf, say, say_stats, settle, tell_dry_run
+from pycriu.actions import Request, free_images, hold, let_come, light_protobuf, say, say_stats, settle, tell_dry_run
 from pycriu.errors import Several, Unsupported, UserError
-from pycriu.options import RestoreOptions, not_told
+from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def options(request: Request) -> RestoreOptions:
         sibling=request.flag("restore-sibling"),
         wait_pid=arguments.number(request.values, "wait-pid") if "wait-pid" in request.values else 0,
         hook=request.hook(),
-        settled=not_told if stays else settle,
+        settled=hold if stays else settle,
         edit=request.texts("edit"),
         edit_script=request.text("edit-script"),
         **request.hook_options(),
@@ -164,6 +164,7 @@ def become(command: list[str], log: Log) -> int:
     log.flush()
     for number in (_SIGPIPE, _SIGXFSZ):  # which Python ignores
         _signal.signal(number, _signal.SIG_DFL)
+    let_come()
     try:
         os.execvp(command[0], command)
     except OSError as error:
@@ -179,5 +180,6 @@ def stay(result: RestoreResult, log: Log, *, keys: bool) -> int:
     log.flush()
     for number in (2, 3):  # SIGINT, SIGQUIT
         _signal.signal(number, _signal.SIG_IGN if keys else _signal.SIG_DFL)
+    let_come()
     result.wait()
     return 0

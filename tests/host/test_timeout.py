@@ -112,6 +112,27 @@ def test_at_the_end_there_is_no_moment_in_between(host: Host, number: signal.Sig
         pytest.fail(f"no signal came late, {before} of {20 * STRIKES} early: the delays are wrong")
 
 
+def test_a_restore_that_stays_is_not_undone(host: Host) -> None:
+    """A signal that comes when the tree has begun to run ends pycriu, and nothing is said of undoing."""
+    tree = host.python("ready()\nwhile not os.path.exists('go'): say('runs')\nsay('ok')")
+    said = host.folder / "out"
+    for _ in range(STRIKES):
+        assert host.dump(tree).ok
+        size = said.stat().st_size
+        with subprocess.Popen(
+            host.command("restore", "-D", str(host.images)), cwd=host.folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ) as restore:  # fmt: skip
+            while said.stat().st_size == size:
+                assert restore.poll() is None
+            restore.send_signal(signal.SIGTERM)
+            _, words = restore.communicate(timeout=DEADLINE)
+        assert words == ""
+        assert restore.returncode == -signal.SIGTERM
+        assert alive(tree.pid)
+    assert tree.go()[-1] == "ok"
+
+
 def test_the_time_is_for_the_whole_dump(host: Host) -> None:
     subject = host.python("pause_for_dump()\nsay('ok')")
     slow = host.folder / "slow"
