@@ -181,6 +181,7 @@ def restore(
     pidfile: StrPath | None = None,
     sibling: bool = False,
     wait_pid: int = 0,
+    new_pid: bool = False,
     edit: Sequence[str] = (),
     edit_script: StrPath | None = None,
     inherit_fd: tuple[str, ...] = (),
@@ -199,6 +200,9 @@ def restore(
         restored = pycriu.restore("checkpoint")
         print("runs with PID", restored.root_pid)
 
+    With `new_pid` the tree gets a PID namespace of its own, and `root_pid` is the one that the root has outside; the
+    child of this process is then the init of the namespace, which ends with the last task.
+
     Raises UserError for what the request or this machine has wrong, ImageError for images that cannot be used.
     """
     _one_of("file_validation", file_validation, VALIDATIONS)
@@ -213,8 +217,11 @@ def restore(
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip
+    if new_pid:
+        _refuse_apart(sibling=sibling, shell_job=shell_job, wait_pid=wait_pid, hook=hook not in (None, no_hook))
+        from pycriu.ownpids import outside
     with _surroundings(log_file, log_level) as log:
-        return run_restore(options, log)
+        return outside.restore(options, log) if new_pid else run_restore(options, log)
 
 
 def check(*, extra: bool = False) -> tuple[Missing, ...]:
@@ -246,6 +253,16 @@ def _check_dump(hooks: str, ghost_limit: object) -> None:
     _one_of("hooks", hooks, ("ask", "try", "skip"))
     if not isinstance(ghost_limit, int) or ghost_limit < 0:
         raise UserError(f"ghost_limit {ghost_limit!r}: not a number of bytes")
+
+
+def _refuse_apart(**asked: object) -> None:
+    """UserError for what cannot be had together with `new_pid`, by the keyword."""
+    from pycriu.ownpids import NOT_TOGETHER
+
+    options = {"sibling": "restore-sibling", "shell_job": "shell-job", "wait_pid": "wait-pid", "hook": "action-script"}
+    for name, option in options.items():
+        if asked[name]:
+            raise UserError(f"new_pid and {name}", f"{NOT_TOGETHER[option]}: leave one of them out")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

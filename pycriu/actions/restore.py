@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.restore import RestoreResult
 
-# Why not together with --new-pid.
-_NOT_APART = {
-    "dry-run": "what there will be in a PID namespace can be seen only in it",
-    "exec-cmd": "the parent of the root is the init of the PID namespace",
-    "restore-sibling": "the parent of the root is the init of the PID namespace",
-    "action-script": "a script would have to know two PIDs of the root",
-    "shell-job": "the session of the shell is in another PID namespace; without, the tree gets one of its own",
-    "wait-pid": "in a new PID namespace all PIDs are free",
-}
 _SIGPIPE, _SIGXFSZ = 13, 25
 
 
@@ -125,9 +116,11 @@ def options(request: Request) -> RestoreOptions:
 
 def _apart(request: Request) -> Outcome:
     """--new-pid."""
-    for other in ("dry-run", "exec-cmd", "restore-sibling", "action-script", "shell-job", "wait-pid"):
+    from pycriu.ownpids import NOT_TOGETHER
+
+    for other, reason in NOT_TOGETHER.items():
         if request.values.get(other):
-            raise UserError(f"--new-pid and --{other}", f"{_NOT_APART[other]}: leave one of them out")
+            raise UserError(f"--new-pid and --{other}", f"{reason}: leave one of them out")
     asked = options(request)
     light_protobuf()
     from pycriu.ownpids import outside

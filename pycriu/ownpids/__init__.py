@@ -8,3 +8,13 @@ credentials, robust futexes, links in /proc) is right there. A mount namespace c
 the PID namespace; mounts from outside go on to arrive in it. `outside` waits for word of it and tells the PID that the
 root has here; `init` stays, reaps, and ends when the last task has.
 """
+
+# What a restore cannot do at the same time, by the option of the command line, and why.
+NOT_TOGETHER = {
+    "dry-run": "what there will be in a PID namespace can be seen only in it",
+    "exec-cmd": "the parent of the root is the init of the PID namespace",
+    "restore-sibling": "the parent of the root is the init of the PID namespace",
+    "action-script": "a script would have to know two PIDs of the root",
+    "shell-job": "the session of the shell is in another PID namespace; without, the tree gets one of its own",
+    "wait-pid": "in a new PID namespace all PIDs are free",
+}

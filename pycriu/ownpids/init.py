@@ -27,6 +27,7 @@ CLONE_NEWNS = 0x20000
 PR_SET_PDEATHSIG = 1
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
 NAME = "pycriu-init"
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def live(options: RestoreOptions, log: Log, line: words.Line, mask: set[int]) -> NoReturn:
@@ -46,6 +47,7 @@ def live(options: RestoreOptions, log: Log, line: words.Line, mask: set[int]) ->
 
 def _restored(options: RestoreOptions, log: Log, line: words.Line, mask: set[int]) -> RestoreResult | None:
     try:
+        _forget_handlers()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _settle_in(options)
         result = restore(replace(options, pidfile=None, hook=lambda stage, pid: _tell(line, stage, pid)), log)
@@ -65,6 +67,22 @@ def _restored(options: RestoreOptions, log: Log, line: words.Line, mask: set[int
     log.flush()
     line.tell(words.FAILED, *said)
     return None
+
+
+def _forget_handlers() -> None:
+    """Those of the program that has called us have nothing to do here; what would end it undoes all."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number in _ENDING and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupted)
+        elif callable(signal.getsignal(number)) or number == signal.SIGCHLD:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    for later in _ENDING:
+        signal.signal(later, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def _settle_in(options: RestoreOptions) -> None:
@@ -124,9 +142,17 @@ def _reap(root: int, line: words.Line) -> None:
             time.sleep(0.1)
             continue
         if pid == root:
+            _reap_others()
             with suppress(BrokenPipeError):  # detached: nobody has waited
-                line.tell(words.ENDED, status)
+                line.tell(words.ENDED, status, not _somebody())
             os.close(line.writer)
+
+
+def _reap_others() -> None:
+    """Those that have ended before or with the root."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _somebody() -> bool:

@@ -22,29 +22,47 @@ CLONE_NEWPID = 0x20000000
 
 
 def restore(options: RestoreOptions, log: Log) -> RestoreResult:
-    """As `restore.restore`; `root_pid` is the one that the root has here. This process forks no more afterwards."""
+    """As `restore.restore`; `root_pid` is the one that the root has here."""
     refuse_pidfile(options.pidfile)
-    try:
-        libc.call("unshare", CLONE_NEWPID)
-    except KernelError as error:
-        raise UserError(
-            f"--new-pid: {error.message}", "a PID namespace needs CAP_SYS_ADMIN, and CONFIG_PID_NS"
-        ) from None
     log.flush()  # else both of us would write what waits
     ours, theirs = words.lines()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # none must come between fork and try
-    first = os.fork()
-    if not first:
-        ours.close()
-        init.live(options, log, theirs, mask)
+    first = 0
     try:
+        first = _fork()
+        if not first:
+            ours.close()
+            init.live(options, log, theirs, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return _attend(first, options, ours, log)
     except BaseException:
         ours.close()
-        _end(first)
+        if first:
+            _end(first)
+        else:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise
+
+
+def _fork() -> int:
+    """fork(2) into a new PID namespace. What this thread forks later comes into its own again."""
+    with open("/proc/thread-self/ns/pid_for_children") as own:
+        try:
+            libc.call("unshare", CLONE_NEWPID)
+        except KernelError as error:
+            hint = "a PID namespace needs CAP_SYS_ADMIN, and CONFIG_PID_NS"
+            raise UserError(f"--new-pid: {error.message}", hint) from None
+        child = -1
+        try:
+            child = os.fork()
+        except OSError as error:
+            raise KernelError("fork", error.errno or 0, "the init of a PID namespace") from None
+        finally:
+            if child:
+                libc.call("setns", own.fileno(), CLONE_NEWPID)
+    return child
 
 
 def _attend(first: int, options: RestoreOptions, line: words.Line, log: Log) -> RestoreResult:
@@ -87,10 +105,9 @@ def _end(first: int) -> None:
 
 
 def _wait(first: int, line: words.Line) -> int:
-    """The wait status of the root; that of a killed one, where init was."""
-    heard = line.hear()
-    if not heard:
+    """The wait status of the root; that of a killed one, where init was. With the last task init ends, too."""
+    _, status, last = line.hear() or (words.ENDED, signal.SIGKILL, True)
+    line.close()
+    if last:
         os.waitpid(first, 0)
-        return signal.SIGKILL
-    status: int = heard[1]
-    return status
+    return int(status)

@@ -7,11 +7,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pycriu.errors import TraceeGone
+import pycriu
+from pycriu.errors import PycriuError, TraceeGone, UserError
 from pycriu.kernel import procfs
 from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, wait_until
 
@@ -205,3 +208,75 @@ def test_a_file_of_a_process_that_is_not_there(host: Host) -> None:
     assert not outcome.ok
     assert f"/proc/{os.getppid()}/stat" in outcome.errors()
     assert {one for one in below(os.getpid()) if alive(one)} <= before
+
+
+# With what a program can have that must not reach the tree's init: handlers, a descriptor for signals, threads.
+CALLER = """
+import os, signal, socket, subprocess, sys, threading, time
+import pycriu
+caught = []
+for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: caught.append(number))
+ours, theirs = socket.socketpair()
+theirs.setblocking(False)
+signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+namespace = lambda: subprocess.check_output(["readlink", "/proc/self/ns/pid"])
+here = namespace()
+lives = []
+restore = lambda: lives.append(pycriu.restore("images", new_pid=True, pidfile=f"pid{len(lives)}"))
+restore()
+assert namespace() == here
+thread = threading.Thread(target=restore)
+thread.start()
+thread.join()
+assert namespace() == here
+assert len({life.root_pid for life in lives}) == 2
+assert [open(f"pid{number}").read() for number in (0, 1)] == [str(life.root_pid) for life in lives]
+names = [open(f"/proc/{life.root_pid}/status").read().split("NSpid:")[1].split()[1] for life in lives]
+assert names == sys.argv[1:] * 2, names
+caught.clear()
+open("go", "w").close()
+print([os.waitstatus_to_exitcode(life.wait()) for life in lives])
+print(open("/proc/thread-self/children").read().split(), [number for number in caught if number != signal.SIGCHLD])
+"""
+
+
+def test_from_python(host: Host) -> None:
+    """Two at once, one of them by a thread; what the caller forks afterwards is where it was, and nobody is left."""
+    subject = host.python("pause_for_dump()\nos._exit(3)")
+    assert host.dump(subject).ok
+    (host.folder / "caller.py").write_text(CALLER)
+    done = subprocess.run(
+        [sys.executable, "caller.py", str(subject.pid)], cwd=host.folder, stdin=subprocess.DEVNULL, check=False,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[3, 3]", "[] []"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"sibling": True}, {"shell_job": True}, {"wait_pid": 1}, {"hook": print}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_does_not_go_together_from_python(tmp_path: Path, asked: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        pycriu.restore(tmp_path, new_pid=True, **asked)
+    assert caught.value.message == f"new_pid and {next(iter(asked))}"
+
+
+def test_a_restore_from_python_that_fails(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    (host.images / f"pagemap-{subject.pid}.img").unlink()
+    before = below(os.getpid())
+    with pytest.raises(PycriuError) as caught:
+        pycriu.restore(host.images, new_pid=True)
+    assert f"pagemap-{subject.pid}.img" in caught.value.message
+    assert below(os.getpid()) == before
+    own = os.readlink("/proc/self/ns/pid")
+    assert (
+        subprocess.run(["readlink", "/proc/self/ns/pid"], capture_output=True, text=True, check=True).stdout
+        == f"{own}\n"
+    )
