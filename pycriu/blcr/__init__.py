@@ -6,6 +6,7 @@
     messages     what is said on standard error, and how much of it
     rights       what the kernel demands
     scope        which processes: a tree, one alone, a group, a session, less those that stay out
+    workplace    a directory for what is needed meanwhile; those of the dead are removed
     context      where a context goes, and what becomes of the one that was there
     archive      the images in one file: a tar archive, which crit reads, too
     checkpoint   the story of cr_checkpoint

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Where a context goes, and what becomes of the one that was there before. A scope each: what fails leaves no trace.
 
-File        a new file that takes the name when it is whole, or one that is written in place
+File        a new file that takes the name when it is whole, or, to be written over, one that is there
 Descriptor  whatever the caller has opened: file, pipe or socket
 Directory   the images as they are; the engine itself sees to it that one whole checkpoint is there at any moment
 """
@@ -16,6 +16,7 @@ import tempfile
 
 from pycriu.blcr.codes import Failure
 from pycriu.blcr.options import ATOMIC, BACKUP, CLOBBER, NOCLOBBER
+from pycriu.blcr.workplace import Workplace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     Pack = Callable[[IO[bytes]], None]
 
+PREFIX = ".cr_checkpoint-"  # of workplaces beside a context
 MODE = 0o400  # who may read a context may read the memory of what is in it
 
 
@@ -49,80 +51,84 @@ class File(Destination):
 
     def __init__(self, path: str, replace: str, backup: str, *, sync: bool) -> None:
         self.name, self._replace, self._backup, self._sync = path, replace, backup, sync
-        self._folder, self._base = os.path.split(os.path.abspath(path))
-        self._temporary = os.path.join(self._folder, f".{self._base}.{os.getpid()}.tmp")
+        self._path = os.path.realpath(path)  # no symbolic link is replaced, least of all /dev/stdout
 
     def __enter__(self) -> File:
-        if os.path.isdir(self.name):
-            raise _failed(self.name, errno.EISDIR)
         if self._replace == NOCLOBBER and os.path.lexists(self.name):
             raise _failed(self.name, errno.EEXIST)
-        if self._replace == CLOBBER and os.path.exists(self.name):
-            _refuse_others(self.name, os.stat(self.name).st_mode)
         try:
-            self.images = tempfile.mkdtemp(prefix=f".{self._base}.", suffix=".images", dir=self._folder)
+            is_file = self._check()
+            self._place = Workplace(os.path.dirname(self._path), PREFIX) if is_file else _elsewhere()
         except OSError as error:
             raise _failed(self.name, error.errno or 0) from None
-        self.work = self.images
+        self.work, self.images = self._place.path, self._place.images
         return self
 
+    def _check(self) -> bool:
+        """Whether it is, or will be, a regular file; Failure for what it must not be."""
+        if not os.path.basename(self.name):
+            raise _failed(self.name, errno.EISDIR if self.name else errno.ENOENT)
+        try:
+            mode = os.stat(self.name).st_mode
+        except FileNotFoundError:
+            return True
+        _refuse_others(self.name, mode)
+        if not stat.S_ISREG(mode) and self._replace != CLOBBER:
+            raise Failure(errno.EINVAL, f"{self.name}: not a file", ("--clobber writes into a pipe of that name",))
+        return stat.S_ISREG(mode)
+
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        shutil.rmtree(self.images, ignore_errors=True)
+        self._place.close()
 
     def store(self, pack: Pack) -> None:
         """Under a name of its own first, unless it is to be written in place."""
         try:
             if self._replace == CLOBBER:
-                self._write(self.name, os.O_TRUNC | os.O_NONBLOCK, pack)
-            elif self._replace == NOCLOBBER:
-                self._write_new(self.name, pack)
+                self._write_over(pack)
             else:
-                self._write_new(self._temporary, pack)
-                self._rename()
+                context = self._place.sub("context")
+                self._write(_opened(context, os.O_EXCL), pack)
+                self._give_name(context)
             if self._sync:
-                _sync_directory(self._folder)
+                _sync_directory(os.path.dirname(self._path))
         except OSError as error:
             raise _failed(self.name, error.errno or 0) from None
 
-    def _write_new(self, path: str, pack: Pack) -> None:
-        """A file that is gone again if it cannot be written whole."""
+    def _write_over(self, pack: Pack) -> None:
+        """In place; half a context is none, and does not stay."""
         try:
-            self._write(path, os.O_EXCL, pack)
-        except FileExistsError:
-            raise
+            fd = _opened(self.name, os.O_TRUNC | os.O_NONBLOCK)
+        except PermissionError:  # such as one of ours, which has the mode of all
+            os.unlink(self._path)
+            fd = _opened(self._path, os.O_EXCL)
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        try:
+            self._write(fd, pack)
         except BaseException:
-            if os.path.lexists(path):
-                os.unlink(path)
+            if is_file:
+                os.unlink(self._path)
             raise
 
-    def _write(self, path: str, flags: int, pack: Pack) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | flags, MODE)
+    def _write(self, fd: int, pack: Pack) -> None:
         with open(fd, "wb", buffering=0) as file:
             os.set_blocking(fd, True)
             pack(file)
             if self._sync and stat.S_ISREG(os.fstat(fd).st_mode):
                 os.fsync(fd)
 
-    def _rename(self) -> None:
-        try:
-            if self._replace == BACKUP and os.path.lexists(self.name):
-                self._keep(self._backup or next_backup(self.name))
-            os.rename(self._temporary, self.name)
-        except BaseException:
-            os.unlink(self._temporary)
-            raise
+    def _give_name(self, context: str) -> None:
+        if self._replace == NOCLOBBER:
+            if not _linked(context, self._path):
+                os.rename(context, self._path)
+            return
+        if self._replace == BACKUP and os.path.exists(self._path):
+            self._keep(self._backup or next_backup(self._path))
+        os.rename(context, self._path)
 
     def _keep(self, backup: str) -> None:
         """The old one under another name, too, so that its own is there at any moment."""
-        link = f"{self._temporary}.old"
-        try:
-            os.link(self.name, link, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-                raise
-            os.rename(self.name, backup)  # a file system without hard links
-            return
-        os.rename(link, backup)
+        link = self._place.sub("old")
+        os.rename(link if _linked(self._path, link) else self._path, backup)
 
 
 class Descriptor(Destination):
@@ -133,15 +139,15 @@ class Descriptor(Destination):
 
     def __enter__(self) -> Descriptor:
         try:
-            mode = os.fstat(self._number).st_mode
+            _refuse_others(self.name, os.fstat(self._number).st_mode)
+            self._place = _elsewhere()
         except OSError as error:
             raise _failed(self.name, error.errno or 0) from None
-        _refuse_others(self.name, mode)
-        self.images = self.work = tempfile.mkdtemp(prefix="cr_checkpoint-")
+        self.work, self.images = self._place.path, self._place.images
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        shutil.rmtree(self.images, ignore_errors=True)
+        self._place.close()
 
     def store(self, pack: Pack) -> None:
         """Written to it, from where it stands."""
@@ -163,44 +169,42 @@ class Directory(Destination):
         self._path = os.path.abspath(path)
 
     def __enter__(self) -> Directory:
-        try:
-            self._choose()
-        except OSError as error:
-            raise _failed(self.name, error.errno or 0) from None
-        self.work = tempfile.mkdtemp(prefix="cr_checkpoint-")
-        return self
-
-    def _choose(self) -> None:
         there = os.path.lexists(os.path.join(self._path, "inventory.img"))
         if there and self._replace == NOCLOBBER:
             raise _failed(self.name, errno.EEXIST)
-        if there and self._replace == BACKUP:
-            folder, base = os.path.split(self._path)
-            self.images = tempfile.mkdtemp(prefix=f".{base}.", suffix=".tmp", dir=folder)
-            return
-        if not os.path.isdir(self._path):
-            os.mkdir(self._path, 0o700)
-            self._made = True
-        self.images = self._path
+        keeps = there and self._replace == BACKUP
+        try:
+            if not os.path.isdir(self._path):
+                os.mkdir(self._path, 0o700)
+                self._made = True
+            self._place = Workplace(os.path.dirname(self._path), PREFIX) if keeps else _elsewhere()
+        except OSError as error:
+            if self._made:
+                os.rmdir(self._path)
+            raise _failed(self.name, error.errno or 0) from None
+        self.work, self.images = self._place.path, self._place.images if keeps else self._path
+        return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        if self.images != self._path:
-            shutil.rmtree(self.images, ignore_errors=True)
-        elif error is not None and self._made:
+        self._place.close()
+        if error is not None and self._made:
             shutil.rmtree(self._path, ignore_errors=True)
 
     def store(self, pack: Pack) -> None:
-        """It is there; but for --backup, which lets the two change names."""
+        """It is there; but for --backup, where the old one gets another name first."""
         if self.images == self._path:
             return
+        backup = self._backup or next_backup(self._path)
         try:
-            os.rename(self._path, self._backup or next_backup(self._path))
-            os.rename(self.images, self._path)
+            os.rename(self._path, backup)
+            try:
+                os.rename(self.images, self._path)
+            except BaseException:
+                os.rename(backup, self._path)
+                raise
             _sync_directory(os.path.dirname(self._path))
         except OSError as error:
             raise _failed(self.name, error.errno or 0) from None
-        self.images = self._path
 
 
 def next_backup(path: str) -> str:
@@ -237,10 +241,34 @@ def _refuse_others(name: str, mode: int) -> None:
         raise Failure(errno.EINVAL, f"{name}: not a file, pipe or socket")
 
 
+def _elsewhere() -> Workplace:
+    """A place for images on the disk for temporary files."""
+    return Workplace(tempfile.gettempdir(), PREFIX.removeprefix("."))
+
+
+def _opened(path: str, flags: int) -> int:
+    """A descriptor to write the file, which is made if need be."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | flags, MODE)
+
+
+def _linked(old: str, new: str) -> bool:
+    """Give a file a second name; whether its file system has such."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
 def _sync_directory(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # some file systems cannot
+            raise
     finally:
         os.close(fd)
 

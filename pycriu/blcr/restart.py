@@ -23,6 +23,7 @@ from pycriu.blcr.checkpoint import KEPT
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.options import MAX_RELOCATIONS, MAYBE, SIGKILL, SIGSTOP
 from pycriu.blcr.scope import WAITING
+from pycriu.blcr.workplace import Workplace
 from pycriu.errors import KernelError, PycriuError, UserError
 from pycriu.options import RestoreOptions
 from pycriu.record import replace
@@ -128,8 +129,11 @@ class Source:
         self._kind = str(kinds[0]) if kinds else "file"
         self._place = words[0] if words else values["place"]
         self.name = f"descriptor {self._place}" if self._kind == "fd" else str(self._place)
-        self._folder = tempfile.TemporaryDirectory(prefix="cr_restart-")
-        self.work = self.images = self._folder.name
+        try:
+            self._folder = Workplace(tempfile.gettempdir(), "cr_restart-")
+        except OSError as error:
+            raise Failure(error.errno or 0, f"Restart failed: no place for temporary files: {error.strerror}") from None
+        self.work, self.images = self._folder.path, self._folder.images
         self.meta: dict[str, object] = {}
         self.is_stream = False
 
@@ -151,7 +155,7 @@ class Source:
 
     def close(self) -> None:
         """The images are not needed any more."""
-        self._folder.cleanup()
+        self._folder.close()
 
     def _open(self) -> None:
         if self._kind == "dir":
@@ -165,7 +169,7 @@ class Source:
                 if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
                     raise Failure(errno.EINVAL, f"Restart failed: {self.name}: not a file, pipe or socket")
                 self.is_stream = not stat.S_ISREG(mode)
-                archive.unpack(self.name, file, self.work)
+                archive.unpack(self.name, file, self.images)
         except OSError as error:
             raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}") from None
         except PycriuError as error:

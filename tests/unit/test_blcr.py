@@ -9,12 +9,14 @@ import os
 import stat
 import tarfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from pycriu.blcr import archive, changes, codes, consent, context, options
 from pycriu.blcr.codes import Failure
 from pycriu.blcr.options import CHECKPOINT, INFO, RESTART, RUN, Command, usage
+from pycriu.blcr.workplace import Workplace
 from pycriu.edits import rules
 from pycriu.errors import (
     HookFailed,
@@ -232,6 +234,64 @@ def test_what_becomes_of_an_old_context(
         assert stat.S_IMODE(Path("c").stat().st_mode) == 0o400
 
 
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "c"
+    link.symlink_to("far/context")
+    put(context.choose(("file",), str(link), 7, {}))
+    put(context.choose(("file",), str(link), 7, {"replace": "backup"}), b"newer")
+    assert link.is_symlink()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "far").iterdir()} == {
+        "context": b"newer", "context.~1~": b"new",
+    }  # fmt: skip
+    with pytest.raises(Failure) as caught:
+        put(context.choose(("file",), str(link), 7, {"replace": "noclobber"}))
+    assert caught.value.code == errno.EEXIST
+
+
+@pytest.mark.parametrize("replace", ["atomic", "backup", "clobber"])
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, kind: str, replace: str) -> None:
+    path = tmp_path / "c"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    before = path.stat()
+    with pytest.raises(Failure) as caught:
+        put(context.choose(("file",), str(path), 7, {"replace": replace}))
+    assert caught.value.code == (errno.ENXIO if (kind, replace) == ("pipe", "clobber") else errno.EINVAL)
+    assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert [one.name for one in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_context_that_comes_meanwhile_is_not_replaced_under_noclobber(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    with pytest.raises(Failure) as caught, context.choose(("file",), str(path), 7, {"replace": "noclobber"}) as where:
+        path.write_bytes(b"other")
+        where.store(lambda out: out.write(b"new") and None)
+    assert caught.value.code == errno.EEXIST
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("c", b"other")]
+
+
+def test_places_of_the_dead_are_removed_those_of_the_living_not(tmp_path: Path) -> None:
+    first = Workplace(str(tmp_path), "x-")
+    killed = os.fork()
+    if not killed:
+        Path(Workplace(str(tmp_path), "x-").images, "core-7.img").touch()
+        os._exit(0)
+    os.waitpid(killed, 0)
+    (tmp_path / "x-file").touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    second = Workplace(str(tmp_path), "x-")
+    assert {one.name for one in tmp_path.iterdir()} == {
+        os.path.basename(first.path), os.path.basename(second.path), "x-file",
+    }  # fmt: skip
+    for one in (first, second, first):
+        one.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["x-file"]
+
+
 @pytest.mark.parametrize("words", [[], ["--backup"]], ids=str)
 def test_a_context_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
@@ -249,6 +309,24 @@ def test_a_context_that_cannot_be_written_leaves_the_old_one(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"c": b"old"}
 
 
+@pytest.mark.parametrize("replace", ["clobber", "noclobber"])
+def test_half_a_context_does_not_stay(tmp_path: Path, replace: str) -> None:
+    path = tmp_path / "c"
+    if replace == "clobber":
+        path.write_bytes(b"old")
+
+    def fail(out: IO[bytes]) -> None:
+        out.write(b"half")
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        context.choose(("file",), str(path), 7, {"replace": replace}) as where,
+    ):
+        where.store(fail)
+    assert not list(tmp_path.iterdir())
+
+
 def test_destinations_that_are_refused(tmp_path: Path) -> None:
     for kinds in (("file", "fd"), ("file", "file"), ("cwd", "fd")):
         with pytest.raises(Failure, match="conflicting") as caught:
@@ -264,6 +342,10 @@ def test_destinations_that_are_refused(tmp_path: Path) -> None:
     ):
         pass
     assert caught.value.code == errno.EEXIST
+    for name, code in (("", errno.ENOENT), (f"{tmp_path}/no/", errno.EISDIR), (f"{tmp_path}/no/x", errno.ENOENT)):
+        with pytest.raises(Failure) as caught, context.choose(("file",), name, 7, {}):
+            pass
+        assert caught.value.code == code
     null = os.open("/dev/null", os.O_WRONLY)
     with pytest.raises(Failure) as caught, context.choose(("fd",), null, 7, {}):
         pass
