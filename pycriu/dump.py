@@ -154,7 +154,7 @@ def prepared(options: DumpOptions, gadgets: Gadgets, kinds: Kinds, log: Log) -> 
 
 def mark(root: pstree.Process) -> bool:
     """Find programs with hooks where the survey has come to no end; whether there are any."""
-    from pycriu.hooks.audience import marked
+    from pycriu.hooks.program import marked
 
     for process in root.walk():
         process.hooks_at = marked(process.pid)

@@ -177,10 +177,10 @@ def returned(pids: dict[int, int], kinds: Kinds, options: RestoreOptions, log: L
     memfds = kinds.find("memfd")
     if options.hooks == "skip" or memfds is None or not memfds.has("pycriu-hooks"):  # hooks.channel.NAME
         return None
-    from pycriu.hooks import audience
+    from pycriu.hooks import audience, program
 
-    programs = [(pid, audience.marked(pid)) for pid in pids]
-    found = [audience.found(pid, procfs.stat(pid).comm, address, pids[pid]) for pid, address in programs if address]
+    programs = [(pid, program.marked(pid)) for pid in pids]
+    found = [program.found(pid, procfs.stat(pid).comm, address, pids[pid]) for pid, address in programs if address]
     told = audience.Audience([one for one in found if one], options.hook_timeout, log, stopped=options.leave_stopped)
     told.returned(options.message)
     return told

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHECKPOINT, _STDIO, _LOCK = "checkpoint", "job-stdio", "job.lock"
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
-_NOT_NOW = 75  # hooks.audience.STATUS_NOT_NOW
+_NOT_NOW = 75  # hooks.program.STATUS_NOT_NOW
 _AGAIN = 0.5  # seconds until whoever said so is asked again
 
 

@@ -17,14 +17,17 @@ import sys
 import time
 
 from pycriu.hooks import channel
-from pycriu.hooks.listener import _is_alive, _is_main, _running_loop, here
-from pycriu.hooks.registry import Refusal
+from pycriu.hooks.listener import here, running_loop
+from pycriu.hooks.registry import Refusal, in_hook
+from pycriu.hooks.standing import is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pycriu.hooks.moment import Moment
     from pycriu.hooks.page import Page
+    from pycriu.hooks.registry import Errors
 
     StrPath = str | os.PathLike[str]
 
@@ -50,7 +53,7 @@ class Outcome:
     def __init__(self, what: str, why: str = "") -> None:
         self.what, self.why = what, why
         self.refusal: Refusal | None = None
-        self.errors: list[tuple[str, Exception]] = []  # of hooks that were called afterwards
+        self.errors: Errors = []  # of hooks that were called afterwards
         self.away = 0.0
         self.changed: frozenset[str] = frozenset()
 
@@ -88,7 +91,7 @@ def checkpoint(images_dir: StrPath, *, leave_running: bool = True, options: Sequ
     here.listen()
     page = here.page
     assert page is not None
-    here.asking_in_loop = _is_main() and _running_loop() is not None
+    here.asking_in_loop = here.is_main() and running_loop() is not None
     try:
         asking = _Asking(page, os.fspath(images_dir), _words(leave_running, options))
         while not asking.over():
@@ -118,6 +121,7 @@ class _Asking:
     """One request for a dump of ourselves."""
 
     def __init__(self, page: Page, images: str, words: list[str]) -> None:
+        _refuse_entangled(words)
         _refuse_reapers()
         os.makedirs(images, exist_ok=True)
         self._log = os.path.join(images, LOG)
@@ -130,19 +134,25 @@ class _Asking:
 
     def over(self) -> bool:
         """Whether it is known how it ended."""
-        if here.served > self._served and here.moment is not None:
-            if here.moment.outcome == "restored":
-                return True
-            if self._page.get(channel.FINAL):
-                return True
+        moment = self._told()
+        if moment is not None and (moment.outcome == "restored" or self._page.get(channel.FINAL)):
+            return True
         return not _is_running(self._dumper) and not self._is_served()
 
+    def _told(self) -> Moment | None:
+        """What we have been told since: by our dumper, or by whoever has restored us from the dump of somebody else."""
+        moment = here.moment if here.served > self._served else None
+        ours = here.asker == self._dumper or (moment is not None and moment.outcome == "restored")
+        return moment if ours else None
+
     def _is_served(self) -> bool:
-        return self._page.get(channel.STATE) != channel.IDLE
+        """Whether our dumper's words are being acted upon: they are to come to their end, also when it has ended."""
+        busy = self._page.get(channel.STATE) in (channel.BUSY, channel.STANDING)
+        return busy and self._page.get(channel.ASKER) == self._dumper
 
     def outcome(self) -> Outcome:
         """How it ended."""
-        moment = here.moment if here.served > self._served else None
+        moment = self._told()
         final = self._page.get(channel.FINAL)
         if moment is not None and moment.outcome == "restored":
             outcome = Outcome("restored")
@@ -155,6 +165,16 @@ class _Asking:
         if moment is not None:
             outcome.errors, outcome.away, outcome.changed = moment.errors, moment.away, moment.changed
         return outcome
+
+
+def _refuse_entangled(words: Sequence[str]) -> None:
+    """RuntimeError where we would wait for what waits for us; ValueError where we would never hear of it."""
+    if in_hook.get():
+        raise RuntimeError("a hook is called because of a checkpoint, and cannot ask for another")
+    if here.in_section:
+        raise RuntimeError("a checkpoint waits for the end of all critical sections, and this is in one")
+    if "skip" in words or "--hooks=skip" in words:
+        raise ValueError("--hooks=skip: it is by its hooks that a program hears of its checkpoint")
 
 
 def _refuse_reapers() -> None:
@@ -185,7 +205,7 @@ def _is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError:
-        return _is_alive(pid)
+        return is_alive(pid)
     return True
 
 

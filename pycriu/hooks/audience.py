@@ -3,19 +3,17 @@
 it ended.
 
 Asked are those that have a `channel.MARK` among their mappings, with their own PID in it. All are asked at the same
-time. If one refuses, or does not answer in time, the others are told that it is off. What is read from a program is
-not believed: sizes are cut, text is cleaned, and the signal goes to nobody but its owner.
+time. If one refuses, or does not answer in time, the others are told that it is off.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 
-from pycriu.errors import HookFailed, PycriuError, TraceeGone
+from pycriu.errors import HookFailed, PycriuError
 from pycriu.hooks import channel
-from pycriu.kernel import procfs
+from pycriu.hooks.program import STATUS_NOT_NOW, STATUS_REFUSED, Program, found
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,108 +23,9 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions
 
-STATUS_NOT_NOW, STATUS_REFUSED = 75, 77  # EX_TEMPFAIL and EX_NOPERM of sysexits.h: come again; do not
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
-_SIGKILL, _SIGSTOP, _SIGURG, _NSIG = 9, 19, 23, 64
+_SIGURG = 23
 _GRACE = 1.0  # seconds: what was asked for just before has an end
-
-
-class Program:
-    """One process that wants to be told."""
-
-    def __init__(self, pid: int, comm: str, mem: int, address: int, head: bytes) -> None:
-        self.pid, self.name = pid, f"process {pid} ({comm})"
-        self._mem, self._at = mem, address
-        self.signal = channel.number(head, channel.SIGNAL)
-        self.request = channel.number(head, channel.REQUEST)
-        self.told = False  # was told how it ended, and calls hooks for that
-
-    def close(self) -> None:
-        """Close what was opened for it."""
-        os.close(self._mem)
-
-    def head(self) -> bytes | None:
-        """What it shows; None when it has ended."""
-        try:
-            data = os.pread(self._mem, channel.HEAD, self._at)
-        except OSError:
-            return None
-        return data if len(data) == channel.HEAD and data.startswith(channel.MAGIC) else None
-
-    def put(self, at: int, data: bytes) -> None:
-        """Write into its memory; it may have ended."""
-        try:
-            os.pwrite(self._mem, data, self._at + at)
-        except OSError:
-            return
-
-    def ask(self, what: int, limit: float, message: bytes = b"") -> None:
-        """Tell it something; it may look only when the signal comes."""
-        message = message[: channel.MESSAGE_ROOM]
-        self.put(channel.MESSAGE, message)
-        for at, value in (
-            (channel.MESSAGE_SIZE, len(message)),
-            (channel.WHAT, what),
-            (channel.ASKER, os.getpid()),
-            (channel.LIMIT, round(limit * 1000)),
-            (channel.FINAL, 0),
-        ):
-            self.put(at, channel.packed(value))
-        self.request = (self.request + 1) & 0xFFFFFFFF
-        self.put(channel.REQUEST, channel.packed(self.request))
-
-    def wake(self) -> None:
-        """Send it its signal; a process that has called execve(2) meanwhile does not mind."""
-        try:
-            os.kill(self.pid, self.signal)
-        except ProcessLookupError:
-            return
-
-    def reply(self) -> str:
-        """The text that came with the answer, fit to be shown."""
-        try:
-            head = os.pread(self._mem, channel.HEAD, self._at)
-            size = min(channel.number(head, channel.REPLY_SIZE), channel.REPLY_ROOM)
-            return _clean(os.pread(self._mem, size, self._at + channel.REPLY))
-        except OSError:
-            return ""
-
-
-def found(pid: int, comm: str, address: int, known_as: int = 0) -> Program | None:
-    """The program that has such a mapping; None where it is another's (vfork), or none at all.
-
-    `known_as` is the PID that it had, where it does not know of a new one yet.
-    """
-    try:
-        mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None  # the survey says what is wrong
-    program = None
-    try:
-        head = os.pread(mem, channel.HEAD, address)
-        if (
-            len(head) == channel.HEAD
-            and head.startswith(channel.MAGIC)
-            and channel.number(head, channel.PID) == (known_as or pid)
-        ):
-            program = Program(pid, comm, mem, address, head)
-    except OSError:
-        return None
-    finally:
-        if program is None:
-            os.close(mem)
-    return program
-
-
-def marked(pid: int) -> int:
-    """The address at which a process has the mapping, 0 where it has none."""
-    try:
-        for line in procfs.read(pid, "maps").split(b"\n"):
-            if line.endswith(channel.MARK.encode()):
-                return int(line.partition(b"-")[0], 16)
-    except (TraceeGone, PermissionError):  # nobody whom we could ask
-        return 0
-    return 0
 
 
 def gathered(processes: list[pstree.Process], options: DumpOptions, log: Log) -> Audience:
@@ -195,6 +94,8 @@ class Audience:
     def prepare(self) -> None:
         """Have all call their hooks. HookFailed where one refuses, or is not done in time: then it is off for all."""
         asked = []
+        for program in self._programs:
+            program.take()
         self._settle()
         for program in self._programs:
             self._refuse_deaf(program)
@@ -214,7 +115,7 @@ class Audience:
         if refused:
             raise _refusal(refused)
         if late and not self._patient:
-            raise _late(late, self._limit)
+            raise _refused_late(late, self._limit)
         for program in late:
             self._told.remove(program)
             program.ask(channel.FAILED, self._limit, b"the dump does not wait any longer")
@@ -226,15 +127,23 @@ class Audience:
 
     def finish(self) -> None:
         """Wait for those that were told of the end, and log what went wrong with them."""
-        for program, head in self._answers([one for one in self._programs if one.told], self._limit):
+        late = [one for one in self._programs if one.told]
+        for program, head in self._answers(list(late), self._limit):
+            late.remove(program)
             if head is not None and channel.number(head, channel.RESULT):
                 self._log.error("%s: a hook has failed: %s", program.name, program.reply())
+        for program in late:
+            said = program.why_late()
+            self._log.warn("%s has not come to the end of its hooks within %g s: %s", program.name, self._limit, said)
 
     def returned(self, message: bytes = b"") -> None:
         """They have been restored, and stand still: when they are let go, they find this."""
         for program in self._programs:
-            program.told = True
             program.ask(channel.RESTORED, self._limit, message)
+            deaf = None if program.stands else program.deaf()
+            program.told = deaf is None
+            if deaf is not None:
+                self._log.warn("%s", deaf)
 
     def done(self) -> None:
         """Wait for the hooks of those that have been restored."""
@@ -243,7 +152,8 @@ class Audience:
     def wake(self) -> None:
         """Those that did not stand in a hook look only for a signal."""
         for program in self._programs:
-            program.wake()
+            if program.told and not program.stands and program.deaf() is None:
+                program.wake()
 
     # ----------------------------------------------------------------------------------------------------------- inner
 
@@ -260,21 +170,15 @@ class Audience:
                 time.sleep(_LONGEST_PAUSE)
 
     def _refuse_deaf(self, program: Program) -> None:
-        """HookFailed for one that has lost the handler by which it would hear us."""
-        status = procfs.parse_status(procfs.text(program.pid, "status"))
+        """HookFailed for one that would not hear us, or to which we must not speak."""
         if not self._trusted and program.signal != _SIGURG:  # it may have become another program when it is sent
             raise HookFailed(
                 f"{program.name} wants to be told of the checkpoint by signal {program.signal}; through a service "
                 f"only {_SIGURG} (SIGURG) can be sent",
                 STATUS_REFUSED,
             )
-        bit = 1 << program.signal - 1 if 0 < program.signal <= _NSIG else 0
-        if program.signal in (_SIGKILL, _SIGSTOP) or not int(status.get("SigCgt", "0"), 16) & bit:
-            raise HookFailed(
-                f"{program.name} has registered hooks, but no longer handles signal {program.signal}, by which it "
-                "would hear of the checkpoint",
-                STATUS_REFUSED,
-            )
+        if said := program.deaf():
+            raise HookFailed(said, STATUS_REFUSED)
 
     def _answers(self, programs: list[Program], limit: float) -> Iterable[tuple[Program, bytes | None]]:
         """Each as it answers, with what it shows then (None: it has ended); those that do not are left out."""
@@ -313,33 +217,8 @@ def _refusal(refused: list[tuple[Program, int]]) -> HookFailed:
     return HookFailed(said, STATUS_NOT_NOW if later else STATUS_REFUSED)
 
 
-def _late(late: list[Program], limit: float) -> HookFailed:
-    said = []
-    for program in late:
-        head = program.head() or bytes(channel.HEAD)
-        doing = _clean(head[channel.DOING : channel.DOING + channel.DOING_ROOM].partition(b"\0")[0])
-        state = channel.number(head, channel.STATE)
-        why = "it is in a call that it does not return from"
-        if state == channel.IN_SECTION:
-            why = "it is in a critical section"
-        elif _is_stopped(program.pid):
-            why = "it is stopped"
-        elif doing:
-            why = f"its hook {doing} is not done"
-        said.append(f"{program.name} has not answered within {limit:g} s: {why}")
-    error = HookFailed("; ".join(said), STATUS_NOT_NOW)
+def _refused_late(late: list[Program], limit: float) -> HookFailed:
+    said = "; ".join(f"{one.name} has not answered within {limit:g} s: {one.why_late()}" for one in late)
+    error = HookFailed(said, STATUS_NOT_NOW)
     error.hint = "--hook-timeout gives it more time, --hooks=try does not wait for it, --hooks=skip asks nobody"
     return error
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return procfs.stat(pid).state == "T"
-    except TraceeGone:
-        return False
-
-
-def _clean(data: bytes) -> str:
-    """Text of somebody else's, without anything that a terminal would obey."""
-    text = data.decode(errors="replace")
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from pycriu.hooks import fresh
-from pycriu.hooks.listener import Moment, here
+from pycriu.hooks.listener import here
+from pycriu.hooks.moment import Moment
 from pycriu.hooks.registry import AFTER_CHECKPOINT, AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal
 
 TYPE_CHECKING = False

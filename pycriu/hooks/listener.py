@@ -6,6 +6,9 @@ of whatever the main thread does, or, where an event loop runs in it, as a task 
 own, which fork(2) would have to be warned of. The signal is SIGURG, which does nothing to whoever does not know it: a
 process that calls execve(2) between being looked at and being told stays as it is. PYCRIU_HOOKS_SIGNAL names another
 by number. Python's own calls go on after a signal (PEP 475); C libraries may see EINTR.
+
+What handlers of the program raise meanwhile, KeyboardInterrupt first of all, is raised when the conversation is over:
+what hooks have put away is never left so.
 """
 
 from __future__ import annotations
@@ -14,11 +17,24 @@ import os
 import signal
 import sys
 import threading
-import time
+import weakref
 
 from pycriu.hooks import channel, fresh
+from pycriu.hooks.moment import Moment
 from pycriu.hooks.page import Page
-from pycriu.hooks.registry import AFTER_CHECKPOINT, AFTER_RESTORE, BEFORE, Refusal, Registry, call_all, described
+from pycriu.hooks.registry import (
+    AFTER_CHECKPOINT,
+    AFTER_RESTORE,
+    BEFORE,
+    Refusal,
+    Registry,
+    call_all,
+    described,
+    interruption,
+    is_interruption,
+)
+from pycriu.hooks.sections import Sections
+from pycriu.hooks.standing import is_alive, stand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,34 +44,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks for news
-_BETWEEN_LOOKS = 0.1  # and between two looks whether we have been restored, which opens a file
-
-
-class Moment:
-    """The checkpoint that hooks are called for.
-
-    `outcome` is None before it is known, then continued, restored or failed; `why` says why it failed. `changed` names
-    what is another after a restore: pid, hostname, environment, boot. `away` is how many seconds have passed meanwhile
-    on the clock of the wall. `message` is what whoever restored it has to say (see `pycriu.warm_start`).
-    """
-
-    def __init__(self) -> None:
-        self.outcome: str | None = None
-        self.why = ""
-        self.changed: frozenset[str] = frozenset()
-        self.message = b""
-        self.errors: list[tuple[str, Exception]] = []
-        self._facts = fresh.Facts()
-        self._begin = time.time()
-        self.away = 0.0
-
-    def ended(self, what: int, why: str, message: bytes) -> None:
-        """It is known how it ended."""
-        self.outcome, self.why, self.message = channel.OUTCOMES[what], why, message
-        if what == channel.RESTORED:
-            self.away = max(0.0, time.time() - self._begin)
-            self.changed = fresh.Facts().changed(self._facts)
+_PAUSE = 0.001  # seconds between two looks whether tasks have left their sections
 
 
 class Listener:
@@ -66,13 +55,14 @@ class Listener:
         self.moment: Moment | None = None
         self.arrivals: list[Callable[[Moment], None]] = []  # called first of all in a restored process
         self.served = 0  # conversations that are over
+        self.asker = 0  # the PID of whoever began the last of them
         self.asking_in_loop = False  # the main thread waits for the end of a conversation, in a callback of its loop
         self.page: Page | None = None
-        self._old_pages: list[Page] = []  # of parents: their addresses mean nothing here, and must not be unmapped
+        self.task: Any = None  # of the loop, so that it is not forgotten
         self._serving = False
-        self._pending = False  # a request waits for the end of critical sections
-        self._sections: dict[int, int] = {}  # thread → how many it is in
-        self._gate = threading.Condition()  # with a lock that a thread, and a handler in it, can take again
+        self._turn: weakref.ref[_Turn] | None = None  # what the loop has not begun yet
+        self._sections = Sections()
+        self._main = 0  # the kernel's id of the main thread: that of `threading` may be a greenlet's
         self._signal = int(os.environ.get("PYCRIU_HOOKS_SIGNAL") or signal.SIGURG)
         self._before: Any = None  # the handler that was there
 
@@ -82,22 +72,33 @@ class Listener:
         """Be found by the engine from now on. RuntimeError outside of the main thread, where handlers cannot be set."""
         if self.page is not None:
             return
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("hooks are first registered in the main thread: only there can handlers be set")
-        self._before = signal.signal(self._signal, self._on_signal)
-        self.page = Page(os.getpid(), self._signal)
+        try:
+            before = signal.signal(self._signal, self._on_signal)
+        except ValueError:
+            raise RuntimeError(
+                "hooks are first registered in the main thread of the main interpreter: only there can handlers be set"
+            ) from None
+        try:
+            self.page = Page(os.getpid(), self._signal)
+        except OSError:
+            signal.signal(self._signal, before)
+            raise
+        self._before = before
+        self._main = threading.get_native_id()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
         """A child has its parent's hooks, and a memory of its own to be told through."""
         if self.page is None or self.page.pid == os.getpid():
             return
-        self._old_pages.append(self.page)
-        me = threading.get_ident()
-        self._gate = threading.Condition()
-        self._sections = {thread: count for thread, count in self._sections.items() if thread == me}
-        self._serving = self._pending = False
-        self.page = Page(os.getpid(), self._signal)
+        self._main = threading.get_native_id()
+        self._sections.forked()
+        self._serving, self._turn = False, None
+        self.page.renew(os.getpid())
+
+    def is_main(self) -> bool:
+        """Whether this is the thread in which handlers run."""
+        return threading.get_native_id() == self._main
 
     # --------------------------------------------------------------------------------------------------- being asked
 
@@ -106,85 +107,99 @@ class Listener:
             if callable(self._before):  # it was somebody else's
                 self._before(number, frame)
             return
+        turn = self._turn() if self._turn is not None else None
+        if turn is not None and turn.loop is not running_loop() and turn.comes():  # it may never run again
+            self.over()
         if not self._serving:
             self._serve()
 
     def _serve(self) -> None:
         """Answer the request that is there, at once or as soon as can be."""
         assert self.page is not None
-        with self._gate:
-            if self._sections:
-                self._pending = True
-                self.page.put(channel.STATE, channel.IN_SECTION)
-                return
-            self._pending = False
-            self._serving = True
-        loop = None if self.asking_in_loop else _running_loop()
+        if not self._sections.take():
+            self.page.put(channel.STATE, channel.IN_SECTION)
+            return
+        self._serving = True
+        loop = None if self.asking_in_loop else running_loop()
         if loop is not None:
-            loop.call_soon_threadsafe(self._serve_in_loop, loop)
+            turn = _Turn(self, loop)
+            self._turn = weakref.ref(turn)
+            loop.call_soon_threadsafe(turn.begin, self)
         else:
-            finished(self._converse(in_loop=False))
+            finished(self.converse())
 
-    def _serve_in_loop(self, loop: Any) -> None:
-        self._task = loop.create_task(self._converse(in_loop=True))
+    def over(self) -> None:
+        """A conversation has come to its end, or to nothing."""
+        assert self.page is not None
+        self.page.put(channel.STATE, channel.IDLE)
+        self._serving, self._turn = False, None
+        self._sections.give_back()
 
-    async def _converse(self, *, in_loop: bool) -> None:
-        page = self.page
+    def again(self) -> None:
+        """It has come to nothing, because its loop is no more."""
+        self.over()
+        os.kill(os.getpid(), self._signal)
+
+    async def converse(self, turn: _Turn | None = None) -> None:
+        """Do what is asked; raise in the end what is meant for the program."""
+        page, in_loop = self.page, turn is not None
         assert page is not None
+        if turn is not None and not turn.comes():
+            return
+        raised: BaseException | None = None
         try:
-            what = page.get(channel.WHAT)
-            if what == channel.PREPARE and _is_alive(page.get(channel.ASKER)):
-                await self._prepare(page, in_loop=in_loop)
+            what, self.asker = page.get(channel.WHAT), page.get(channel.ASKER)
+            if what == channel.PREPARE and is_alive(self.asker):
+                raised = await self._prepare(page, in_loop=in_loop)
             elif what == channel.RESTORED:
                 self.moment = Moment()
-                await self._finish(page, channel.RESTORED, "", in_loop=in_loop)
+                raised = await self._finish(page, channel.RESTORED, "", in_loop=in_loop)
             else:  # of a conversation that is over
                 page.reply(page.request, channel.DONE)
         finally:
             self.served += 1
-            page.put(channel.STATE, channel.IDLE)
-            with self._gate:
-                self._serving = False
-                self._gate.notify_all()
+            self.over()
+        if raised is not None:
+            raise raised
 
-    async def _prepare(self, page: Page, *, in_loop: bool) -> None:
+    async def _prepare(self, page: Page, *, in_loop: bool) -> BaseException | None:
         page.put(channel.STATE, channel.BUSY)
-        request, born, asker = page.request, channel.born(), page.get(channel.ASKER)
+        request, born, pid = page.request, channel.born(), page.pid
         self.moment = moment = Moment()
-        try:
-            _, moment.errors = await call_all(self.registry.ordered(BEFORE), page.doing, in_loop=in_loop)
-            await self._leave_sections()
-        except BaseException:  # KeyboardInterrupt, or the end of the loop
-            page.reply(request, channel.NOT_NOW, "it was interrupted")
-            raise
+        _, moment.errors = await call_all(self.registry.ordered(BEFORE), page.doing, in_loop=in_loop)
+        if page.pid != pid:  # `_after_fork` was here
+            return await self._finish(page, channel.FAILED, "a hook has made this process", in_loop=in_loop)
+        await self._leave_sections()
         if moment.errors:
             refusal = Refusal(moment.errors)
-            await self._finish(page, channel.FAILED, str(refusal), in_loop=in_loop, refusal=refusal)
-            return
+            return await self._finish(page, channel.FAILED, str(refusal), in_loop=in_loop, refusal=refusal)
         page.put(channel.STATE, channel.STANDING)
         page.reply(request, channel.DONE)
-        what = _stand(page, born, asker)
+        what, raised = stand(page, born, self.asker)
         page.put(channel.STATE, channel.BUSY)
         why = ""
         if what == channel.FAILED:
             why = page.message().decode(errors="replace") if page.asked else "whoever asked for it is gone"
-        await self._finish(page, what, why, in_loop=in_loop)
+        after = await self._finish(page, what, why, in_loop=in_loop)
+        return raised or after
 
     async def _leave_sections(self) -> None:
         """Tasks of the loop may have entered some while hooks were awaited. (Threads wait for us.)"""
         while self._sections:
             import asyncio
 
-            await asyncio.sleep(0)
+            await asyncio.sleep(_PAUSE)
 
-    async def _finish(self, page: Page, what: int, why: str, *, in_loop: bool, refusal: Refusal | None = None) -> None:
-        """Call those that want to know how it ended, and answer."""
+    async def _finish(
+        self, page: Page, what: int, why: str, *, in_loop: bool, refusal: Refusal | None = None
+    ) -> BaseException | None:
+        """Call those that want to know how it ended, and answer; what is to be raised in the program."""
         moment = self.moment
         assert moment is not None
         message = page.message() if what == channel.RESTORED and page.asked else b""
         if what == channel.RESTORED:
             page.put(channel.PID, os.getpid())
-            page.pid = os.getpid()
+            page.pid, self._main = os.getpid(), threading.get_native_id()
             for arrival in self.arrivals:
                 moment.message = message
                 arrival(moment)
@@ -200,39 +215,59 @@ class Listener:
         elif page.asked:
             page.reply(page.request, channel.REFUSED if errors else channel.DONE, str(Refusal(errors)))
         for name, error in errors:
-            tell(name, error)
+            if not is_interruption(error):
+                tell(name, error)
+        return interruption(moment.errors)
 
     # --------------------------------------------------------------------------------------------- critical sections
+
+    @property
+    def in_section(self) -> bool:
+        """Whether this thread is in a critical section."""
+        return threading.get_ident() in self._sections
 
     def enter(self) -> None:
         """This thread must not be dumped from here on; waits while a checkpoint is under way, or is about to be.
 
         The main thread need not: it is the one that calls the hooks, and stands still.
         """
-        me = threading.get_ident()
-        with self._gate:
-            while (self._serving or self._pending) and me not in self._sections and not _is_main():
-                self._gate.wait()
-            self._sections[me] = self._sections.get(me, 0) + 1
+        self._sections.enter(may_wait=not self.is_main())
 
     def leave(self) -> None:
         """The other way round; a checkpoint that has waited begins."""
-        me = threading.get_ident()
-        with self._gate:
-            self._sections[me] -= 1
-            if not self._sections[me]:
-                del self._sections[me]
-            waited = self._pending and not self._sections
-        if waited and _is_main():
+        if not self._sections.leave():
+            return
+        if self.is_main():
             self._serve()
-        elif waited:
-            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)
+        else:
+            os.kill(os.getpid(), self._signal)  # the kernel prefers the main thread
+
+
+class _Turn:
+    """A conversation that waits for an event loop to begin it. One that is forgotten, as the loop ends, begins anew."""
+
+    def __init__(self, listener: Listener, loop: Any) -> None:
+        self.loop = loop
+        self._listener, self._waits = listener, True
+
+    def begin(self, listener: Listener) -> None:
+        """The loop has got round to it."""
+        listener.task = self.loop.create_task(listener.converse(self))
+
+    def comes(self) -> bool:
+        """Whether it is to be had; not a second time."""
+        waited, self._waits = self._waits, False
+        return waited
+
+    def __del__(self) -> None:
+        if self.comes():
+            self._listener.again()
 
 
 here = Listener()
 
 
-def tell(name: str, error: Exception) -> None:
+def tell(name: str, error: BaseException) -> None:
     """An error that no caller can be given: into the log of the program, which is standard error by default."""
     import logging
 
@@ -249,38 +284,7 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("this coroutine has waited for something, with no loop to wait in")
 
 
-def _running_loop() -> Any:
+def running_loop() -> Any:
+    """The event loop of asyncio that runs in this thread, None where there is none."""
     asyncio = sys.modules.get("asyncio.events") or sys.modules.get("asyncio")
     return asyncio._get_running_loop() if asyncio is not None else None
-
-
-def _is_main() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _stand(page: Page, born: int, asker: int) -> int:
-    """Wait for the end of the checkpoint; how it ended, as WHAT has it."""
-    pause, looked = _FIRST_PAUSE, time.monotonic()
-    while True:
-        if page.asked:
-            what = page.get(channel.WHAT)
-            return what if what in channel.OUTCOMES else channel.FAILED
-        if time.monotonic() - looked > _BETWEEN_LOOKS:
-            if born and channel.born() != born:
-                return channel.RESTORED
-            if not _is_alive(asker):
-                return channel.FAILED
-            looked = time.monotonic()
-        time.sleep(pause)
-        pause = min(pause * 1.2, _LONGEST_PAUSE)
-
-
-def _is_alive(pid: int) -> bool:
-    """Nothing is opened for that: it might be open when we are dumped."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,11 +18,22 @@ class Page:
     """The mapping of one process. It is never unmapped: the engine may look at it at any time."""
 
     def __init__(self, pid: int, signal: int) -> None:
-        self.pid = pid
-        self._map = _mapped()
-        for at, value in ((channel.PID, pid), (channel.SIGNAL, signal)):
+        self.pid, self._signal = pid, signal
+        self._kept: list[object] = []  # of parents: their addresses mean nothing here, and must not be unmapped
+        self._map: mmap.mmap | bytearray = _mapped()
+        self._begin()
+
+    def _begin(self) -> None:
+        for at, value in ((channel.PID, self.pid), (channel.SIGNAL, self._signal)):
             self.put(at, value)
         self._map[: len(channel.MAGIC)] = channel.MAGIC  # last: from here on it is one
+
+    def renew(self, pid: int) -> None:
+        """Another mapping, in a child that has not got its parent's. OSError: it can be used, and nobody finds it."""
+        self._kept.append(self._map)
+        self.pid, self._map = pid, bytearray(channel.SIZE)
+        self._map = _mapped()
+        self._begin()
 
     def get(self, at: int) -> int:
         """A number."""
@@ -45,7 +56,7 @@ class Page:
     def message(self) -> bytes:
         """What came with the request."""
         size = min(self.get(channel.MESSAGE_SIZE), channel.MESSAGE_ROOM)
-        return self._map[channel.MESSAGE : channel.MESSAGE + size]
+        return bytes(self._map[channel.MESSAGE : channel.MESSAGE + size])
 
     def doing(self, name: str) -> None:
         """Let the engine see which hook runs."""

@@ -8,6 +8,7 @@ apart first. A higher priority is called earlier before, and later afterwards.
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     Function = Callable[[], Any]
+    Errors = list[tuple[str, BaseException]]
 
 BEFORE, AFTER_CHECKPOINT, AFTER_RESTORE = "before_checkpoint", "after_checkpoint", "after_restore"
+
+in_hook: ContextVar[bool] = ContextVar("pycriu_in_hook", default=False)
 
 
 class NotNow(Exception):
@@ -26,14 +30,14 @@ class NotNow(Exception):
 class Refusal(Exception):
     """Why a checkpoint does not take place: `errors` has what each hook raised, in the order of the hooks."""
 
-    def __init__(self, errors: list[tuple[str, Exception]]) -> None:
+    def __init__(self, errors: Errors) -> None:
         super().__init__("; ".join(described(name, error) for name, error in errors))
         self.errors = errors
 
     @property
     def later(self) -> bool:
-        """Whether all of them ask to come again."""
-        return all(isinstance(error, NotNow) for _, error in self.errors)
+        """Whether all of them ask to come again, or were interrupted."""
+        return all(isinstance(error, NotNow) or is_interruption(error) for _, error in self.errors)
 
 
 class TookTooLong(Exception):
@@ -76,29 +80,38 @@ class Registry:
         return hooks[::-1] if kind == BEFORE else hooks
 
 
-async def call_all(
-    hooks: list[Hook], told: Callable[[str], None], *, in_loop: bool
-) -> tuple[list[str], list[tuple[str, Exception]]]:
+async def call_all(hooks: list[Hook], told: Callable[[str], None], *, in_loop: bool) -> tuple[list[str], Errors]:
     """Call them one after the other, each whatever became of those before; who was called, and the errors.
 
     `told` hears the name of each. Coroutines are awaited in the loop that runs; where none does, each gets its own.
+    Whatever ends programs (KeyboardInterrupt, SystemExit) is among the errors, too: the caller raises it in the end.
     """
-    called, errors = [], []
+    called: list[str] = []
+    errors: Errors = []
     for hook in hooks:
         told(hook.name)
         called.append(hook.name)
-        begin = time.monotonic()
         try:
-            result = hook.function()
-            if hasattr(result, "__await__"):
-                await _finish(result, hook.limit, in_loop=in_loop)
-            took = time.monotonic() - begin
-            if hook.limit is not None and took > hook.limit:
-                raise TookTooLong(f"took {took:.1f} s, {hook.limit:g} s are allowed")
-        except Exception as error:
+            await _call(hook, in_loop=in_loop)
+        except GeneratorExit:  # the loop is no more: nothing can be awaited
+            raise
+        except BaseException as error:
             errors.append((hook.name, error))
     told("")
     return called, errors
+
+
+async def _call(hook: Hook, *, in_loop: bool) -> None:
+    begin, token = time.monotonic(), in_hook.set(True)
+    try:
+        result = hook.function()
+        if hasattr(result, "__await__"):
+            await _finish(result, hook.limit, in_loop=in_loop)
+    finally:
+        in_hook.reset(token)
+    took = time.monotonic() - begin
+    if hook.limit is not None and took > hook.limit:
+        raise TookTooLong(f"took {took:.1f} s, {hook.limit:g} s are allowed")
 
 
 async def _finish(result: Any, limit: float | None, *, in_loop: bool) -> None:
@@ -118,7 +131,17 @@ async def _finish(result: Any, limit: float | None, *, in_loop: bool) -> None:
         asyncio.run(within())
 
 
-def described(name: str, error: Exception) -> str:
+def is_interruption(error: BaseException) -> bool:
+    """Whether it is meant for the program, not for us: KeyboardInterrupt, SystemExit, CancelledError."""
+    return not isinstance(error, Exception)
+
+
+def interruption(errors: Errors) -> BaseException | None:
+    """The first of those."""
+    return next((error for _, error in errors if is_interruption(error)), None)
+
+
+def described(name: str, error: BaseException) -> str:
     """An error in a few words: `close_pool: ValueError: 3 transactions are open`."""
     kind = "" if isinstance(error, NotNow | TookTooLong) else f"{type(error).__name__}: "
-    return f"{name}: {kind}{error}"
+    return f"{name}: {kind}{error}".removesuffix(": ")

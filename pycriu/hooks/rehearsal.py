@@ -8,8 +8,13 @@ assert report.called == ["close_pool", "open_pool"] and not report.errors
 from __future__ import annotations
 
 from pycriu.hooks import channel, fresh
-from pycriu.hooks.listener import Moment, finished, here
-from pycriu.hooks.registry import AFTER_CHECKPOINT, AFTER_RESTORE, BEFORE, Refusal, call_all
+from pycriu.hooks.listener import finished, here
+from pycriu.hooks.moment import Moment
+from pycriu.hooks.registry import AFTER_CHECKPOINT, AFTER_RESTORE, BEFORE, Refusal, call_all, interruption
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pycriu.hooks.registry import Errors
 
 _WHAT = {name: what for what, name in channel.OUTCOMES.items()}
 
@@ -25,7 +30,7 @@ class Report:
     def __init__(self) -> None:
         self.outcome = "failed"
         self.called: list[str] = []
-        self.errors: list[tuple[str, Exception]] = []
+        self.errors: Errors = []
         self.refusal: Refusal | None = None
         self.reseeded: list[str] = []
 
@@ -33,7 +38,8 @@ class Report:
 def simulate(outcome: str = "continued", *, why: str = "simulated", changed: tuple[str, ...] = ()) -> Report:
     """Call the hooks of this program as a checkpoint would that is `continued`, `restored` or `failed`.
 
-    `changed` is what `pycriu.moment().changed` is to name after a restore. Errors are not raised, but in the report.
+    `changed` is what `pycriu.moment().changed` is to name after a restore. Errors are not raised, but in the report;
+    KeyboardInterrupt, SystemExit and their like are, in the end.
     """
     return finished(_simulate(outcome, why, changed, in_loop=False))
 
@@ -68,4 +74,6 @@ async def _simulate(outcome: str, why: str, changed: tuple[str, ...], *, in_loop
     report.outcome = channel.OUTCOMES[what]
     report.called += called
     report.errors = moment.errors = errors + late
+    if raised := interruption(report.errors):
+        raise raised
     return report

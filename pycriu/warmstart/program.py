@@ -22,7 +22,8 @@ import signal
 import sys
 
 from pycriu.hooks import asking
-from pycriu.hooks.listener import Moment, here
+from pycriu.hooks.listener import here
+from pycriu.hooks.moment import Moment
 from pycriu.warmstart import identity, letter, shelf
 
 TYPE_CHECKING = False

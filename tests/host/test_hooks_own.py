@@ -11,7 +11,7 @@ import pytest
 
 from tests import debian
 from tests.host.conftest import Host, Subject, alive, reap, wait_until
-from tests.host.test_hooks import since_ready, start
+from tests.host.hooked import since_ready, start
 
 # Where benchmarks/warm_start.py has put numpy and pandas.
 PACKAGES = debian.cache() / f"warm-start-{sys.version_info.major}.{sys.version_info.minor}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pycriu import survey
-from pycriu.hooks import audience, channel, fresh
+from pycriu.hooks import channel, fresh, program
 from pycriu.hooks.page import Page
 from pycriu.hooks.registry import AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal, Registry, described
 
@@ -136,7 +136,7 @@ thread = threading.Thread(target=pycriu.before_checkpoint, args=(print,)); threa
 print(pycriu.simulate().called)
 """
     assert told(code) == [
-        "hooks are first registered in the main thread: only there can handlers be set",
+        "hooks are first registered in the main thread of the main interpreter: only there can handlers be set",
         "",
         "['print']",
     ]
@@ -189,6 +189,7 @@ def test_what_the_application_side_imports() -> None:
         "inspect",
         "dataclasses",
         "pycriu.hooks.audience",
+        "pycriu.hooks.program",
     }
 
 
@@ -210,18 +211,18 @@ def test_the_page() -> None:
 def test_nobody_is_found_where_nothing_is() -> None:
     """What a process shows is not believed."""
     page = Page(os.getpid() + 1, signal.SIGURG)  # of somebody else: a child by vfork has its parent's
-    address = audience.marked(os.getpid())
+    address = program.marked(os.getpid())
     assert address
-    assert audience.found(os.getpid(), "me", address) is None
-    assert audience.found(os.getpid(), "me", 4096) is None
+    assert program.found(os.getpid(), "me", address) is None
+    assert program.found(os.getpid(), "me", 4096) is None
     page.put(channel.PID, os.getpid())
-    program = audience.found(os.getpid(), "me", address)
-    assert program is not None
-    program.close()
+    found = program.found(os.getpid(), "me", address)
+    assert found is not None
+    found.close()
 
 
 def test_text_of_others_cannot_speak_to_a_terminal() -> None:
-    assert audience._clean(b"red \x1b[31m\n\xff") == "red  [31m \ufffd"
+    assert program.clean(b"red \x1b[31m\n\xff") == "red  [31m \ufffd"
 
 
 # ------------------------------------------------------------------------------------------------------- randomness
@@ -260,10 +261,10 @@ import threading, pycriu
 from pycriu.hooks.listener import here
 with pycriu.critical_section():
     with pycriu.critical_section():
-        print(sum(here._sections.values()))
+        print(here.in_section, len(here._sections))
     thread = threading.Thread(target=lambda: pycriu.critical_section().__enter__())
     thread.start(); thread.join()
     print(len(here._sections))
 print(len(here._sections))
 """
-    assert told(code) == ["2", "2", "1"]
+    assert told(code) == ["True 1", "2", "1"]

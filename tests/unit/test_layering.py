@@ -62,6 +62,7 @@ MAY_NAME_CPUS = {
 MAY_CATCH_ALL = {
     "pycriu/warmstart/runner.py": "a warm start that fails, for whatever reason, is an ordinary one",
     "pycriu/hooks/registry.py": "hooks of programs: what each raises is kept, and told to whoever asked",
+    "pycriu/hooks/standing.py": "what handlers of a program raise while it stands is raised when it goes on",
     "pycriu/service/listener.py": "a forked worker, which must not run on in the interpreter of its parent",
     "pycriu/service/worker.py": "says of what nobody foresaw that it is a bug",
     "pycriu/cli.py": "says of what nobody foresaw that it is a bug",
