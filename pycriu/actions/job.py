@@ -13,21 +13,19 @@ own. The program leads a session of its own.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import fcntl
 import os
-import shutil
 import signal
 
 from pycriu import streams
 from pycriu.actions import Request, Signals, light_protobuf
 from pycriu.errors import HookFailed, PycriuError, UserError
+from pycriu.jobfolder import JobFolder
 from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.actions import Outcome
 
-_CHECKPOINT, _STDIO, _LOCK = "checkpoint", "job-stdio", "job.lock"
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGWINCH")
 _NOT_NOW = 75  # hooks.program.STATUS_NOT_NOW
 _AGAIN = 0.5  # seconds until whoever said so is asked again
@@ -59,26 +57,19 @@ class Job:
 
     def __init__(self, request: Request, on: list[int]) -> None:
         self._request, self._on = request, on
-        self._folder = request.images
-        self._images = os.path.join(self._folder, _CHECKPOINT)
+        self._folder = JobFolder(request.images)
         self._waited = {signal.SIGCHLD, *on, *(getattr(signal, name) for name in _FORWARDED)}
         self._mask: set[int] = set()
         self._pid = 0
 
     def begin(self) -> None:
         """The program runs; UserError where another start of it does."""
-        self._lock = os.open(os.path.join(self._folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self._folder}: another start of this job is under way", "-D names a directory for each job"
-            ) from None
-        os.makedirs(self._images, mode=0o700, exist_ok=True)
+        self._folder.take()
         # What comes from here on waits until somebody looks.
         self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, self._waited)
         try:
-            self._pid = self._restore() if self._is_there() else self._start()
+            self._pid = self._restore() if self._folder.has_checkpoint() else self._start()
+            self._folder.runs(self._pid)
         except BaseException:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
             raise
@@ -91,12 +82,6 @@ class Job:
             self._request.log.flush()
 
     # ----------------------------------------------------------------------------------------------------- beginning
-
-    def _is_there(self) -> bool:
-        from pycriu.images import commit, store
-
-        with store.ImagesDir(self._images) as images:
-            return images.exists(commit.INVENTORY)
 
     def _start(self) -> int:
         program = self._request.words[1:]
@@ -111,17 +96,19 @@ class Job:
         light_protobuf()
         from pycriu.restore import restore
 
-        with open(os.path.join(self._folder, _STDIO)) as file:
-            given = [line.split(maxsplit=1) for line in file.read().splitlines()]
         options = RestoreOptions(
-            images_dir=self._images,
+            images_dir=self._folder.images,
             work_dir=self._request.work,
             detached=True,
-            inherit_fd=tuple(f"fd[{fd}]:{name}" for fd, name in given),
+            inherit_fd=tuple(f"fd[{fd}]:{name}" for fd, name in self._folder.streams()),
             **self._request.hook_options(),
             **self._request.file_options(),
         )
-        return restore(options, self._request.log).root_pid
+        try:
+            return restore(options, self._request.log).root_pid
+        except PycriuError:
+            self._request.log.warn("The job begins anew where there is no %s", self._folder.images)
+            raise
 
     # ------------------------------------------------------------------------------------------------------ the end
 
@@ -170,7 +157,7 @@ class Job:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, set())
             os.kill(os.getpid(), number)
             return 128 + number
-        shutil.rmtree(self._images)
+        self._folder.clear()
         return os.WEXITSTATUS(status)
 
     def _save(self) -> None:
@@ -178,14 +165,17 @@ class Job:
         from pycriu.dump import dump
 
         given = streams.external()
-        with open(os.path.join(self._folder, _STDIO), "w") as file:
-            file.write("".join(f"{fd} {name}\n" for name, fd in given.items()))
         asked = Request(
             self._request.values | {"tree": str(self._pid), "external": tuple(given)},
-            [], self._images, self._request.work, self._request.log,
+            [], self._folder.images, self._request.work, self._request.log,
         )  # fmt: skip
+        self._folder.begin_saving(given)
+        saved = False
         try:
             with Signals(), asked.deadline():
                 dump(asked.dump_options(), self._request.log)
+            saved = True
         except KeyboardInterrupt:
             raise PycriuError("the time of --timeout is over; what was begun has been undone") from None
+        finally:
+            self._folder.end_saving(saved=saved)

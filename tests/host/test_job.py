@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.host.conftest import DEADLINE, Host, below, children, wait_until
+from tests.host.conftest import DEADLINE, Host, below, children, clean_up, reap, wait_until
 
 ROOT = Path(__file__).parents[2]
 COUNTING = """
@@ -35,10 +39,17 @@ class Batch:
         (host.folder / "job.py").write_text(COUNTING)
         (host.folder / "state").mkdir()
 
-    def start(self, *words: str, program: tuple[str, ...] = (), **streams: object) -> subprocess.Popen[bytes]:
+    def command(self, *words: str, program: tuple[str, ...] = ()) -> list[str]:
+        folder = () if "-D" in words else ("-D", "state")
+        return self.host.command("job", "run", *folder, *words, "--", *(program or (sys.executable, "-IS", "job.py")))
+
+    def start(
+        self, *words: str, program: tuple[str, ...] = (), interpreter: tuple[str, ...] = (), **streams: object
+    ) -> subprocess.Popen[bytes]:
+        """`interpreter`: what takes the place of `-m pycriu`."""
         self.starts += 1
-        program = program or (sys.executable, "-IS", "job.py")
-        command = self.host.command("job", "run", "-D", "state", *words, "--", *program)
+        command = self.command(*words, program=program)
+        command[1:3] = interpreter or command[1:3]
         with open(self.output, "wb") as out, open(self.errors, "wb") as errors:
             options = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors, **streams}
             return subprocess.Popen(command, cwd=self.host.folder, **options)  # type: ignore[call-overload]
@@ -57,9 +68,28 @@ class Batch:
     def counts(self, least: int = 3) -> None:
         wait_until(lambda: len(self.numbers()) >= least, f"it counts: {self.errors.read_text()}")
 
+    def counting(self) -> subprocess.Popen[bytes]:
+        job = self.start()
+        self.counts()
+        return job
+
     def finish(self, job: subprocess.Popen[bytes]) -> int:
         (self.host.folder / "go").touch()
         return job.wait(DEADLINE)
+
+
+@pytest.fixture
+def full(host: Host) -> Iterator[Path]:
+    """A directory on a small disk."""
+    place = host.folder / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", place], check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        yield place
+    finally:
+        clean_up()  # nobody has anything open there
+        subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture
@@ -167,6 +197,143 @@ def test_two_starts_at_once(batch: Batch) -> None:
     (pid,) = children(first.pid)
     assert pid
     batch.finish(first)
+
+
+def orphan(batch: Batch) -> int:
+    """The program, after whoever started it was killed."""
+    (pid,) = below(os.getpid())
+    return pid
+
+
+def test_a_start_that_is_killed_leaves_its_program(batch: Batch) -> None:
+    """Another start does not begin a second one; when it has been ended, the next goes on, or begins."""
+    job = batch.start()
+    batch.counts()
+    job.kill()
+    job.wait()
+    pid = orphan(batch)
+    assert batch.start().wait(DEADLINE) == 1
+    assert (
+        f"the program of this job still runs, as process {pid}; who started it was killed" in batch.errors.read_text()
+    )
+    assert f"kill {pid}" in batch.errors.read_text()
+    os.kill(pid, signal.SIGKILL)
+    reap(pid)
+    job = batch.start()
+    batch.counts()
+    assert batch.numbers()[0] == 1
+    assert batch.finish(job) == 7
+
+
+# Where a start that saves its program for the second time is killed: before it writes, before and after the commit.
+MOMENTS = {
+    "begin": "pycriu.dump.dump = die",
+    "copied": "pycriu.dump.thaw = pycriu.dump.sync_together = die",
+    "whole": "pycriu.images.commit.publish = die",
+    "committed": "pycriu.dump.finish = die",
+    "ended": "pycriu.jobfolder.JobFolder.end_saving = die",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_it_saves(batch: Batch, moment: str) -> None:
+    """Whatever is there then, the next start goes on from a whole checkpoint, with its own streams."""
+    saved(batch, batch.counting(), signal.SIGTERM)
+    first = batch.numbers()[-1]
+    killer = f"""
+import os, sys, pycriu.dump, pycriu.images.commit, pycriu.jobfolder
+from pycriu.cli import main
+def die(*_, **__): os.kill(os.getpid(), 9)
+{MOMENTS[moment]}
+main(sys.argv[1:])
+"""
+    job = batch.start(interpreter=("-c", killer))
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == -signal.SIGKILL
+    for pid in below(os.getpid()):
+        assert batch.start().wait(DEADLINE) == 1
+        assert f"still runs, as process {pid}" in batch.errors.read_text()
+        batch.starts -= 1
+        os.kill(pid, signal.SIGKILL)
+        reap(pid)
+    second = batch.numbers()[-1]
+    job = batch.start()
+    batch.counts()
+    begin = batch.numbers()[0]
+    assert begin > first
+    assert (begin > first + 3) is (moment in ("committed", "ended")), (first, second, begin)
+    assert batch.finish(job) == 7
+    assert not (batch.host.folder / "state/checkpoint").exists()
+
+
+def test_a_saving_that_fails_leaves_the_checkpoint_before(batch: Batch) -> None:
+    """And what is known of its streams."""
+    saved(batch, batch.counting(), signal.SIGTERM)
+    first = batch.numbers()[-1]
+    job = batch.start("--action-script", "false")
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == -signal.SIGTERM
+    assert "the job cannot be saved" in batch.errors.read_text()
+    job = batch.start()
+    batch.counts()
+    assert batch.numbers()[0] == first + 1
+    assert batch.finish(job) == 7
+
+
+@pytest.mark.parametrize("image", ["core", "pages", "inventory", "job-stdio"])
+def test_a_spoiled_checkpoint_is_not_begun_from(batch: Batch, image: str) -> None:
+    """Nor is the program begun anew, unless the user wants that."""
+    saved(batch, batch.counting(), signal.SIGTERM)
+    state = batch.host.folder / "state"
+    (spoiled,) = state.glob("job-stdio") if image == "job-stdio" else state.glob(f"checkpoint/{image}*.img")
+    spoiled.write_bytes(spoiled.read_bytes()[:-9])
+    assert batch.start().wait(DEADLINE) == 1
+    assert f"The job begins anew where there is no {state}/checkpoint" in batch.errors.read_text()
+    assert "bug" not in batch.errors.read_text()
+    assert batch.numbers() == []
+    shutil.rmtree(state / "checkpoint")
+    job = batch.start()
+    batch.counts()
+    assert batch.numbers()[0] == 1
+    assert batch.finish(job) == 7
+
+
+def test_a_program_that_ends_as_the_signal_comes(batch: Batch) -> None:
+    for _ in range(8):
+        job = batch.start(program=("sh", "-c", "echo 1; sleep 0.05; exit 3"))
+        wait_until(lambda: "1" in batch.output.read_text(), "it runs")
+        time.sleep(0.04)
+        job.send_signal(signal.SIGTERM)
+        status = job.wait(DEADLINE)
+        assert status in (0, 3, -signal.SIGTERM), batch.errors.read_text()
+        if status == 0:  # it was saved in time
+            assert batch.start().wait(DEADLINE) == 3, batch.errors.read_text()
+
+
+def test_a_full_disk(batch: Batch, full: Path) -> None:
+    """The program goes on, and has the signal; what there was of a checkpoint is there."""
+    job = batch.start("-D", str(full))
+    batch.counts()
+    with open(full / "filler", "wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1 << 12)):
+            continue
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == -signal.SIGTERM
+    assert "the job cannot be saved" in batch.errors.read_text()
+    assert "make room there" in batch.errors.read_text()
+
+
+def test_closed_streams(batch: Batch) -> None:
+    """They are /dev/null then."""
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *batch.command()]
+    job = subprocess.Popen(words, cwd=batch.host.folder)
+    wait_until(lambda: (batch.host.folder / "state/job.lock").exists() and below(job.pid), "it runs")
+    time.sleep(0.5)
+    saved(batch, job, signal.SIGTERM)
+    job = subprocess.Popen(words, cwd=batch.host.folder)
+    assert batch.finish(job) == 7
 
 
 @pytest.mark.parametrize(

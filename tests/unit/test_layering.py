@@ -41,7 +41,7 @@ FLOORS = (
     },
     {"crit", "edits"},
     {"dump", "predump", "restore", "pidwait", "ownpids", "check", "probes", "stored"},
-    {"dryrun", "doctor", "corefile", "warmstart"},
+    {"dryrun", "doctor", "corefile", "warmstart", "jobfolder"},
     {"actions", "service", "api", "bindings", "blcr"},
     {"cli"},
     {"__main__"},
