@@ -62,9 +62,10 @@ class Parent:
         self.close()
 
     def attach(self, new: NewCheckpoint) -> None:
-        """Let these images be the parent of new ones."""
+        """Let these images be the parent of new ones; once those are there, these know of them."""
         new.parent = self
         new.link_parent(self.link)
+        new.before_commit(lambda: self._note(new.path))
 
     def close(self) -> None:
         """Give everything back."""
@@ -76,6 +77,11 @@ class Parent:
         self._open = []
         self._chain.__exit__()
         self._first.close()
+
+    def _note(self, child: str) -> None:
+        from pycriu.images import children
+
+        children.note(self._first.path, child, self._log)
 
     def _check(self, images_dir: str) -> None:
         ours = os.stat(images_dir)

@@ -40,7 +40,7 @@ def lines(verdicts: list[Verdict], *, dry: bool) -> list[str]:
     word = "would remove" if dry else "removed"
     gone = [one for one in verdicts if one.removed]
     told = [
-        f"{word} {printable(one.path)}" if one.removed else f"kept {printable(one.path)}: {printable(one.why)}"
+        f"{word if one.removed else 'kept'} {printable(one.path)}{f': {printable(one.why)}' if one.why else ''}"
         for one in verdicts
     ]
     return [*told, f"{word} {len(gone)} of {len(verdicts)}, {sum(one.size for one in gone) >> 10} KiB"]

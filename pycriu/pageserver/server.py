@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pycriu.errors import PycriuError, UserError
-from pycriu.images import commit, framing, store
+from pycriu.images import children, commit, framing, store
 from pycriu.images import messages as m
 from pycriu.images.catalogue import LAZY, PARENT, PRESENT
 from pycriu.images.durable import sync_together
@@ -210,6 +210,7 @@ def opened(images_dir: str, parent: str | None, log: Log) -> Server:
     """The place where pages go; `parent` is the set before, relative to the directory."""
     if parent is not None:
         link_parent(images_dir, parent)
+        children.note(os.path.realpath(os.path.join(images_dir, parent)), images_dir, log)
     return Server(images_dir, log)
 
 

@@ -4,11 +4,12 @@
 1. chosen are the checkpoints that are not among the newest ones, and sets of memory alone that are older than all kept;
 2. each is locked, as a dump locks what it writes: whoever is at work in one, keeps it;
 3. only then it is looked who needs whom: no dump can begin to build upon one of them any more. What another set below
-   the same directories needs stays, and so on for what that one needs;
+   the same directories needs stays, and so on for what that one needs; and what one elsewhere needs that a set knows of
+   (`images.children`);
 4. inventory first, then the other images: what is killed half way leaves nothing that looks whole.
 
-Other files (logs, pidfiles) stay, and a directory that still has some. What lies elsewhere is not seen: a checkpoint
-outside of the directories may need one inside.
+Other files (logs, pidfiles) stay, and a directory that still has some. What cannot be seen: checkpoints elsewhere that
+CRIU has made, or that were moved to another directory or machine; the latter is told of where a set knows of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycriu.errors import UserError
-from pycriu.images import catalogue, commit
+from pycriu.images import catalogue, children, commit
 from pycriu.stored import sets
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -83,59 +84,75 @@ def collect(tops: list[str], keep: int, before: float, *, dry: bool, removed: Ca
     verdicts: dict[str, Verdict] = {}
     tops = [os.path.realpath(top) for top in tops]
     with _Held() as held:
-        for top in tops:
-            for one in _chosen([sets.look(path) for path in sets.find(top)], keep, before, verdicts):
-                if one.path not in held.fds and not held.take(one):
-                    verdicts[one.path] = Verdict(one.path, False, "a dump or restore is at work in it", one.size)
-        for path, child in _needed([path for top in tops for path in sets.find(top)], held.fds).items():
-            verdicts[path] = Verdict(path, False, f"{child} builds upon it", sets.size(path))
+        # All are looked at before one is locked: they open those that they build upon.
+        for one in _chosen([[sets.look(path) for path in sets.find(top)] for top in tops], keep, before, verdicts):
+            if not held.take(one):
+                verdicts[one.path] = Verdict(one.path, False, "a dump or restore is at work in it", one.size)
+        needed, lost = _needed([path for top in tops for path in sets.find(top)], held.fds)
+        for path, why in needed.items():
+            verdicts[path] = Verdict(path, False, why, sets.size(path))
             held.release(path)
         for path, fd in sorted(held.fds.items()):
-            verdicts[path] = Verdict(path, True, "", sets.size(path))
+            verdicts[path] = Verdict(path, True, lost.get(path, ""), sets.size(path))
             if not dry:
                 remove(path, fd)
                 removed(path)
     return [verdicts[path] for path in sorted(verdicts)]
 
 
-def _chosen(found: list[sets.Set], keep: int, before: float, verdicts: dict[str, Verdict]) -> list[sets.Set]:
-    """Those that may go as far as they themselves are concerned; the verdict on all others."""
-    whole = sorted((one for one in found if one.state == sets.CHECKPOINT), key=lambda one: (-one.made, one.path))
-    kept = {one.path for one in whole[:keep]}
-    oldest = whole[:keep][-1].made if kept else 0
-    chosen = []
-    for one in found:
-        why = ""
-        if one.state == sets.BUSY:
-            why = "a dump is at work in it"
-        elif one.state == sets.BROKEN:
-            why = f"it is not whole, and nobody knows what it is: {one.fault}"
-        elif one.path in kept:
-            why = f"one of the {keep} newest"
-        elif one.state == sets.MEMORY and one.made >= oldest:
-            why = "a dump may be about to build upon it"
-        elif one.made >= before:
-            why = "not old enough"
-        if why:
-            verdicts[one.path] = Verdict(one.path, False, why, one.size)
-        else:
-            chosen.append(one)
-    return chosen
+def _chosen(tops: list[list[sets.Set]], keep: int, before: float, verdicts: dict[str, Verdict]) -> list[sets.Set]:
+    """Those that may go as far as they themselves are concerned; the verdict on all others.
+
+    Directories may lie in each other: what is to stay in one of them stays.
+    """
+    chosen: dict[str, sets.Set] = {}
+    for found in tops:
+        whole = sorted((one for one in found if one.state == sets.CHECKPOINT), key=lambda one: (-one.made, one.path))
+        newest = whole[:keep]
+        for one in found:
+            if why := _stays(one, newest, before):
+                verdicts[one.path] = Verdict(one.path, False, why, one.size)
+            else:
+                chosen[one.path] = one
+    return [one for path, one in chosen.items() if path not in verdicts]
 
 
-def _needed(paths: list[str], candidates: dict[str, int]) -> dict[str, str]:
-    """Candidates that a set needs which stays, with one such set."""
+def _stays(one: sets.Set, newest: list[sets.Set], before: float) -> str:
+    """Why, in words; nothing where it may go."""
+    if one.state == sets.BUSY:
+        return "a dump is at work in it"
+    if one.state == sets.BROKEN:
+        return f"it is not whole, and nobody knows what it is: {one.fault}"
+    if any(one.path == kept.path for kept in newest):
+        return f"one of the {len(newest)} newest"
+    if one.state == sets.MEMORY and one.made >= (newest[-1].made if newest else 0):
+        return "a dump may be about to build upon it"
+    return "not old enough" if one.made >= before else ""
+
+
+def _needed(paths: list[str], candidates: dict[str, int]) -> tuple[dict[str, str], dict[str, str]]:
+    """Candidates that must stay, and those of which something that needed them is not found; each with the words."""
     found: dict[str, str] = {}
-    for path in paths:
-        if path not in candidates:
-            for parent in sets.parents(path):
-                if parent in candidates:
-                    found.setdefault(parent, path)
-    return found
+    lost: dict[str, str] = {}
+    others = [path for path in paths if path not in candidates]
+    for path in candidates:
+        try:
+            for was, child in children.noted(path):
+                if child is None:
+                    lost[path] = f"{was}, which built upon it, is not there any more"
+                elif child not in candidates:
+                    others.append(child)
+        except PermissionError as error:
+            found[path] = f"{error.filename}, which may build upon it, cannot be looked at"
+    for path in [*others, *found]:
+        for parent in sets.parents(path):
+            if parent in candidates:
+                found.setdefault(parent, f"{path} builds upon it")
+    return found, lost
 
 
 def remove(path: str, fd: int) -> None:
-    """The images in the directory `fd`, and the directory, if nothing else is in it."""
+    """The images in the directory `fd`, with all that is noted of them, and the directory, if nothing else is in it."""
     names = [name for name in os.listdir(fd) if _is_ours(name)]
     for name in sorted(names, key=lambda name: name != commit.INVENTORY):
         os.unlink(name, dir_fd=fd)
@@ -148,5 +165,5 @@ def remove(path: str, fd: int) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """An image, or the statistics of a run."""
-    return name == commit.PARENT or catalogue.lookup(name) is not None
+    """An image, the statistics of a run, or a note."""
+    return name == commit.PARENT or catalogue.lookup(name) is not None or children.is_note(name)

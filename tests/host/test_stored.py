@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_the_newest_stay_and_what_they_need(host: Host, shelf: tuple[Subject, Pa
     subject.go()
 
 
+def test_directories_in_each_other(host: Host, shelf: tuple[Subject, Path]) -> None:
+    """The newest of each stays; one that is named twice counts once."""
+    subject, _ = shelf
+    found = verdicts(host, "--keep", "1", "--dry-run", "shelf", "shelf/third", "shelf/../shelf")
+    assert found == {"memory": True, "first": True, "second": True, "third": False, "fourth": False}
+    found = verdicts(host, "--keep", "1", "--dry-run", "shelf/third", "shelf/second", "shelf")
+    assert found == {"memory": False, "first": False, "second": False, "third": False, "fourth": False}
+    subject.go()
+
+
 def test_who_is_at_work_is_left_alone(host: Host, shelf: tuple[Subject, Path]) -> None:
     """A restore holds a lock that others can hold, too; a dump one for itself."""
     subject, below = shelf
@@ -137,6 +148,101 @@ def test_a_dump_that_has_begun_keeps_what_it_builds_upon(host: Host, shelf: tupl
         "memory": False, "first": False, "second": True, "third": True, "fourth": False, "fifth": False,
     }  # fmt: skip
     subject.go()
+
+
+@pytest.fixture
+def apart(host: Host) -> tuple[Path, Path]:
+    """An old checkpoint and a new one in one directory, and in another one that builds upon the old one."""
+    subject = host.python(HOLD)
+    old, new, child = (host.folder / name for name in ("shelf/old", "shelf/new", "elsewhere/child"))
+    for folder, words in ((old, ()), (new, ()), (child, ("--prev-images-dir", "../../shelf/old"))):
+        folder.mkdir(parents=True)
+        assert host.dump(subject, "-R", *words, images=folder).ok
+    os.utime(old / "inventory.img", (1_700_000_000, 1_700_000_000))
+    return old, child
+
+
+# As a user who may not look, or write, where the directories do not allow it.
+HUMBLE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+
+
+def gone(host: Host, *before: str) -> tuple[bool, str]:
+    """Whether the old one of the two would be removed, and what is said of it."""
+    done = subprocess.run(
+        [*before, *host.command("gc", "--json", "--dry-run", "--keep", "1", "shelf")], cwd=host.folder,
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (one,) = [one for one in json.loads(done.stdout)["sets"] if one["path"].endswith("/old")]
+    return one["removed"], one["why"]
+
+
+def test_what_one_elsewhere_needs_stays(host: Host, apart: tuple[Path, Path]) -> None:
+    old, child = apart
+    assert gone(host) == (False, f"{child} builds upon it")
+    renamed = child.rename(child.parent / "renamed")
+    assert gone(host) == (False, f"{renamed} builds upon it")
+    assert verdicts(host, "--keep", "1", "shelf") == {"old": False, "new": False}
+    assert_sound(renamed)
+    assert verdicts(host, "--keep", "1", "--dry-run", "shelf", "elsewhere")["old"] is False
+    (renamed / "parent").unlink()
+    assert gone(host) == (True, "")
+    shutil.rmtree(renamed)
+    assert gone(host) == (True, f"{child}, which built upon it, is not there any more")
+    assert "which built upon it" in said(host, "gc", "--keep", "1", "shelf").stdout
+    assert not old.exists()
+
+
+def test_what_one_elsewhere_needs_over_others(host: Host, apart: tuple[Path, Path]) -> None:
+    """A chain: that is the newest of its directory, and what is between them is in a third one."""
+    subject = host.python(HOLD)
+    _, child = apart
+    last = host.folder / "third/last"
+    last.mkdir(parents=True)
+    assert host.dump(subject, "-R", "--prev-images-dir", "../../elsewhere/child", images=last).ok
+    newer = host.folder / "elsewhere/newer"
+    newer.mkdir()
+    assert host.dump(subject, "-R", images=newer).ok
+    os.utime(child / "inventory.img", (1_700_000_000, 1_700_000_000))
+    found = verdicts(host, "--keep", "1", "shelf", "elsewhere")
+    assert found == {"old": False, "new": False, "child": False, "newer": False}
+    shutil.rmtree(last)
+    assert verdicts(host, "--keep", "1", "shelf", "elsewhere") == {
+        "old": True,
+        "new": False,
+        "child": True,
+        "newer": False,
+    }
+    assert list((host.folder / "elsewhere").iterdir()) == [newer]
+
+
+def test_one_that_may_not_be_looked_at_may_need_it(host: Host, apart: tuple[Path, Path]) -> None:
+    _, child = apart
+    child.parent.chmod(0)
+    assert gone(host, *HUMBLE) == (False, f"{child}, which may build upon it, cannot be looked at")
+
+
+def test_a_dump_that_fails_leaves_no_note(host: Host, apart: tuple[Path, Path]) -> None:
+    old, _ = apart
+    before = sorted(os.listdir(old))
+    holds = host.python(f"held = open('/proc/{os.getpid()}/mem')\npause_for_dump()\nsay('ok')")
+    assert not host.dump(holds, "--prev-images-dir", "../shelf/old").ok
+    assert sorted(os.listdir(old)) == before
+    assert holds.go() == ["ok"]
+
+
+def test_a_set_that_cannot_be_told(host: Host, apart: tuple[Path, Path]) -> None:
+    """Its directory may not be written to: that is said, and the dump is good."""
+    old, _ = apart
+    subject = host.python(HOLD)
+    old.chmod(0o500)
+    words = host.command(
+        "dump", "-R", "-t", str(subject.pid), "-D", str(host.images), "--prev-images-dir", "../shelf/old"
+    )
+    done = subprocess.run([*HUMBLE, *words], cwd=host.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{old} cannot be told that {host.images} builds upon it (Permission denied)" in done.stderr
+    assert_sound(host.images)
 
 
 def test_files_of_others_stay(host: Host, shelf: tuple[Subject, Path]) -> None:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which sets of images build upon one: a symbolic link in it for each, `.pycriu-child-DEVICE-INODE`, to its directory.
+
+The set that builds upon another says so by its own link, `parent`; this is the way back, for `pycriu gc`. What it leads
+to may have been removed, replaced or moved since; sets of CRIU are not noted.
+"""
+
+from __future__ import annotations
+
+import os
+
+PREFIX = ".pycriu-child-"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pycriu.log import Log
+
+
+def note(parent: str, child: str, log: Log) -> None:
+    """Write down that the set in the directory `child` builds upon that in `parent`; told where that cannot be."""
+    try:
+        status, target = os.stat(child), os.path.realpath(child)
+        link = os.path.join(parent, f"{PREFIX}{status.st_dev:x}-{status.st_ino:x}")
+        if os.path.lexists(link):
+            os.unlink(link)
+        os.symlink(target, link)
+    except OSError as error:
+        said = "%s cannot be told that %s builds upon it (%s): pycriu gc knows if it is given both"
+        log.warn(said, parent, child, error.strerror)
+
+
+def noted(path: str) -> Iterator[tuple[str, str | None]]:
+    """For each note of a set: where the other one was, and where that directory is; None where it is not found.
+
+    PermissionError where one may not be looked at.
+    """
+    for name in sorted(os.listdir(path)):
+        if name.startswith(PREFIX) and os.path.islink(os.path.join(path, name)):
+            was = os.readlink(os.path.join(path, name))
+            yield was, _find(was, name[len(PREFIX) :])
+
+
+def is_note(name: str) -> bool:
+    """Whether a file beside images is one."""
+    return name.startswith(PREFIX)
+
+
+def _find(was: str, identity: str) -> str | None:
+    """It, at its place, or beside that under another name."""
+    if _is(was, identity):
+        return was
+    try:
+        with os.scandir(os.path.dirname(was)) as entries:
+            return next((one.path for one in entries if not one.is_symlink() and _is(one.path, identity)), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is(path: str, identity: str) -> bool:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return f"{status.st_dev:x}-{status.st_ino:x}" == identity
