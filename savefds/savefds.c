@@ -117,6 +117,20 @@ static void list_all(void)
 		close(out);
 }
 
+/* Whether the program does again what the signal is for, when its handler returns. */
+static int comes_again(int signal_number, const siginfo_t *info)
+{
+	switch (signal_number) {
+	case SIGILL:
+	case SIGFPE:
+	case SIGSEGV:
+	case SIGBUS:
+		return info->si_code > 0;
+	default: /* sent by somebody, a key of the terminal, or a limit; a trap is behind its instruction */
+		return 0;
+	}
+}
+
 static void about_to_end(int signal_number, siginfo_t *info, void *context)
 {
 	const struct sigaction by_default = { .sa_handler = SIG_DFL };
@@ -125,7 +139,7 @@ static void about_to_end(int signal_number, siginfo_t *info, void *context)
 	(void)context;
 	list_all();
 	sigaction(signal_number, &by_default, NULL);
-	if (info->si_code <= 0) /* sent by somebody; what the program has done itself it does again */
+	if (!comes_again(signal_number, info))
 		syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), signal_number);
 	errno = before;
 }

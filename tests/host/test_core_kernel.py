@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +111,33 @@ def test_the_list_can_be_edited_when_a_file_has_moved(host: Host, compiled: Call
     (host.folder / "edited").write_text(listed.replace("/numbers :", "/moved: numbers :"))
     restart(host, "-fedited", "-n", "-w", program, f"core.{subject.pid}")
     assert (host.folder / "moved: numbers").read_text().split() == NUMBERS
+
+
+@pytest.mark.parametrize("how", ["key", "limit"])
+def test_signals_of_the_kernel_end_it_too(host: Host, compiled: Callable[..., str], library: str, how: str) -> None:
+    """Ctrl-\\ on its terminal, as in the first example; or a limit. Nobody has sent these."""
+    program = compiled("numbers")
+    master, slave = pty.openpty()
+
+    def on_terminal() -> None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        may_dump_core()
+        if how == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    with kernel_cores():
+        words = ("numbers", "40", "50") if how == "key" else ("numbers", "3000", "0")
+        subject = host.start(
+            program, *words, env=os.environ | {"LD_PRELOAD": library}, preexec_fn=on_terminal, pass_fds=[slave]
+        )
+        if how == "key":
+            os.write(master, b"\x1c")
+        status = reap(subject.pid) or 0
+    assert os.WTERMSIG(status) == (signal.SIGQUIT if how == "key" else signal.SIGXFSZ), status
+    written = 0 if how == "key" else 2000
+    assert f"3 : {host.folder}/numbers : {written} : 0100001\n" in (host.folder / "filedescriptors").read_text()
+    for fd in (master, slave):
+        os.close(fd)
 
 
 def test_a_program_with_a_handler_of_its_own_is_left_alone(host: Host, library: str) -> None:
