@@ -86,11 +86,11 @@ def unpack(
     shutil.rmtree(root / "cache")
 
 
-def fetch(root: Path, suite: str, packages: tuple[str, ...], *, architecture: str = "") -> None:
-    """`unpack`, all libraries included, unless it has been done; who comes meanwhile waits."""
+def fetch(root: Path, suite: str, packages: tuple[str, ...], *, alone: bool = True, architecture: str = "") -> None:
+    """`unpack`, unless it has been done; who comes meanwhile waits."""
     with layer_cache.default().turn(root.name):
         if not (root / "whole").exists():
-            unpack(root, (suite,), packages, alone=True, architecture=architecture)
+            unpack(root, (suite,), packages, alone=alone, architecture=architecture)
             (root / "whole").touch()
 
 

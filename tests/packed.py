@@ -20,7 +20,7 @@ from layer.fetch import debian as archive
 from layer.image import elf, ext4
 from layer.machine import Machine
 from layer.target import guest
-from tests import clients, debian, golang, peer
+from tests import clients, cplusplus, debian, golang, peer
 
 TESTS = Path(__file__).parent
 # scenario of tests/programs → the programs it runs, beside those that every guest has
@@ -77,17 +77,18 @@ def gdb_disk(machine: Machine, folder: Path) -> Path:
     """A disk with gdb, and programs that it writes cores of."""
     root = debian.cache() / f"gdb-{machine.debian_arch}"
     try:
-        debian.fetch(root, archive.codename(), ("gdb-minimal", "bash"), architecture=machine.debian_arch)
+        debian.fetch(root, archive.codename(), ("gdb-minimal",), architecture=machine.debian_arch)
     except LayerError as error:
         raise debian.NotHadError(str(error)) from None
     content = folder / "gdb"
     shutil.rmtree(content, ignore_errors=True)
     (content / "bin").mkdir(parents=True)
     (content / "lib").mkdir()
-    for name in ("gdb", "bash"):
-        shutil.copy(_program(root / "root", name), content / "bin" / name)
-    for library in closure(root / "root", machine, sorted((content / "bin").iterdir()), IN_IMAGE):
-        shutil.copy(library.resolve(), content / "lib" / library.name)
+    cplusplus.build(machine, TESTS / "host/turns.cpp", content / "bin/turns-cpp")
+    for place, names in ((root / "root", ("gdb",)), (fetched(machine) / "root", ("bash", "redis-server"))):
+        programs = [Path(shutil.copy(_program(place, name), content / "bin" / name)) for name in names]
+        for library in closure(place, machine, programs, IN_IMAGE):
+            shutil.copy(library.resolve(), content / "lib" / library.name)
     ext4.make(folder / "gdb.ext4", content=content)
     return folder / "gdb.ext4"
 

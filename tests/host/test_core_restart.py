@@ -120,70 +120,21 @@ def test_segments_can_be_chosen(host: Host, linklist: Callable[..., str]) -> Non
     assert "uncaught signal" in restart(host, "-nws", program, "core.linklist", typed="0\n" * 40)
 
 
-THREADED = r"""
-#include <condition_variable>
-#include <iostream>
-#include <map>
-#include <mutex>
-#include <stdexcept>
-#include <string>
-#include <thread>
-#include <vector>
-
-std::mutex lock;
-std::condition_variable turned;
-int turn;
-thread_local long mine;
-
-int main()
-{
-	const int threads = 4, rounds = 50;
-	std::map<int, std::string> seen;
-	std::vector<std::thread> all;
-	long sum = 0;
-
-	std::cout << "ready" << std::endl;
-	for (int k = 0; k < threads; k++)
-		all.emplace_back([&, k] {
-			for (int i = 0; i < rounds; i++) {
-				std::unique_lock<std::mutex> held(lock);
-				turned.wait(held, [&] { return turn % threads == k; });
-				mine += i;
-				seen[turn++] = std::to_string(mine);
-				turned.notify_all();
-				held.unlock();
-				std::this_thread::sleep_for(std::chrono::milliseconds(10));
-			}
-			std::lock_guard<std::mutex> held(lock);
-			sum += mine;
-		});
-	for (auto &one : all)
-		one.join();
-	try {
-		seen.at(-1);
-	} catch (const std::out_of_range &) {
-		std::cout << "caught" << std::endl;
-	}
-	std::cout << sum << ' ' << seen.size() << std::endl;
-	return 7;
-}
-"""
-
-
 def test_threads_of_cpp_go_on_and_can_be_joined(host: Host) -> None:
     """Exceptions, thread-local storage, condition variables; joining needs what the kernel clears at a thread's end."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed: apt-get install g++")
-    (host.folder / "program.cpp").write_text(THREADED)
     program = str(host.folder / "program")
-    subprocess.run([compiler, "-O1", "-pthread", "-o", program, "program.cpp"], cwd=host.folder, check=True)
+    subprocess.run([compiler, "-O1", "-pthread", "-o", program, SOURCES / "turns.cpp"], check=True)
     subject = host.start(program)
     wait_until(lambda: len(os.listdir(f"/proc/{subject.pid}/task")) == 5, "all threads run")
     gcore(host, subject.pid, program)
     end(subject.pid)
+    (host.folder / "go").touch()
     said = restart(host, "-n", "-w", program, "core.gdb")
-    assert "caught\n4900 200\nRestarted process finished, exiting with value 7" in said
+    assert "begun before, caught\nsum 4900 after 200 turns, the last 1225\nRestarted process finished" in said
+    assert said.endswith("exiting with value 7\n")
 
 
 def test_it_gets_another_pid_where_its_own_is_taken(host: Host, compiled: Callable[..., str]) -> None:
