@@ -248,7 +248,10 @@ class Core:
 def _machine(header: bytes, path: str) -> Arch:
     ident, kind, machine, *_ = _EHDR.unpack(header)
     if ident[:4] != b"\x7fELF" or kind != elf.ET_CORE:
-        raise UserError(f"{path} is not an ELF core file")
+        hint = (
+            None if any(header) else "it begins with zeros: gdb writes the header last, and the disk may have been full"
+        )
+        raise UserError(f"{path} is not an ELF core file", hint)
     if ident[4:6] != b"\x02\x01":
         raise Unsupported(f"{path} is the core of a program of 32 bits, or of a big-endian machine")
     return elfcore.by_machine(machine)
