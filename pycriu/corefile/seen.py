@@ -2,8 +2,9 @@
 """What /proc still shows of a process that the kernel is writing a core of, as images without memory and registers.
 
 It cannot be traced any more, nor do anything for us: signal handlers, alternate stacks and timers stay unknown. Of its
-descriptors those are kept that mean something without it: files, terminals, pipes that it has to itself, counters,
-shared memory. Connections end with it. What is left out is listed; nothing is refused.
+descriptors those are kept that mean something without it: files, terminals, counters, shared memory, sockets that listen
+or are bound, event queues, pipes and pairs of sockets that it has to itself. Connections end with it. What is left out
+is listed; nothing is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 _GHOST_LIMIT = 1 << 20
 # Kinds that are kept: each is looked at by descriptors of our own, and does not need its process.
-_KEPT = ("memfd", "regular", "pipe", "fifo", "eventfd", "signalfd", "timerfd", "tty.kind")
+_KEPT = (
+    "memfd", "regular", "pipe", "fifo", "eventfd", "signalfd", "timerfd", "inotify", "tty.kind", "unix.kind",
+    "inet.kind", "netlink", "epoll",
+)  # fmt: skip
 _SIG_IGN = 1
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "time")
 
@@ -61,7 +65,11 @@ class Seen:
                         one.message for one, about in gathering.found.values() if not isinstance(about, OpenFile)
                     ]
                     return
-                self.lacks += [one.message for one, about in gathering.found.values() if isinstance(about, OpenFile)]
+                self.lacks += [
+                    f"{one.message}: it ended with the process"
+                    for one, about in gathering.found.values()
+                    if isinstance(about, OpenFile)
+                ]
                 left_out |= bad
         raise PycriuError(f"process {self.pid}: its descriptors cannot be told apart")
 

@@ -151,7 +151,7 @@ def test_a_program_with_a_handler_of_its_own_is_left_alone(host: Host, library: 
 
 
 THREADS = """
-import threading
+import socket, threading
 os.umask(0o27)
 os.mkdir("place")
 os.chdir("place")
@@ -162,6 +162,12 @@ log.write("begun, ")
 counter = os.eventfd(5)
 inner, outer = os.pipe()
 os.write(outer, b"in flight")
+left, right = socket.socketpair()
+left.send(b"between us")
+server = socket.create_server(("127.0.0.1", 0))
+watch = select.epoll()
+watch.register(counter, select.EPOLLIN)
+watch.register(server, select.EPOLLIN)
 def work():
     while not done.wait(0.005):
         turns.append(len(turns))
@@ -180,12 +186,14 @@ log.close()
 os.kill(os.getpid(), signal.SIGUSR1)
 say(turns == list(range(len(turns))), os.getcwd().rpartition("/")[2], oct(os.umask(0)), os.read(inner, 20))
 say(os.eventfd_read(counter), bytes(shared[:6]), sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+client = socket.create_connection(server.getsockname(), timeout=10)
+say(watch.poll(10) == [(server.fileno(), select.EPOLLIN)], right.recv(20))
 """
 
 
 @pytest.mark.parametrize("how", [(), ("--socket",)], ids=["pipe", "socket"])
 def test_after_sigquit_a_process_goes_on_as_if_nothing_had_been(host: Host, how: tuple[str, ...]) -> None:
-    """Threads, directory, mask, descriptors, counters, what is in a pipe: all but handlers, which are listed."""
+    """Threads, directory, mask, descriptors, counters, what is in a pipe, sockets: all but handlers, which are listed."""
     with handler(host, *how) as cores:
         server = serving(host, cores) if how else None
         subject = host.python(THREADS, preexec_fn=may_dump_core)
@@ -201,9 +209,10 @@ def test_after_sigquit_a_process_goes_on_as_if_nothing_had_been(host: Host, how:
     assert done.ok, done
     lacks = [line for line in done.log.splitlines() if "not in the core" in line]
     assert [line for line in lacks if "handlers of signals" not in line] == []
-    assert subject.said()[-2:] == [
+    assert subject.said()[-3:] == [
         "True place 0o27 b'in flight'",
         "5 b'shared' [<Signals.SIGUSR2: 12>]",
+        "True b'between us'",
     ]
     assert (host.folder / "log").read_text() == "begun, ended"
 
@@ -276,7 +285,7 @@ def test_what_ends_with_a_process_is_listed_and_the_rest_is_there(host: Host) ->
     done = host.run("core", "restore", str(cores / f"core.{process.pid}"))
     assert done.ok, done
     assert re.search(
-        r"not in the core: descriptor \d+ of process \d+ \(socket:\[\d+\]\): it ended with the process", done.log
+        r"not in the core: descriptor \d+ of process \d+ \(socket:\[\d+\]\) .*: it ended with the process", done.log
     )
     assert re.search(r"not in the core: descriptor 1 of process \d+ \(pipe:", done.log)
     assert "\nhere\n" in done.log, "what was a pipe is our standard output"
