@@ -100,7 +100,7 @@ def test_python_with_a_thread(shell: Shell) -> None:
 def test_cpp_with_threads(shell: Shell) -> None:
     """Containers, exceptions, thread-local storage, the rest of a line that has been begun.
 
-    One arena: gdb writes all 64 MiB that glibc reserves for one of each thread, and the guest's files are in its memory.
+    One arena: gdb writes the 64 MiB that glibc reserves for that of each thread, and the files are in memory here.
     """
     said = restarted(shell, "turns-cpp", f"{THERE}/bin/turns-cpp", f"MALLOC_ARENA_MAX=1 {RUN}/turns-cpp")
     assert "begun before, caught\nsum 4900 after 200 turns, the last 1225\nRestarted process finished" in said, said
