@@ -2,24 +2,26 @@
 """What /proc still shows of a process that the kernel is writing a core of, as images without memory and registers.
 
 It cannot be traced any more, nor do anything for us: signal handlers, alternate stacks and timers stay unknown. Of its
-descriptors those are kept that mean something without it: files, terminals, counters, shared memory, sockets that listen
-or are bound, event queues, pipes and pairs of sockets that it has to itself. Connections end with it. What is left out
-is listed; nothing is refused.
+descriptors those are kept that mean something without it: files, terminals, counters, shared memory, sockets that
+listen or are bound, event queues, pipes and pairs of sockets that it has to itself. Connections and pipes to others end
+with it: in their places are sockets whose other end has gone. What is left out is listed; nothing is refused.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from pycriu import entries, pstree
 from pycriu.arch import native
-from pycriu.corefile.build import ALIVE, NO_CGROUPS, REG, external
+from pycriu.corefile.build import ALIVE, NO_CGROUPS, external
 from pycriu.errors import About, Gathering, PycriuError
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
+from pycriu.fds.unix import checked
 from pycriu.images import messages as m
 from pycriu.images import own, store
 from pycriu.kernel import libc, procfs
@@ -28,6 +30,8 @@ from pycriu.pageimages import Numbers
 from pycriu.resources import clocks, credentials, files, limits, memory, scheduling, seccomp, signals
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pycriu.log import Log
 
 _GHOST_LIMIT = 1 << 20
@@ -54,23 +58,20 @@ class Seen:
     def write(self) -> None:
         """All images, into the folder."""
         self._tell_unknown()
-        left_out: set[int] = set()
+        left_out: dict[int, OpenFile] = {}
         for _ in range(3):  # what was left out may have been what another one needed
             with Gathering() as gathering, store.NewCheckpoint(self._folder) as new:
-                found = self._attempt(new, left_out)
-                bad = found | {about.fd for _, about in gathering.found.values() if isinstance(about, OpenFile)}
-                if not bad - left_out:
+                bad = self._attempt(new, left_out)
+                refused = {one.message: about for one, about in gathering.found.values() if isinstance(about, OpenFile)}
+                bad |= {file.fd: file for file in refused.values()}
+                if not bad.keys() - left_out.keys():
                     new.commit()
                     self.lacks += [
                         one.message for one, about in gathering.found.values() if not isinstance(about, OpenFile)
                     ]
                     return
-                self.lacks += [
-                    f"{one.message}: it ended with the process"
-                    for one, about in gathering.found.values()
-                    if isinstance(about, OpenFile)
-                ]
-                left_out |= bad
+                self.lacks += [f"{message}: {_fate(file)}" for message, file in refused.items()]
+                left_out = bad
         raise PycriuError(f"process {self.pid}: its descriptors cannot be told apart")
 
     def _options(self) -> DumpOptions:
@@ -79,9 +80,9 @@ class Seen:
             ghost_limit=_GHOST_LIMIT,
         )  # fmt: skip
 
-    def _attempt(self, new: store.NewCheckpoint, left_out: set[int]) -> set[int]:
-        """Write everything but the descriptors `left_out`; those that must be left out, too."""
-        bad = set(left_out)
+    def _attempt(self, new: store.NewCheckpoint, left_out: dict[int, OpenFile]) -> dict[int, OpenFile]:
+        """Write everything but the descriptors `left_out`; all that must be left out, by number."""
+        bad = dict(left_out)
         with Kinds(self._options(), self._log) as kinds, memory.Objects() as objects:
             known = []
             for file in look_descriptors(self.pid):
@@ -90,10 +91,12 @@ class Seen:
                 with About(file):
                     kind = kinds.of(file)
                     if kind not in [kinds.find(name) for name in _KEPT]:
-                        bad.add(file.fd)
-                        self.lacks.append(f"{file.name}: it ended with the process")
+                        bad[file.fd] = file
+                        self.lacks.append(f"{file.name}: {_fate(file)}")
                         continue
                     known.append((file, kind))
+            if epoll := kinds.find("epoll"):
+                epoll.ended = {fd for fd, file in left_out.items() if _had_another_end(file)}
             places = files.look(self.pid, self._status, kinds, files.Files((), *(None,) * 3, 0))  # type: ignore[arg-type]
             mapped = [one for one in memory.look(self.pid, kinds.regular) if one.status]
             saving = Saving(kinds, self._process)
@@ -109,7 +112,7 @@ class Seen:
         saving: Saving,
         table: files.Files,
         mapped: list[memory.Mapping],
-        left_out: set[int],
+        left_out: dict[int, OpenFile],
     ) -> None:
         pid, ids, numbers = self.pid, entries.Ids(), Numbers()
         mine = ids.task((pid,) * 4)
@@ -124,8 +127,8 @@ class Seen:
         new.write(f"mm-{pid}.img", [self._mm(saving, table, mapped)])
         new.write(f"ids-{pid}.img", [mine])
         new.write(f"fs-{pid}.img", [files.fs_entry(table, saving)])
-        given = [self._given(saving, fd) for fd in range(3) if fd in left_out]
-        new.write(f"fdinfo-{mine.files_id}.img", [*given, *files.descriptor_table(table, saving)])
+        descriptors: list[Any] = [*self._in_their_place(saving, left_out), *files.descriptor_table(table, saving)]
+        new.write(f"fdinfo-{mine.files_id}.img", sorted(descriptors, key=lambda one: one.fd))
         new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(mapped, ()))
         facts = {tid: scheduling.look_thread(tid) for tid in self._process.threads}
         facts[pid] |= clocks.look(pid)
@@ -136,11 +139,18 @@ class Seen:
         new.write("inventory.img", [entries.inventory_entry(ids)])
 
     @staticmethod
-    def _given(saving: Saving, fd: int) -> Any:
-        """A standard descriptor that is left out is to be one of the restore's."""
-        number = saving.fresh()
-        saving.lend_entry(external(number, fd, os.O_RDWR))
-        return m.fdinfo_entry(id=number, flags=0, type=REG, fd=fd)
+    def _in_their_place(saving: Saving, left_out: dict[int, OpenFile]) -> Iterator[Any]:
+        """For what is left out: of the standard descriptors those of the restore, and ends of what is over."""
+        for fd, file in left_out.items():
+            number = saving.fresh()
+            if fd < 3:
+                entry = external(number, fd, os.O_RDWR)
+            elif _had_another_end(file):
+                entry = checked.ended_entry(number, file.flags & os.O_NONBLOCK)
+            else:
+                continue
+            saving.lend_entry(entry)
+            yield m.fdinfo_entry(id=number, flags=int(file.close_on_exec), type=entry.type, fd=fd)
 
     def _mm(self, saving: Saving, table: files.Files, mapped: list[memory.Mapping]) -> Any:
         stat = self._process.stat
@@ -203,3 +213,14 @@ class Seen:
         pending = int(self._status["SigPnd"], 16) | int(self._status["ShdPnd"], 16)
         if pending:
             say(f"signals that waited ({pending:#x})")
+
+
+def _had_another_end(file: OpenFile) -> bool:
+    """Whether it can be over: a socket or a pipe."""
+    return file.is_socket() or stat.S_ISFIFO(file.status.st_mode)
+
+
+def _fate(file: OpenFile) -> str:
+    if file.fd < 3:
+        return "it is that of the restore"
+    return "its other end has gone" if _had_another_end(file) else "it ended with the process"

@@ -78,7 +78,8 @@ class Epoll(Kind):
 
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
-        self._found: dict[int, list[tuple[Watch, int, int]]] = {}  # id → watches, ids of targets, numbers for CRIU
+        self._found: dict[int, list[tuple[Watch, int]]] = {}  # id → watches, numbers for CRIU
+        self.ended: set[int] | None = None  # of a process that ends, descriptors that will be there, but over
         self._slots: dict[tuple[int, int], tuple[int, int]] = {}  # (id, index of the watch) → number, id of the target
         self._params: dict[int, bytes] = {}
         self._epolls: list[Any] = []
@@ -101,12 +102,25 @@ class Epoll(Kind):
             for index, watch in enumerate(parse(procfs.text(file.pid, f"fdinfo/{file.fd}"))):
                 with About(file):
                     target = look.target(watch)
+                    if target is None:
+                        self._outside(file, watch, number)
+                        continue
                     at, whole = look.place(watch, target)
                     if not whole:
                         self._slots[number, index] = watch.number, target
-                    self._found[number].append((watch, target, at))
+                    self._found[number].append((watch, at))
             if params := _params(file):
                 self._params[number] = params
+
+    def _outside(self, file: OpenFile, watch: Watch, number: int) -> None:
+        """A watch of what the tree does not have; where that is over, of what is in its place."""
+        if self.ended is None:
+            raise Unsupported(
+                f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
+                "let the task end that watch, or close that file everywhere",
+            )
+        if watch.number in self.ended:
+            self._found[number].append((watch, watch.number))
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """Its message."""
@@ -115,7 +129,7 @@ class Epoll(Kind):
                 id=number, tfd=at, events=watch.events, data=watch.data, dev=watch.device & 0xFFFFFFFF,
                 inode=watch.inode, pos=watch.position,
             )
-            for watch, _, at in self._found[number]
+            for watch, at in self._found[number]
         ]  # fmt: skip
         entry = m.eventpoll_file_entry(id=number, flags=file.flags, fown=no_owner(), tfd=watches)
         return m.file_entry(type=self.TYPE, id=number, epfd=entry)
@@ -219,8 +233,8 @@ class _Look:
         self._seen: dict[int, int] = {}  # number → watches of that number so far
         self._numbers: dict[int, int] = {}  # id → descriptor of the owner
 
-    def target(self, watch: Watch) -> int:
-        """The id of the file that is watched; Unsupported where no task of the tree has it."""
+    def target(self, watch: Watch) -> int | None:
+        """The id of the file that is watched; None where no task of the tree has it."""
         file, saving = self._file, self._saving
         which = self._seen[watch.number] = self._seen.get(watch.number, -1) + 1
         here = saving.number_of(file.pid, watch.number)
@@ -231,16 +245,10 @@ class _Look:
                 return here
             if not libc.kcmp_epoll(file.pid, watch.number, file.pid, file.fd, watch.number, which):
                 return here
-        found = saving.find(
+        return saving.find(
             watch.inode,
             lambda other: libc.kcmp_epoll(other.pid, other.fd, file.pid, file.fd, watch.number, which),
         )
-        if found is None:
-            raise Unsupported(
-                f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
-                "let the task end that watch, or close that file everywhere",
-            )
-        return found
 
     def place(self, watch: Watch, target: int) -> tuple[int, bool]:
         """The number for CRIU's message, and whether that says it all."""

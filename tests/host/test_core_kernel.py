@@ -193,7 +193,7 @@ say(watch.poll(10) == [(server.fileno(), select.EPOLLIN)], right.recv(20))
 
 @pytest.mark.parametrize("how", [(), ("--socket",)], ids=["pipe", "socket"])
 def test_after_sigquit_a_process_goes_on_as_if_nothing_had_been(host: Host, how: tuple[str, ...]) -> None:
-    """Threads, directory, mask, descriptors, counters, what is in a pipe, sockets: all but handlers, which are listed."""
+    """Threads, directory, mask, descriptors, counters, what is in a pipe, sockets: all but handlers."""
     with handler(host, *how) as cores:
         server = serving(host, cores) if how else None
         subject = host.python(THREADS, preexec_fn=may_dump_core)
@@ -285,7 +285,7 @@ def test_what_ends_with_a_process_is_listed_and_the_rest_is_there(host: Host) ->
     done = host.run("core", "restore", str(cores / f"core.{process.pid}"))
     assert done.ok, done
     assert re.search(
-        r"not in the core: descriptor \d+ of process \d+ \(socket:\[\d+\]\) .*: it ended with the process", done.log
+        r"not in the core: descriptor \d+ of process \d+ \(socket:\[\d+\]\) .*: its other end has gone", done.log
     )
     assert re.search(r"not in the core: descriptor 1 of process \d+ \(pipe:", done.log)
     assert "\nhere\n" in done.log, "what was a pipe is our standard output"
@@ -293,6 +293,51 @@ def test_what_ends_with_a_process_is_listed_and_the_rest_is_there(host: Host) ->
         os.close(fd)
     ours.close()
     theirs.close()
+
+
+SERVER = """
+import asyncio
+said = []
+async def serve(reader, writer):
+    while line := await reader.readline():
+        said.append(line)
+        writer.write(line)
+    say("a client has gone")
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    say("port", server.sockets[0].getsockname()[1])
+    ready()
+    while len(said) < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    say(said)
+asyncio.run(main())
+"""
+
+
+def test_a_server_serves_on_and_its_clients_have_gone(host: Host) -> None:
+    """asyncio: an event queue, a listening socket; to the server its connection looks like one that was closed."""
+
+    def ask(line: bytes) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", port), timeout=10)
+        client.sendall(line)
+        assert client.recv(100) == line
+        return client
+
+    with handler(host) as cores:
+        subject = host.python(SERVER, preexec_fn=may_dump_core)
+        port = int(subject.said()[0].split()[1])
+        client = ask(b"before\n")
+        quit_(subject)
+        client.close()
+    core = str(cores / f"core.{subject.pid}")
+    done = host.run("core", "restore", "-d", core)
+    assert done.ok, done
+    assert re.search(r"not in the core: descriptor \d+ .*TCP connection.*: its other end has gone", done.log)
+    subject.wait_for("a client has gone")
+    ask(b"after\n").close()
+    subject.wait_for("[b'before\\n', b'after\\n']")
+    assert subject.said()[2:] == ["a client has gone"] * 2 + ["[b'before\\n', b'after\\n']"]
 
 
 def test_a_folder_of_others_is_refused(host: Host) -> None:

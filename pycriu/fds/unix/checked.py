@@ -13,7 +13,7 @@ from pycriu.fds.queues import SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, Message
 from pycriu.fds.unix import naming
 from pycriu.fds.unix.persons import Person
 from pycriu.images import messages as m
-from pycriu.kernel.sockdiag import LISTEN
+from pycriu.kernel.sockdiag import ESTABLISHED, LISTEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ OWN_NOTES = {  # name → length; None: any
 }  # fmt: skip
 EXTERN = 1  # unix_sk_entry.uflags: a peer outside the tree
 SERVICE = 2  # the same: a connection to the service that was asked for the dump; who restores it answers
+_LAST_INODE = (1 << 32) - 1
 HOW = {1: _socket.SHUT_RD, 2: _socket.SHUT_WR, 3: _socket.SHUT_RDWR}
 
 
@@ -40,6 +41,13 @@ def outside_entry(number: int, inode: int, kind: int, name: bytes) -> Any:
         name=name,
     )  # fmt: skip
     return m.file_entry(type=5, id=number, usk=entry)
+
+
+def ended_entry(number: int, flags: int) -> Any:
+    """The entry of a stream whose other end has gone: whoever reads it is at its end."""
+    entry = outside_entry(number, _LAST_INODE - number, SOCK_STREAM, b"")
+    entry.usk.state, entry.usk.uflags, entry.usk.flags, entry.usk.shutdown = ESTABLISHED, 0, flags | os.O_RDWR, 3
+    return entry
 
 
 class One:
