@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import stat
 import struct
 import sys
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycriu.corefile import descriptors, sidecar
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 PATTERN, LIMIT = "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/core_pipe_limit"
 LAUNCHER, BEFORE, LOG, SOCKET = "pycriu-handler", "pycriu-before.json", "handler.log", "pycriu.socket"
+_LIST, _WORK = ".fds", ".pycriu-core-"
+_BEGUN = re.compile(rf"{re.escape(_WORK)}(\d+)-.*|core\.\d+(?:\.side)?\.crit-(\d+)")  # by whom
 _MAX_PATTERN = 127
 _AT_ONCE = 16  # cores for which the kernel waits at the same time
 _PAGE, _PIECE = 4096, 1 << 20
@@ -60,16 +65,36 @@ def take(folder: str, pid: int, stream: int, log: Log) -> str:
     A side-car that cannot be made is told to the log: the core alone is worth having.
     """
     path = os.path.join(folder, f"core.{pid}")
+    _sweep(folder, f"core.{pid}")
     try:
-        with tempfile.TemporaryDirectory(prefix=".pycriu-core-", dir=folder) as images:
+        _write_list(pid, path + _LIST)
+        with tempfile.TemporaryDirectory(prefix=f"{_WORK}{os.getpid()}-", dir=folder) as images:
             seen = Seen(pid, images, log)
             seen.write()
             sidecar.pack(images, path + sidecar.SUFFIX, sidecar.HANDLER, pid, seen.lacks)
-        _write_list(pid, f"{path}.fds")
-    except PycriuError as error:
+    except (PycriuError, OSError) as error:
         log.error("%s: no side-car: %s", path, error)
-    _store(stream, path)
+    finally:  # whatever it is, there is no second chance to have the core
+        _store(stream, path)
     return path
+
+
+def _sweep(folder: str, core: str) -> None:
+    """Remove what another process of that PID has left, and what was begun by handlers that were killed."""
+    _remove(*(os.path.join(folder, core + suffix) for suffix in ("", sidecar.SUFFIX, _LIST)))
+    for name in os.listdir(folder):
+        begun, path = _BEGUN.fullmatch(name), os.path.join(folder, name)
+        if begun is not None and not procfs.exists(int(begun[1] or begun[2])):
+            if begun[1]:
+                shutil.rmtree(path, ignore_errors=True)  # another handler may have been first
+            else:
+                _remove(path)
+
+
+def _remove(*paths: str) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _write_list(pid: int, path: str) -> None:
@@ -87,20 +112,28 @@ def _private(path: str, flags: int) -> int:
 
 
 def _store(stream: int, path: str) -> None:
-    """A file with all that comes; pages of zeros are holes. It appears when it is whole."""
-    zeros = bytes(_PAGE)
-    with replaced(path) as out:
-        size = 0
-        while data := _piece(stream):
-            disk = os.fstatvfs(out.fileno())
-            if disk.f_bavail * disk.f_frsize < _SPARE:
-                raise UserError(f"{path}: the disk is full", "the core was not written")
-            for at in range(0, len(data), _PAGE):
-                page = data[at : at + _PAGE]
-                if page != zeros:
-                    os.pwrite(out.fileno(), page, size + at)
-            size += len(data)
-        out.truncate(size)
+    """The core; without it, nothing of what lies beside it."""
+    try:
+        with replaced(path) as out:
+            _copy(stream, out.fileno(), path)
+    except BaseException:
+        _remove(path + sidecar.SUFFIX, path + _LIST)
+        raise
+
+
+def _copy(stream: int, out: int, path: str) -> None:
+    """All that comes; pages of zeros are holes."""
+    zeros, size = bytes(_PAGE), 0
+    while data := _piece(stream):
+        disk = os.fstatvfs(out)
+        if disk.f_bavail * disk.f_frsize < _SPARE:
+            raise UserError(f"{path}: the disk is full", "the core was not written")
+        for at in range(0, len(data), _PAGE):
+            page = data[at : at + _PAGE]
+            if page != zeros:
+                os.pwrite(out, page, size + at)
+        size += len(data)
+    os.ftruncate(out, size)
 
 
 def _piece(stream: int) -> bytes:
@@ -115,8 +148,7 @@ def _piece(stream: int) -> bytes:
 def serve(folder: str, log: Log, *, once: bool = False) -> None:
     """Listen for the kernel on the socket in the folder, a core after the other (Linux 6.16)."""
     path = os.path.join(folder, SOCKET)
-    if os.path.lexists(path):
-        os.unlink(path)
+    _remove(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
         listener.bind(path)
         os.chmod(path, 0o600)
@@ -184,15 +216,16 @@ def uninstall() -> str:
     now = _read(PATTERN)
     folder = os.path.dirname(now[1:].split(" ")[0])
     if not now.startswith(("|", "@")) or not os.path.isfile(os.path.join(folder, BEFORE)):
-        raise UserError(f"core_pattern is {now!r}: not ours", "somebody else has changed it meanwhile")
+        hint = (
+            "write there what it shall be, such as core: its folder is gone, or somebody else has changed it meanwhile"
+        )
+        raise UserError(f"core_pattern is {now!r}: not ours", hint)
     _refuse_unsafe(folder)
     with open(os.path.join(folder, BEFORE)) as file:
         before = json.load(file)
     _write(PATTERN, str(before["pattern"]))
     _write(LIMIT, str(before["limit"]))
-    for name in (BEFORE, LAUNCHER, SOCKET):
-        if os.path.lexists(os.path.join(folder, name)):
-            os.unlink(os.path.join(folder, name))
+    _remove(*(os.path.join(folder, name) for name in (BEFORE, LAUNCHER, SOCKET)))
     return str(before["pattern"])
 
 
@@ -219,6 +252,6 @@ def _read(path: str) -> str:
 def _write(path: str, value: str) -> None:
     try:
         with open(path, "w") as file:
-            file.write(value)
+            file.write(f"{value}\n")  # nothing at all would leave what is there
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", "it takes root, and a kernel that knows this pattern") from None

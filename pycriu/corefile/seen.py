@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pycriu import entries, pstree
 from pycriu.arch import native
 from pycriu.corefile.build import ALIVE, NO_CGROUPS, external
-from pycriu.errors import About, Gathering, PycriuError
+from pycriu.errors import About, Gathering, PycriuError, Unsupported
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.openfile import look as look_descriptors
 from pycriu.fds.saving import Saving
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 
     from pycriu.log import Log
 
-_GHOST_LIMIT = 1 << 20
+_GHOST_LIMIT = 1 << 28  # bytes of a deleted file
 # Kinds that are kept: each is looked at by descriptors of our own, and does not need its process.
 _KEPT = (
     "memfd", "regular", "pipe", "fifo", "eventfd", "signalfd", "timerfd", "inotify", "tty.kind", "unix.kind",
     "inet.kind", "netlink", "epoll",
 )  # fmt: skip
 _SIG_IGN = 1
-_NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "time")
+_NAMESPACES = ("net", "ipc", "uts", "user", "time")
+_VIEWS = ("mnt", "pid")  # in which paths and PIDs mean something else
 
 
 class Seen:
@@ -56,7 +57,9 @@ class Seen:
         self._status = procfs.parse_status(procfs.text(pid, "status"))
 
     def write(self) -> None:
-        """All images, into the folder."""
+        """All images, into the folder; Unsupported where its paths or PIDs mean something else out here."""
+        if others := self._others(_VIEWS):
+            raise Unsupported(f"process {self.pid} has namespaces of its own ({', '.join(others)})")
         self._tell_unknown()
         left_out: dict[int, OpenFile] = {}
         for _ in range(3):  # what was left out may have been what another one needed
@@ -128,7 +131,8 @@ class Seen:
         new.write(f"ids-{pid}.img", [mine])
         new.write(f"fs-{pid}.img", [files.fs_entry(table, saving)])
         descriptors: list[Any] = [*self._in_their_place(saving, left_out), *files.descriptor_table(table, saving)]
-        new.write(f"fdinfo-{mine.files_id}.img", sorted(descriptors, key=lambda one: one.fd))
+        descriptors.sort(key=lambda one: int(one.fd))
+        new.write(f"fdinfo-{mine.files_id}.img", descriptors)
         new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(mapped, ()))
         facts = {tid: scheduling.look_thread(tid) for tid in self._process.threads}
         facts[pid] |= clocks.look(pid)
@@ -188,6 +192,9 @@ class Seen:
             signals_s=signals.queue_entry(()), sigactions=signals.action_entries(actions),
         )  # fmt: skip
 
+    def _others(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if self._namespace(self.pid, name) != self._namespace("self", name)]
+
     @staticmethod
     def _namespace(pid: int | str, name: str) -> str:
         try:
@@ -204,9 +211,8 @@ class Seen:
             say("its POSIX timers: they are gone")
         if int(self._status.get("Seccomp", "0")):
             say("its seccomp filters: it runs without")
-        others = [name for name in _NAMESPACES if self._namespace(self.pid, name) != self._namespace("self", name)]
-        if others:
-            say(f"namespaces of its own ({', '.join(others)}): paths and numbers are those that it saw there")
+        if others := self._others(_NAMESPACES):
+            say(f"namespaces of its own ({', '.join(others)}): it is in those of the restore")
         children = procfs.children(self.pid, self._process.threads)
         if children:
             say(f"its {len(children)} children: they are not its children any more")

@@ -17,7 +17,7 @@ import pytest
 from pycriu.crit.check import findings
 from pycriu.crit.source import open_source
 from tests import gdb
-from tests.host.conftest import DEADLINE, Host, alive, reap
+from tests.host.conftest import DEADLINE, Host, Subject, alive, reap
 
 PATTERN = Path("/proc/sys/kernel/core_pattern")
 _RESTART = "import sys; from pycriu.corefile.cli import main; sys.exit(main())"
@@ -85,3 +85,30 @@ def may_dump_core() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+@contextmanager
+def handler(host: Host, *words: str, pattern: str = "core.%p") -> Iterator[Path]:
+    """The handler is installed, for the folder it gives; at the end there is the core_pattern of before."""
+    cores = host.folder / "cores"
+    cores.mkdir(mode=0o700, exist_ok=True)
+    with kernel_cores(f"{pattern}\n"):
+        done = host.run("core", "handler", "--install", str(cores), *words)
+        if not done.ok and "can be written by others" in done.log:
+            pytest.skip("the folder of the tests is not safe enough for a handler: --basetemp names another")
+        assert done.ok, done
+        yield cores
+        before = PATTERN.read_text()
+        done = host.run("core", "handler", "--uninstall")
+        assert done.ok, done
+        assert PATTERN.read_text() == f"{pattern}\n" != before
+        assert not (cores / "pycriu-handler").exists()
+
+
+def quit_(subject: Subject) -> int:
+    """Ctrl-\\ ends it, with a core; its wait status."""
+    os.kill(subject.pid, signal.SIGQUIT)
+    status = reap(subject.pid) or 0
+    assert os.WTERMSIG(status) == signal.SIGQUIT
+    assert os.WCOREDUMP(status), "no core was written"
+    return status

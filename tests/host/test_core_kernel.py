@@ -15,15 +15,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import gdb
 from tests.host.conftest import PRELUDE, Host, Subject, alive, reap, state, wait_until
-from tests.host.cores import PATTERN, imported, kernel_cores, may_dump_core, restart
+from tests.host.cores import PATTERN, handler, imported, kernel_cores, may_dump_core, quit_, restart
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [str(number) for number in range(1, 41)]
@@ -39,33 +38,6 @@ def library(host: Host) -> str:
     source = ROOT / "savefds/savefds.c"
     subprocess.run([compiler, "-Wall", "-Werror", "-O2", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
     return str(path)
-
-
-@contextmanager
-def handler(host: Host, *words: str) -> Iterator[Path]:
-    """The handler is installed, for the folder it gives."""
-    cores = host.folder / "cores"
-    cores.mkdir(mode=0o700)
-    with kernel_cores():
-        done = host.run("core", "handler", "--install", str(cores), *words)
-        if not done.ok and "can be written by others" in done.log:
-            pytest.skip("the folder of the tests is not safe enough for a handler: --basetemp names another")
-        assert done.ok, done
-        yield cores
-        before = PATTERN.read_text()
-        done = host.run("core", "handler", "--uninstall")
-        assert done.ok, done
-        assert PATTERN.read_text() == "core.%p\n" != before
-        assert not (cores / "pycriu-handler").exists()
-
-
-def quit_(subject: Subject) -> int:
-    """Ctrl-\\ ends it, with a core; its wait status."""
-    os.kill(subject.pid, signal.SIGQUIT)
-    status = reap(subject.pid) or 0
-    assert os.WTERMSIG(status) == signal.SIGQUIT
-    assert os.WCOREDUMP(status), "no core was written"
-    return status
 
 
 def after_some_numbers(host: Host) -> None:
