@@ -218,7 +218,7 @@ def restore(
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip
     if new_pid:
-        _refuse_apart(sibling=sibling, shell_job=shell_job, wait_pid=wait_pid, hook=hook not in (None, no_hook))
+        _refuse_apart(sibling=sibling, wait_pid=wait_pid, hook=hook not in (None, no_hook))
         from pycriu.ownpids import outside
     with _surroundings(log_file, log_level) as log:
         return outside.restore(options, log) if new_pid else run_restore(options, log)
@@ -259,7 +259,7 @@ def _refuse_apart(**asked: object) -> None:
     """UserError for what cannot be had together with `new_pid`, by the keyword."""
     from pycriu.ownpids import NOT_TOGETHER
 
-    options = {"sibling": "restore-sibling", "shell_job": "shell-job", "wait_pid": "wait-pid", "hook": "action-script"}
+    options = {"sibling": "restore-sibling", "wait_pid": "wait-pid", "hook": "action-script"}
     for name, option in options.items():
         if asked[name]:
             raise UserError(f"new_pid and {name}", f"{NOT_TOGETHER[option]}: leave one of them out")

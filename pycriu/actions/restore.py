@@ -128,7 +128,7 @@ def _apart(request: Request) -> Outcome:
     result = outside.restore(asked, request.log)
     say([f"restored with PID {result.root_pid}"])
     free_images(request, restored=True)
-    return 0 if request.flag("restore-detached") else lambda: stay(result, request.log, keys=False)
+    return 0 if request.flag("restore-detached") else lambda: stay(result, request.log, keys=request.flag("shell-job"))
 
 
 def _dry_run(request: Request) -> int:

@@ -15,6 +15,5 @@ NOT_TOGETHER = {
     "exec-cmd": "the parent of the root is the init of the PID namespace",
     "restore-sibling": "the parent of the root is the init of the PID namespace",
     "action-script": "a script would have to know two PIDs of the root",
-    "shell-job": "the session of the shell is in another PID namespace; without, the tree gets one of its own",
     "wait-pid": "in a new PID namespace all PIDs are free",
 }

@@ -16,7 +16,8 @@ import pytest
 import pycriu
 from pycriu.errors import PycriuError, TraceeGone, UserError
 from pycriu.kernel import procfs
-from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, wait_until
+from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, assert_sound, below, reap, state, wait_until
+from tests.host.programs import PROMPT, Shell
 
 # It writes into a file of its own of each life, as both live at once.
 TWO = """
@@ -186,7 +187,7 @@ def named_init() -> list[int]:
     "words",
     [
         ("--dry-run",), ("--exec-cmd", "--", "true"), ("--restore-sibling",), ("--action-script", "true"),
-        ("--shell-job",), ("--wait-pid", "1"),
+        ("--wait-pid", "1"),
     ],
     ids=lambda words: words[0],
 )  # fmt: skip
@@ -257,7 +258,7 @@ def test_from_python(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"sibling": True}, {"shell_job": True}, {"wait_pid": 1}, {"hook": print}],
+    [{"sibling": True}, {"wait_pid": 1}, {"hook": print}],
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_does_not_go_together_from_python(tmp_path: Path, asked: dict[str, Any]) -> None:
@@ -280,3 +281,64 @@ def test_a_restore_from_python_that_fails(host: Host) -> None:
         subprocess.run(["readlink", "/proc/self/ns/pid"], capture_output=True, text=True, check=True).stdout
         == f"{own}\n"
     )
+
+
+JOB = """
+import os, signal, time
+os.write(1, b"pid %d\\n" % os.getpid())
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    while True: signal.pause()
+def interrupted(number, frame):
+    os.write(1, b"interrupted %d %d\\n" % (os.getpid(), os.getpgid(child) == child))
+    os.kill(child, 9)
+    os.wait()
+    os._exit(5)
+signal.signal(signal.SIGINT, interrupted)
+while True:
+    time.sleep(0.05)
+    os.write(1, b"goes\\n")
+"""
+
+
+def test_a_job_of_a_shell(host: Host) -> None:
+    """While the first one has the PID, the second one has the terminal of another shell, and its keys."""
+    (host.folder / "job.py").write_text(JOB)
+    one, other = Shell(host.folder), Shell(host.folder)
+    one.type(f"{sys.executable} job.py")
+    pid = int(one.expect(r"pid (\d+)\r\n")[1])
+    one.expect(r"goes\r\n")
+    other.type(f"{sys.executable} -m pycriu dump -R -t {pid} --shell-job -D images; echo dumped $?")
+    other.expect(r"dumped 0\r\n")
+    other.type(f"{sys.executable} -m pycriu restore --new-pid -D images")
+    other.expect("add --shell-job")
+    other.expect(PROMPT)
+    other.type(f"{sys.executable} -m pycriu restore --new-pid --shell-job -D images; echo restored $?")
+    outer = int(other.expect(r"restored with PID (\d+)\r\n")[1])
+    assert outer != pid
+    other.expect(r"goes\r\n")
+    other.press("\x1a")  # Ctrl-Z
+    other.expect(r"Stopped")
+    other.expect(PROMPT)
+    other.type("fg; echo ended $?")
+    other.expect(r"goes\r\n")
+    (host.folder / "second").mkdir()
+    inside = ["nsenter", "-t", str(outer), "-p", "-m", "--wd=/proc/self/cwd"]
+    words = host.command("dump", "-R", "-t", str(pid), "--shell-job", "-D", "second")
+    done = subprocess.run([*inside, *words], cwd=host.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_sound(host.folder / "second")
+    other.press("\x03")  # Ctrl-C
+    other.expect(rf"interrupted {pid} 1\r\n")
+    other.expect(r"ended 0\r\n")
+    wait_until(lambda: not named_init(), "its init ends")
+    one.press("\x03")
+    one.expect(rf"interrupted {pid} 1\r\n")
+    one.expect(PROMPT)
+    other.restore(host.folder / "second")  # without a namespace, now that the PID is free
+    other.expect(r"goes\r\n")
+    other.press("\x03")
+    other.expect(rf"interrupted {pid} 1\r\n")
+    for shell in (one, other):
+        shell.close()
