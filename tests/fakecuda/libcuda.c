@@ -5,7 +5,8 @@
 // In whoever checkpoints: the six calls of CUDA 12.8 write a request and wait for the answer. Both meet in the folder
 // $FAKE_CUDA: PID.state has "state thread", PID.ask and PID.answer are renamed into place, so that nobody reads half of
 // one. What was done is in the file `log`: "PID action frozen|running", by whether other threads stood still.
-// What is to go wrong is in the file `fail`: lines "action code", "action hang", "action die", "checkpoint keep".
+// What is to go wrong is in the file `fail`: lines "action code", "action hang", "action die", "checkpoint keep", each
+// with a PID behind it if it is for one process only. Beside the four actions there are "state" and "thread".
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -60,12 +61,14 @@ static int get(int pid, const char *what, char *text, int size) {
 }
 
 // What is to go wrong with an action: a code, 0 for nothing, -1 hang, -2 die, -3 keep.
-static int fault(const char *action) {
+static int fault(const char *action, int pid) {
     char text[512], name[32], how[32];
     if (!get(0, "fail", text, sizeof text)) return 0;
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
-        if (sscanf(line, "%31s %31s", name, how) == 2 && !strcmp(name, action))
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        int only = pid;
+        if (sscanf(line, "%31s %31s %d", name, how, &only) >= 2 && !strcmp(name, action) && only == pid)
             return !strcmp(how, "hang") ? -1 : !strcmp(how, "die") ? -2 : !strcmp(how, "keep") ? -3 : atoi(how);
+    }
     return 0;
 }
 
@@ -86,7 +89,7 @@ static void attach(void) {
 
 static void checkpoint(void) {
     memcpy(kept, memory, SIZE);
-    if (fault("checkpoint") == -3) return;
+    if (fault("checkpoint", getpid()) == -3) return;
     memset(memory, 0xee, SIZE);
     if (mmap(memory, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) abort();
     close(device);
@@ -188,11 +191,11 @@ int fakeWork(void) {
 static int ask(int pid, const char *action, unsigned timeout) {
     char text[128], request[512];
     unsigned number = (unsigned)time(NULL) << 12 ^ (unsigned)getpid() << 4 ^ (unsigned)rand(), got;
-    int code, how = fault(action);
+    int code, how = fault(action, pid);
     if (kill(pid, 0) || !get(pid, "state", text, sizeof text)) return NOT_INITIALIZED;
     if (how == -2) raise(SIGSEGV);
     if (how == -1) put(0, "hangs", action);
-    for (; how == -1 && fault(action) == -1; nap(20)) {}
+    for (; how == -1 && fault(action, pid) == -1; nap(20)) {}
     if (kill(pid, 0)) return NOT_INITIALIZED;
     if (how > 0) {
         if (how == NOT_READY) {
@@ -212,8 +215,12 @@ static int ask(int pid, const char *action, unsigned timeout) {
 
 static int known(int pid, int *value, int second) {
     char text[64];
-    int values[2], how = fault(second ? "thread" : "state");
+    const char *action = second ? "thread" : "state";
+    int values[2], how = fault(action, pid);
     if (how > 0) return how;
+    if (how == -2) raise(SIGSEGV);
+    if (how == -1) put(0, "hangs", action);
+    for (; how == -1 && fault(action, pid) == -1; nap(20)) {}
     if (kill(pid, 0) || !get(pid, "state", text, sizeof text)) return NOT_INITIALIZED;
     if (sscanf(text, "%d %d", &values[0], &values[1]) != 2) return NOT_INITIALIZED;
     *value = values[second];

@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from pycriu.images.store import ImagesDir
-from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, below, reap, state, wait_until
+from tests.host.conftest import (
+    DEADLINE,
+    Host,
+    Outcome,
+    Subject,
+    alive,
+    assert_sound,
+    below,
+    reap,
+    state,
+    wait_until,
+)
 
 SOURCE = Path(__file__).parents[1] / "fakecuda" / "libcuda.c"
 
@@ -211,7 +222,14 @@ ERRORS = {
     "checkpoint 100": ("cannot be checkpointed", "there is no GPU"),
     "checkpoint 999": ("cannot be checkpointed", "CUDA error 999"),
     "checkpoint keep": ("still has descriptor", "/dev/nvidia", "the mapping", "older than 570, or a child"),
-    "checkpoint die": ("the CUDA driver has not answered", "has ended the process that asked (checkpoint)"),
+    "checkpoint die": ("the CUDA driver has ended the process that asked (checkpoint of process",),
+    "lock die": ("the CUDA driver has ended the process that asked (lock of process",),
+    "state 999": ("cannot be asked for its state", "CUDA error 999"),
+    "state 1": ("cannot be asked for its state", "does not accept the request"),
+    "state die": ("the CUDA driver has ended the process that asked (state of process",),
+    "thread 999": ("cannot be asked for its thread", "CUDA error 999"),
+    "thread 3": ("cannot be asked for its thread", "does not use CUDA any more"),
+    "thread die": ("the CUDA driver has ended the process that asked (thread of process",),
 }
 
 
@@ -225,7 +243,21 @@ def test_what_fails_is_undone(host: Host, gpu: Gpu, fault: str) -> None:
     goes_on(subject)
 
 
-@pytest.mark.parametrize("step", ["lock", "checkpoint"])
+@pytest.mark.parametrize("fault", ["lock 600", "lock 999", "thread 999", "checkpoint 2"])
+def test_what_fails_for_one_of_several_is_undone_for_all(host: Host, gpu: Gpu, fault: str) -> None:
+    subject = host.python(FAMILY)
+    wait_until(lambda: subject.said().count("ready") == 2, "both have begun")
+    users = sorted(int(one.name.partition(".")[0]) for one in gpu.folder.glob("*.state"))
+    gpu.fail(f"{fault} {users[1]}")
+    host.refused(subject, f"CUDA of process {users[1]} cannot be")
+    assert [gpu.state(pid) for pid in users] == [0, 0]
+    assert gpu.log(users[0])[-1] == "unlock running"
+    (host.folder / "go").touch()
+    wait_until(lambda: not alive(subject.pid), "all have ended")
+    assert subject.said().count("wrong 0") == 2, subject.said()[-5:]
+
+
+@pytest.mark.parametrize("step", ["lock", "checkpoint", "state", "thread"])
 def test_a_driver_that_does_not_come_back(host: Host, gpu: Gpu, step: str) -> None:
     """--timeout ends it."""
     subject = host.python(ALONE)
@@ -246,13 +278,24 @@ def test_what_fails_later_is_undone(host: Host, gpu: Gpu) -> None:
     goes_on(subject)
 
 
-def test_a_process_that_cannot_be_brought_back_is_named(host: Host, gpu: Gpu) -> None:
+@pytest.mark.parametrize("how", ["-R", "-s"])
+@pytest.mark.parametrize("fault", ["restore 999", "unlock 999", "restore die"])
+def test_a_process_that_cannot_be_brought_back_is_named(host: Host, gpu: Gpu, how: str, fault: str) -> None:
+    """It runs, and waits at its next call of CUDA; the checkpoint is whole; as soon as the driver can, it goes on."""
     subject = host.python(ALONE)
-    gpu.fail("restore 999")
-    outcome = host.dump(subject, "-R")
+    gpu.fail(fault)
+    outcome = host.dump(subject, how)
     assert not outcome.ok
-    assert f"CUDA of process {subject.pid} (CUDA error 999) could not be brought back" in outcome.errors()
+    said = "no answer" if "die" in fault else "CUDA error 999"
+    assert f"CUDA of process {subject.pid} ({said}) could not be brought back" in outcome.errors()
     assert "cuda-checkpoint" in outcome.errors()
+    assert (host.images / "inventory.img").exists()
+    assert_sound(host.images)
+    gpu.fail()
+    code = "import ctypes; cuda = ctypes.CDLL('libcuda.so.1')\n"
+    code += f"for call in ('Restore', 'Unlock'): getattr(cuda, 'cuCheckpointProcess' + call)({subject.pid}, bytes(64))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    goes_on(subject)
 
 
 @pytest.mark.parametrize("step", ["lock", "checkpoint", "post-dump"])
@@ -332,7 +375,22 @@ def test_no_restore_without_a_driver(host: Host, gpu: Gpu, monkeypatch: pytest.M
     goes_on(subject)
 
 
-@pytest.mark.parametrize("fault", ["restore 999", "unlock 401", "thread 3"])
+@pytest.mark.parametrize("step", ["thread", "restore", "unlock"])
+def test_a_driver_that_ends_its_caller_at_a_restore(host: Host, gpu: Gpu, step: str) -> None:
+    subject = host.python(ALONE)
+    assert host.dump(subject).ok
+    gpu.fail(f"{step} die")
+    outcome = host.restore()
+    assert not outcome.ok
+    said = f"the CUDA driver has ended the process that asked ({step} of process {subject.pid})"
+    assert said in outcome.errors()
+    assert state(subject.pid) is None
+    gpu.fail()
+    assert host.restore().ok
+    goes_on(subject)
+
+
+@pytest.mark.parametrize("fault", ["restore 999", "unlock 401", "thread 3", "thread 999"])
 def test_a_restore_that_fails_leaves_nothing(host: Host, gpu: Gpu, fault: str) -> None:
     subject = host.python(ALONE)
     dumped = host.dump(subject)

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from pathlib import Path
 
 import pytest
 
-from pycriu.errors import ImageError, UserError
+from pycriu.errors import ImageError, Unsupported, UserError
+from pycriu.fds.openfile import OpenFile
 from pycriu.log import Log
-from pycriu.plugins import Plugins
+from pycriu.plugins import Plugins, cuda
 from pycriu.plugins.cuda import Cuda, driver
 
 
@@ -53,6 +56,18 @@ def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="has no cuCheckpointProcess") as caught:
         driver.Driver()
     assert "570" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("library", ["libc.so.6", "libno-such-driver.so"])
+def test_a_device_whose_driver_cannot_do_it(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, with the driver's part in it."""
+    monkeypatch.setattr(driver, "LIBRARY", library)
+    monkeypatch.setattr(cuda, "DEVICES", str(tmp_path))
+    with open(tmp_path / "device", "w") as file:
+        found = OpenFile(os.getpid(), file.fileno())
+        with pytest.raises(Unsupported, match="is a device of NVIDIA's, and") as caught:
+            Cuda(Log(2, 2, 0.0)).handle_fd(found)
+    assert "570 or later" in str(caught.value.hint)
 
 
 def test_cuda_comes_once() -> None:

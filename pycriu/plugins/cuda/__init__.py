@@ -36,6 +36,8 @@ _ASKING = 10.0  # seconds for a question
 _SHARE = 800  # milliseconds of each second of --timeout for one process's work to end
 _NOTE = struct.Struct("<IB")  # PID, state that it is to have
 _DOING = {
+    driver.STATE: "asked for its state",
+    driver.THREAD: "asked for its thread",
     driver.LOCK: "locked",
     driver.CHECKPOINT: "checkpointed",
     driver.RESTORE: "restored",
@@ -58,9 +60,13 @@ class Cuda(Plugin):
     # ------------------------------------------------------------------------------------------------------------ dump
 
     def handle_fd(self, file: OpenFile) -> bool:
-        """Devices that will be closed by then."""
-        if self._taken or not file.link.startswith(DEVICES) or not self._works():
+        """Devices that will be closed by then; UserError where there is no driver that could see to it."""
+        if self._taken or not file.link.startswith(DEVICES):
             return False
+        try:
+            driver.Driver()
+        except UserError as error:
+            raise Unsupported(f"{file.name} is a device of NVIDIA's, and {error.message}", error.hint) from None
         self._users.add(file.pid)
         return True
 
@@ -78,7 +84,8 @@ class Cuda(Plugin):
 
     def pause(self, pids: list[int], seconds: int) -> None:
         """Lock those that use CUDA."""
-        if not any(pid in self._users or _maps_driver(pid) for pid in pids):
+        users = {pid for pid in pids if pid in self._users or _maps_driver(pid)}
+        if not users:
             return
         try:
             self._guard = Guard()
@@ -87,6 +94,8 @@ class Cuda(Plugin):
             return
         for pid in pids:
             code, state = self._guard.ask(driver.STATE, pid, 0, _ASKING)
+            if code and code != driver.NOT_INITIALIZED and pid in users:
+                raise _failed(driver.STATE, pid, code)
             if code:
                 continue  # it does not use CUDA
             if state > driver.CHECKPOINTED:
@@ -112,7 +121,9 @@ class Cuda(Plugin):
             code, tid = self._guard.ask(driver.THREAD, pid, 0, _ASKING)
             if not code and pid not in self._found:
                 raise PycriuError(f"process {pid} has begun to use CUDA while it was looked at", "dump it again")
-            if not code and self._found[pid] != driver.CHECKPOINTED:
+            if self._found.get(pid, driver.CHECKPOINTED) != driver.CHECKPOINTED:
+                if code:
+                    raise _failed(driver.THREAD, pid, code)
                 with Alone(_task(tree.tasks, pid, tid), self._guard.note, tree):
                     self._demand(driver.CHECKPOINT, pid)
         for pid in live if self._found else ():
@@ -135,7 +146,7 @@ class Cuda(Plugin):
                 continue
             code, tid = self._guard.ask(driver.THREAD, pid, 0, _ASKING)
             if code:
-                raise _failed(driver.RESTORE, pid, code)
+                raise _failed(driver.THREAD, pid, code)
             with Alone(_task(tasks, pid, tid), self._guard.note, tree):
                 self._demand(driver.RESTORE, pid)
                 if state == driver.RUNNING:

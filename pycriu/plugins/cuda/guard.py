@@ -61,15 +61,16 @@ class Guard:
         except OSError:
             raise NoAnswer("the process that calls the CUDA driver has ended") from None
         answer = self._receive(time.monotonic() + limit)
-        if answer is None:
+        if not answer:
+            did = "ended the process that asked" if answer is not None else f"not answered within {limit:g} s"
             raise NoAnswer(
-                f"the CUDA driver has not answered within {limit:g} s, or has ended the process that asked ({what})",
+                f"the CUDA driver has {did} ({what} of process {pid})",
                 "the kernel log (dmesg) may have more from the driver",
             )
         return int(answer[0]), int(answer[1])
 
     def _receive(self, end: float) -> tuple[int, ...] | None:
-        """The next message; None at the end of the connection, or of the time."""
+        """The next message; nothing in it at the end of the connection, None at the end of the time."""
         poll = select.poll()
         poll.register(self._ours.fileno(), select.POLLIN)
         if not poll.poll(max(0.0, end - time.monotonic()) * 1e3):
@@ -77,8 +78,8 @@ class Guard:
         try:
             got = self._ours.recv(_ROOM)
         except ConnectionResetError:
-            return None
-        message: tuple[int, ...] | None = marshal.loads(got) if got else None
+            return ()
+        message: tuple[int, ...] = marshal.loads(got) if got else ()
         return message
 
     def hold(self, pid: int, state: int) -> None:
@@ -132,7 +133,7 @@ class Guard:
         """Who could not be brought back, and why; None where the guard has not come to its end."""
         self.begin_undo()
         end, left = time.monotonic() + GRACE, []
-        while (message := self._receive(end)) is not None:
+        while message := self._receive(end):
             if len(message) == 1:  # it is at it
                 end = time.monotonic() + PATIENCE
             elif len(message) == 3:
