@@ -137,7 +137,7 @@ class _Asking:
         moment = self._told()
         if moment is not None and (moment.outcome == "restored" or self._page.get(channel.FINAL)):
             return True
-        return not _is_running(self._dumper) and not self._is_served()
+        return not is_alive(self._dumper) and not self._is_served()
 
     def _told(self) -> Moment | None:
         """What we have been told since: by our dumper, or by whoever has restored us from the dump of somebody else."""
@@ -196,17 +196,6 @@ def _start(words: list[str], log: str) -> int:
     command = ["/bin/sh", "-c", _START, "pycriu", log, interpreter or sys.executable, "-c", _BECOME, *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
     return int(done.stdout)
-
-
-def _is_running(pid: int) -> bool:
-    """A zombie whose parent takes its time has ended, too. Nothing is opened for that: we are about to be dumped."""
-    try:
-        os.readlink(f"/proc/{pid}/exe")
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return is_alive(pid)
-    return True
 
 
 def _errors(log: str) -> str:

@@ -58,8 +58,8 @@ class Listener:
         self.asker = 0  # the PID of whoever began the last of them
         self.asking_in_loop = False  # the main thread waits for the end of a conversation, in a callback of its loop
         self.page: Page | None = None
-        self.task: Any = None  # of the loop, so that it is not forgotten
         self._serving = False
+        self._task: Any = None  # of the loop, while it serves: loops forget those that nobody holds
         self._turn: weakref.ref[_Turn] | None = None  # what the loop has not begun yet
         self._sections = Sections()
         self._main = 0  # the kernel's id of the main thread: that of `threading` may be a greenlet's
@@ -132,7 +132,7 @@ class Listener:
         """A conversation has come to its end, or to nothing."""
         assert self.page is not None
         self.page.put(channel.STATE, channel.IDLE)
-        self._serving, self._turn = False, None
+        self._serving, self._turn, self._task = False, None, None
         self._sections.give_back()
 
     def again(self) -> None:
@@ -144,8 +144,10 @@ class Listener:
         """Do what is asked; raise in the end what is meant for the program."""
         page, in_loop = self.page, turn is not None
         assert page is not None
-        if turn is not None and not turn.comes():
-            return
+        if turn is not None:
+            if not turn.comes():
+                return
+            self._task = sys.modules["asyncio"].current_task()
         raised: BaseException | None = None
         try:
             what, self.asker = page.get(channel.WHAT), page.get(channel.ASKER)
@@ -252,7 +254,7 @@ class _Turn:
 
     def begin(self, listener: Listener) -> None:
         """The loop has got round to it."""
-        listener.task = self.loop.create_task(listener.converse(self))
+        self.loop.create_task(listener.converse(self))  # which the loop holds until it begins
 
     def comes(self) -> bool:
         """Whether it is to be had; not a second time."""

@@ -41,7 +41,17 @@ def stand(page: Page, born: int, asker: int) -> tuple[int, BaseException | None]
 
 
 def is_alive(pid: int) -> bool:
-    """Nothing is opened for that: it might be open when we are dumped."""
+    """Whether it runs: a zombie whose parent takes its time does not. Nothing is opened: we are about to be dumped."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except FileNotFoundError:
+        return False
+    except OSError:  # of another user, who alone can see more
+        return _exists(pid)
+    return True
+
+
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

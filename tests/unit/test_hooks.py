@@ -268,3 +268,111 @@ with pycriu.critical_section():
 print(len(here._sections))
 """
     assert told(code) == ["True 1", "2", "1"]
+
+
+# -------------------------------------------------------------------------------------------------- conversations
+
+# What the engine writes; the one who asks has ended some time later, so it has failed then.
+ASKED = """
+import asyncio, signal, subprocess, time, pycriu
+from pycriu.hooks import channel
+from pycriu.hooks.listener import here
+@pycriu.before_checkpoint
+async def before(): print("before")
+@pycriu.after_checkpoint
+def after(): print("after", pycriu.moment().outcome)
+def request(seconds=0.3):
+    asker = subprocess.Popen(["sleep", str(seconds)])
+    for at, value in ((channel.WHAT, channel.PREPARE), (channel.ASKER, asker.pid)):
+        here.page.put(at, value)
+    here.page.put(channel.REQUEST, here.page.request + 1)
+    signal.raise_signal(signal.SIGURG)
+def state():
+    print(here.page.asked, here.page.get(channel.STATE), here._serving, here._turn, here._task)
+"""
+SERVED = ["before", "after failed", "False 0 False None None"]
+
+
+def test_whoever_asked_may_stay_as_a_zombie() -> None:
+    """It is gone all the same, and nobody waits for it."""
+    assert told(ASKED + "request()\nstate()") == SERVED
+
+
+def test_a_loop_that_ends_before_it_has_begun() -> None:
+    """The conversation takes place behind it."""
+    code = "async def main(): request()\nasyncio.run(main())\nstate()"
+    assert told(ASKED + code) == SERVED
+
+
+def test_a_loop_that_is_closed_before_it_has_begun() -> None:
+    code = """
+loop = asyncio.new_event_loop()
+async def main():
+    loop.call_later(0, lambda: (request(), loop.stop()))
+loop.create_task(main())
+loop.run_forever()
+loop.close()
+del loop, main
+state()
+"""
+    assert told(ASKED + code) == SERVED
+
+
+def test_a_loop_that_rests() -> None:
+    """The next time that it is asked, the program answers without it."""
+    code = """
+loop = asyncio.new_event_loop()
+loop.call_soon(lambda: (request(), loop.stop()))
+loop.run_forever()
+print(here._serving)
+request()
+state()
+loop.run_until_complete(asyncio.sleep(0))
+"""
+    assert told(ASKED + code) == ["True", *SERVED]
+
+
+def test_a_task_that_is_cancelled() -> None:
+    """Hooks that wait are interrupted, and what was put away is put back."""
+    code = """
+@pycriu.before_checkpoint
+async def slow(): await asyncio.sleep(60)
+async def main():
+    request()
+    await asyncio.sleep(0.05)
+asyncio.run(main())
+state()
+print(channel.number(here.page._map, channel.RESULT) == channel.NOT_NOW, here.moment.errors)
+"""
+    assert told(ASKED + code) == [*SERVED, "True [('slow', CancelledError())]"]
+
+
+def test_a_program_that_has_another_sleep() -> None:
+    """As greenlets have, with which others would run while it is to stand still."""
+    code = "time.sleep = lambda seconds: print('slept')\nrequest()\nstate()"
+    assert told(ASKED + code) == SERVED
+
+
+def test_what_handlers_raise_while_it_stands() -> None:
+    code = """
+def stop(*_): raise TimeoutError("alarm")
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try: request()
+except TimeoutError as error: print(error)
+state()
+"""
+    assert told(ASKED + code) == [*SERVED[:2], "alarm", *SERVED[2:]]
+
+
+def test_simulated_interruptions_are_raised() -> None:
+    code = """
+import pycriu
+@pycriu.before_checkpoint
+def stop(): raise KeyboardInterrupt
+@pycriu.after_checkpoint
+def after(): print("after", pycriu.moment().outcome)
+try: pycriu.simulate()
+except KeyboardInterrupt: print("raised")
+"""
+    assert told(code) == ["after failed", "raised"]
