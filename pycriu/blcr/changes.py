@@ -147,8 +147,8 @@ class Changes(Edits):
             cut = written and (now.st_dev, now.st_ino) not in self._ours
             if cut:
                 self.cut[reg.name] = reg.size
-            became = ", and is cut back" if cut else ""
-            self.remarks.append(f"{reg.name} has grown from {reg.size} to {now.st_size} bytes since{became}")
+            becomes = "; a restart cuts it back" if cut else ""
+            self.remarks.append(f"{reg.name} has grown from {reg.size} to {now.st_size} bytes since{becomes}")
         return True
 
     def cut_back(self) -> None:

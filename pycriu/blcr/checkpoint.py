@@ -16,7 +16,7 @@ import time
 from pycriu import __version__
 from pycriu.actions import ALARM, Deadline, Signals, settle, tell_late
 from pycriu.blcr import archive, codes, consent, context, rights
-from pycriu.blcr.codes import Failure
+from pycriu.blcr.codes import Busy, Failure
 from pycriu.blcr.options import ERROR, EXE, NONE, PRIVATE, SHARED, SIGKILL, TREE
 from pycriu.blcr.scope import Scope
 from pycriu.errors import PycriuError
@@ -55,7 +55,7 @@ def checkpoint(number: int, values: Values, said: Messages) -> int:
     with Refusals():
         ours = scope.has(os.getpid())
     if not ours:
-        _work(scope, where, number, values, said)
+        _in_turn(scope, where, number, values, said)
         return 0
     if not (child := os.fork()):
         return _in_child(scope, where, number, values, said)
@@ -65,7 +65,7 @@ def checkpoint(number: int, values: Values, said: Messages) -> int:
 def _in_child(scope: Scope, where: Destination, number: int, values: Values, said: Messages) -> int:
     """The same by a child, which is not in the checkpoint: its parent is."""
     try:
-        _work(scope, where, number, values, said)
+        _in_turn(scope, where, number, values, said)
     except Failure as failure:
         said.failed(failure)
         os._exit(failure.code)
@@ -84,6 +84,25 @@ def _await(child: int) -> int:
     return os.WEXITSTATUS(status)
 
 
+def _in_turn(scope: Scope, where: Destination, number: int, values: Values, said: Messages) -> None:
+    """Do the work; after whoever does so at this moment, if that does not take too long."""
+    deadline = time.monotonic() + (_seconds(values) or _FREEZING)
+    while True:
+        try:
+            return _work(scope, where, number, values, said)
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_FREEZING / 200)
+
+
+def _seconds(values: Values) -> int:
+    """Of --time."""
+    seconds = values.get("time", 0)
+    assert isinstance(seconds, int)
+    return seconds
+
+
 class Refusals:
     """A scope in which what the engine refuses becomes the end of the command."""
 
@@ -95,8 +114,7 @@ class Refusals:
             refused = consent.refusal(error)
             if refused is not None:
                 raise refused from None
-            lines = str(error).splitlines()
-            raise Failure(codes.of(error), f"Checkpoint failed: {lines[0]}", tuple(line.strip() for line in lines[1:]))
+            raise codes.failure("Checkpoint", error)
         if isinstance(error, KeyboardInterrupt):
             if error.args == (ALARM,):
                 raise Failure(errno.ETIMEDOUT, "Checkpoint failed: the time of --time is over")
@@ -104,9 +122,7 @@ class Refusals:
 
 
 def _work(scope: Scope, where: Destination, number: int, values: Values, said: Messages) -> None:
-    seconds = values.get("time", 0)
-    signal = values.get("signal", 0)
-    assert isinstance(seconds, int)
+    seconds, signal = _seconds(values), values.get("signal", 0)
     assert isinstance(signal, int)
     embedded = _embedded(values)
     with Signals(), Refusals(), where, Deadline(seconds):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 
 from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError, Several, TraceeGone, Unsupported
+from pycriu.holders import WAYS
 
 USAGE = 255
 
@@ -29,6 +30,39 @@ class Failure(Exception):
         self.code = (code & 0xFF) or USAGE
         self.message, self.details = message, details
         self.kind = kind or classify(code)
+
+
+class Busy(Failure):
+    """Somebody else is just making a checkpoint of the processes: it can be tried again when that is done."""
+
+
+def failure(what: str, error: PycriuError) -> Failure:
+    """The end of a command, such as "Restart", that an error of the engine is."""
+    if not isinstance(error, Several):
+        return Failure(of(error), f"{what} failed: {error.message}", tuple(_hints(error)))
+    lines = [line for one in error.errors[:_SHOWN] for line in (one.message, *_hints(one))]
+    if len(error.errors) > _SHOWN:
+        lines.append(f"and {len(error.errors) - _SHOWN} more")
+    return Failure(of(error), f"{what} failed: {error.message}:", tuple(lines))
+
+
+_SHOWN = 20  # errors of several
+# What the engine advises by options of pycriu's own commands, and how BLCR's are asked for it.
+_ADVICE = (
+    (WAYS, "or take new PIDs: --no-restore-pid"),
+    ("let -D name a directory on another disk", "let -f, or TMPDIR for what is needed meanwhile, name another disk"),
+    ("give more time with --timeout", "give more time with --time"),
+)
+
+
+def _hints(error: PycriuError) -> list[str]:
+    """What to do about it, unless that is something that only pycriu's own commands can."""
+    hint = error.hint or ""
+    for words, ours in _ADVICE:
+        if words in hint:
+            return [hint.replace(words, ours)]
+    foreign = any(word.strip("();:,").startswith("-") for word in hint.split())
+    return [] if foreign or not hint else [hint]
 
 
 def classify(code: int) -> str:

@@ -173,8 +173,7 @@ class Source:
         except OSError as error:
             raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}") from None
         except PycriuError as error:
-            hints = (error.hint,) if error.hint else ()
-            raise Failure(codes.of(error), f"Restart failed: {error.message}", hints) from None
+            raise codes.failure("Restart", error) from None
 
     def _file(self) -> IO[bytes]:
         """The source; what is not there, or may not be read, is a wrong argument, what is wrong in it is not."""
@@ -203,8 +202,7 @@ def restore(source: Source, values: Values, said: Messages) -> int:
         with Signals():
             return run(options, said).root_pid
     except PycriuError as error:
-        first, *more = (line.strip() for line in str(error).splitlines())
-        raise Failure(codes.of(error), f"Restart failed: {first}", tuple(more)) from None
+        raise codes.failure("Restart", error) from None
     except KeyboardInterrupt as interruption:
         raise _cancelled(interruption) from None
     finally:

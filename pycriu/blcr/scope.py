@@ -11,7 +11,7 @@ import errno
 import os
 
 from pycriu import pstree
-from pycriu.blcr.codes import CR_EPTRACED, CR_EPTRACER, Failure
+from pycriu.blcr.codes import CR_EPTRACED, CR_EPTRACER, Busy, Failure
 from pycriu.blcr.options import ALWAYS, ERROR, MAYBE, NEVER, PROCESS, SESSION, SKIP, TREE
 from pycriu.errors import NoProcess, TraceeGone
 from pycriu.kernel import procfs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OMITTED = "PYCRIU_CR_OMIT"  # in the environment of what cr_run --omit has started
 WAITING = {MAYBE: "cr_restart wait", ALWAYS: "cr_restart omit", NEVER: "cr_restart keep"}
 """The name that a cr_restart has while it waits for what it has restarted, by --omit-*."""
+_SAVES = "cr_checkpoint"  # the name of one that does its work
 NOBODY = "Checkpoint failed: no processes checkpointed"
 
 
@@ -95,6 +96,10 @@ class Scope:
         except TraceeGone:
             return ""
         if tracer not in (0, os.getpid()):
+            if _comm(tracer) == _SAVES:
+                raise Busy(
+                    errno.EBUSY, f"Checkpoint failed: process {pid} ({stat.comm}) is just being saved by {tracer}"
+                )
             return self._judge(self._ptraced, CR_EPTRACED, f"process {pid} ({stat.comm}) is being traced by {tracer}")
         if self._tracers is None:
             self._tracers = _tracers()
@@ -119,6 +124,14 @@ _REASONS = {
     _WAITS: "it waits for what it has restarted",
     SKIP: "it, or what it is below, is being traced or traces others",
 }
+
+
+def _comm(pid: int) -> str:
+    """The name of a process; "" for one that has ended."""
+    try:
+        return procfs.stat(pid).comm
+    except TraceeGone:
+        return ""
 
 
 def is_omitted(pid: int) -> bool:

@@ -471,7 +471,7 @@ def refuse_without_room(path: str, size: int) -> None:
         raise UserError(
             f"{path}: the checkpoint needs about {_mib(size + _SLACK)}, {_mib(free)} are free",
             hint="make room there, or let -D name a directory on another disk",
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _mib(size: int) -> str:

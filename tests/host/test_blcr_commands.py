@@ -220,6 +220,61 @@ def test_what_fails_leaves_the_program_and_the_old_context(blcr: Blcr) -> None:
     program.wait()
 
 
+def test_several_that_save_one_process_do_so_one_after_the_other(blcr: Blcr) -> None:
+    program = blcr.counter()
+    savers = [blcr.start("checkpoint", "-f", name, program.pid) for name in ("one", "two", "three", "four")]
+    assert [saver.wait() for saver in savers] == [0] * 4
+    for name in ("one", "two", "three", "four"):
+        assert_sound(blcr.folder / name)
+    savers = [blcr.start("checkpoint", "--backup", "--term", "-f", "one", program.pid) for _ in range(3)]
+    assert sorted(saver.wait() for saver in savers) == [0, 3, 3]  # nobody is there any more
+    assert program.wait() == -signal.SIGTERM
+    assert_sound(blcr.folder / "one")
+    blcr.finish()
+    assert blcr.run("restart", "one").returncode == 7
+    assert is_counted(blcr.lines())
+
+
+def test_what_a_killed_one_has_left_is_removed_by_the_next(blcr: Blcr) -> None:
+    program = blcr.counter()
+    saver = blcr.start("checkpoint", "--term", "-f", "saved", program.pid)
+    wait_until(lambda: list(blcr.folder.glob(".cr_checkpoint-*/images/*")), "it works")
+    saver.kill()
+    saver.wait()
+    blcr.wait_for_lines(3)
+    assert not (blcr.folder / "saved").exists()
+    blcr.checkpoint(program.pid, "-f", "saved")
+    assert [path.name for path in blcr.folder.glob(".*")] == []
+    kill(program.pid)
+    program.wait()
+
+
+def test_a_disk_without_room(blcr: Blcr, tmp_path: Path) -> None:
+    small = blcr.folder / "small"
+    small.mkdir()
+    program = blcr.counter()
+    for size in (2, 5):  # not even for the images; not for both them and the context
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "none", str(small)], check=False).returncode:
+            kill(program.pid)
+            pytest.skip("nothing can be mounted on this machine")
+        try:
+            (small / "old").write_text("old")
+            for words in (["-f", "small/old"], ["--backup", "-f", "small/old"], ["--noclobber", "-f", "small/new"]):
+                done = blcr.run("checkpoint", "--term", *words, program.pid)
+                assert done.returncode == 28, done
+                assert [(path.name, path.read_text()) for path in small.iterdir()] == [("old", "old")]
+            environment = blcr.environment | {"TMPDIR": str(small)}
+            with (
+                (blcr.folder / "stream").open("wb") as stream,
+                blcr.start("checkpoint", "--term", "-F", 1, program.pid, stdout=stream, env=environment) as sender,
+            ):
+                assert sender.wait() == (28 if size == 2 else 0)
+            assert [path.name for path in small.iterdir()] == ["old"]
+        finally:
+            subprocess.run(["umount", str(small)], check=True)
+    assert program.wait() == -signal.SIGTERM
+
+
 def test_nobody_is_there(blcr: Blcr) -> None:
     program = blcr.program("true")
     program.wait()

@@ -30,6 +30,7 @@ from pycriu.errors import (
     Unsupported,
     UserError,
 )
+from pycriu.holders import WAYS
 
 # BLCR 0.8.6: what each command takes, with its short form. Flags of one name that stand for others have none.
 LONGS = {
@@ -170,6 +171,24 @@ def of_kernel() -> PycriuError:
 )
 def test_codes_of_errors(error: PycriuError, code: int) -> None:
     assert codes.of(error) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("no room", "make room there, or let -D name a directory on another disk"), ["make room there"]),
+        (PidTaken("PID 7 is in use", f"end it first (kill 7) {WAYS}"), ["end it first (kill 7) or take new PIDs"]),
+        (Unsupported("a lock", "--file-locks (-l) keeps locks"), []),
+        (Unsupported("a pipe"), []),
+        (Several([Unsupported("one", "close it"), Unsupported("two")] * 30), ["one", "close it", "two", "and 40 more"]),
+    ],
+)
+def test_what_is_advised_can_be_done(error: PycriuError, said: list[str]) -> None:
+    failure = codes.failure("Restart", error)
+    assert failure.message.startswith(f"Restart failed: {error.message}")
+    assert all(any(line.startswith(one) for line in failure.details) for one in said)
+    assert not any(word in line for line in failure.details for word in ("-D", "--wait-pid", "--file-locks"))
+    assert bool(failure.details) == bool(said)
 
 
 @pytest.mark.parametrize(
