@@ -10,7 +10,8 @@
  *
  *	FD : NAME : OFFSET : FLAGS
  *
- * FLAGS are those of open(2), octal. Then the signal does what it would have done. `restart -f PROGRAM CORE` reads it.
+ * FLAGS are those of open(2), octal; what a line cannot hold of NAME is written as \012 and the like. Then the signal
+ * does what it would have done. `restart -f PROGRAM CORE` reads it.
  *
  * A handler may make no calls but a few (signal-safety(7)); there is no stdio here, and no memory is allocated.
  */
@@ -24,7 +25,7 @@
 #include <unistd.h>
 
 #define NAME_ROOM 4096
-#define LINE_ROOM (NAME_ROOM + 96)
+#define LINE_ROOM (4 * NAME_ROOM + 96)
 
 struct entry { /* struct linux_dirent64 */
 	unsigned long long inode;
@@ -57,6 +58,24 @@ static char *text(char *out, const char *words)
 	return out;
 }
 
+/* A name, in which what would end it too early, or make it another one, is an octal number. */
+static char *escaped(char *out, const char *name)
+{
+	for (; *name; name++) {
+		int last = !name[1] && (*name == ' ' || *name == '\t');
+
+		if (*name != '\n' && *name != '\\' && !last) {
+			*out++ = *name;
+			continue;
+		}
+		*out++ = '\\';
+		*out++ = (char)('0' + *name / 64);
+		*out++ = (char)('0' + *name / 8 % 8);
+		*out++ = (char)('0' + *name % 8);
+	}
+	return out;
+}
+
 static void write_all(int fd, const char *data, size_t size)
 {
 	while (size) {
@@ -85,7 +104,7 @@ static void list_one(int out, int fd)
 		return;
 	name[length] = '\0';
 	end = text(number(line, (unsigned)fd, 10), " : ");
-	end = text(text(end, name), " : ");
+	end = text(escaped(end, name), " : ");
 	end = text(number(end, offset < 0 ? 0 : (unsigned long long)offset, 10), " : 0");
 	end = number(end, (unsigned)flags, 8);
 	*end++ = '\n';
@@ -95,7 +114,7 @@ static void list_one(int out, int fd)
 static void list_all(void)
 {
 	static char room[1 << 14] __attribute__((aligned(8)));
-	int out = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int out = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	int folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long size;
 
@@ -146,7 +165,7 @@ static void about_to_end(int signal_number, siginfo_t *info, void *context)
 
 __attribute__((constructor)) static void begin(void)
 {
-	struct sigaction ours = { .sa_sigaction = about_to_end, .sa_flags = SA_SIGINFO | SA_RESTART }, before;
+	struct sigaction ours = { .sa_sigaction = about_to_end, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK }, before;
 	const char *wanted = getenv("SAVEFDS_FILE");
 
 	if (wanted && *wanted && strlen(wanted) < sizeof(file))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The text file that tells which descriptors were open: a line for each, `fd : filename : offset`, or with the flags of
 open(2) behind it. It can be edited; numbers are decimal, 0x… or 0…; `#` begins a remark. libsavefds.so writes it.
+In a name a new line, a backslash, and a blank at its end are written as `\\012`, `\\134`, `\\040`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _line(text: str) -> Line:
             offset, flags, head = number(before), offset, path
     except ValueError:
         flags = None  # the name has a colon in it
-    line = Line(number(fd), head.strip(), offset, flags)
+    line = Line(number(fd), _unescaped(head.strip(" \t")), offset, flags)
     if not 0 <= line.fd < _MAX_NUMBER or not line.path or "\0" in line.path or not 0 <= offset < 1 << 63:
         raise ValueError(text)
     return line
@@ -111,7 +112,23 @@ def number(word: str) -> int:
 def text(lines: Iterable[Line]) -> str:
     """Such a file."""
     return "".join(
-        f"{one.fd} : {one.path} : {one.offset}"
+        f"{one.fd} : {_escaped(one.path)} : {one.offset}"
         + (f" : {one.flags:#o}\n".replace("0o", "0") if one.flags is not None else "\n")
         for one in lines
     )
+
+
+def _escaped(path: str) -> str:
+    text = path.replace("\\", "\\134").replace("\n", "\\012")
+    return f"{text[:-1]}\\{ord(text[-1]):03o}" if text.endswith((" ", "\t")) else text
+
+
+def _unescaped(text: str) -> str:
+    first, *rest = text.split("\\")
+    return first + "".join(_one(part[:3], part) for part in rest)
+
+
+def _one(digits: str, part: str) -> str:
+    """What follows a backslash; it is one itself where no octal number of a byte does."""
+    octal = len(digits) == 3 and digits <= "377" and not digits.strip("01234567")
+    return chr(int(digits, 8)) + part[3:] if octal else f"\\{part}"

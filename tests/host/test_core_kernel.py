@@ -73,6 +73,19 @@ def test_numbers_go_on_where_they_were(host: Host, compiled: Callable[..., str],
     assert (host.folder / "numbers").read_text().split() == NUMBERS
 
 
+def test_a_name_that_a_line_cannot_hold(host: Host, compiled: Callable[..., str], library: str) -> None:
+    program, name = compiled("numbers"), "a\n4 : \\b "
+    words, more = (program, name, "40", "5", "20"), os.environ | {"LD_PRELOAD": library}
+    with kernel_cores():
+        subject = host.start(*words, env=more, preexec_fn=may_dump_core)
+        quit_(subject)
+    listed = (host.folder / "filedescriptors").read_text()
+    assert f"3 : {host.folder}/a\\0124 : \\134b\\040 : 0 : 0100001\n" in listed
+    (host.folder / "go").touch()
+    restart(host, "-f", "-n", "-w", program, f"core.{subject.pid}")
+    assert (host.folder / name).read_text().split() == NUMBERS
+
+
 def test_the_list_can_be_edited_when_a_file_has_moved(host: Host, compiled: Callable[..., str], library: str) -> None:
     program = compiled("numbers")
     subject = left_a_core(host, program, library)

@@ -398,6 +398,23 @@ def test_a_process_without_its_first_thread_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "images").iterdir())
 
 
+def test_what_is_not_known_of_threads_is_told_once(tmp_path: Path) -> None:
+    """Of a C library that is not glibc, or of a debugger that writes less than there is."""
+    (tmp_path / "images").mkdir()
+    plain = [("CORE", elf.NT_PRSTATUS, status(tid)) for tid in range(100, 108)]
+    sets = [("CORE", 2, bytes(512))]
+    data = notes(100) + elf.joined([one for note in plain[1:] for one in (note, *sets)])
+    path = written(tmp_path, [stored(0x10000)], data)
+    made = importing.run(Options(core=str(path), images_dir=str(tmp_path / "images"), executable="/bin/true"))
+    ids = [one for one in made.lacks if "clears the id" in one]
+    assert ids == [
+        "where the kernel clears the id at the end of threads 100, 101, 102, 103, 104 and 3 more: whoever joins it "
+        "waits for ever"
+    ]
+    (vectors,) = (one for one in made.lacks if "NT_X86_XSTATE" in one)
+    assert vectors.endswith("of threads 101, 102, 103, 104, 105 and 2 more")
+
+
 # ------------------------------------------------------------------------------------------- descriptors and words
 
 
@@ -411,6 +428,33 @@ def test_lists_of_three_and_of_four_columns() -> None:
         (5, "/with : 9", 8, 0),
     ]
     assert descriptors.parse(descriptors.text(found).split("\n"), "again") == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/a\n7 : /etc/shadow : 0 : 02",
+        "/a ",
+        "/a\t",
+        "/ b\\",
+        "/\\040",
+        "/C:\\new",
+        "/a\u00a0",
+        "/a\r",
+        "/a  ",
+        "/\udcff\n",
+    ],
+)
+def test_names_that_a_line_cannot_hold_as_they_are(name: str) -> None:
+    text = descriptors.text([descriptors.Line(3, name, 0, 0)])
+    assert text.count("\n") == 1
+    assert [one.path for one in descriptors.parse(text.split("\n"), "list")] == [name]
+
+
+def test_a_backslash_that_somebody_has_typed() -> None:
+    typed = ["3 : C:\\new\\file : 0", "4 : /a\\ : 0", "5 : /b\\999 : 0", "6 : /c\\777 : 0"]
+    found = [one.path for one in descriptors.parse(typed, "list")]
+    assert found == ["C:\\new\\file", "/a\\", "/b\\999", "/c\\777"]
 
 
 @pytest.mark.parametrize(
