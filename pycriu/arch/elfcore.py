@@ -37,6 +37,9 @@ Thread = tuple[Any, dict[str, bytes]]
 """A core_entry, and the raw register sets that lie beside it."""
 
 NT_FPREGSET, NT_ARM_PAC_MASK = 2, 0x406
+NT_X86_XSAVE_LAYOUT = 0x205  # Linux 6.12: where each component of the extended state lies; one for all threads
+OF_ALL_THREADS = (NT_X86_XSAVE_LAYOUT,)
+_LAYOUT = struct.Struct("<IIII")  # struct x86_xfeat_component: number, size, offset, flags
 _PAC_TOP = 54  # the highest bit of an address that authentication codes use
 
 _FXSAVE = struct.Struct("<HHHHQQII32I64I24I")
@@ -117,7 +120,15 @@ def _x86_64(threads: Sequence[Thread], _top: int, _vector_length: int) -> list[l
         )  # fmt: skip
         state = extras.get(RAW_XSTATE) or _xstate(legacy, fp, size, features)
         found.append([("CORE", NT_FPREGSET, legacy), ("LINUX", NT_X86_XSTATE, state)])
+    if found and not raw_size:  # once, at the end, as the kernel writes it: nobody has to guess by the length
+        found[-1].append(("LINUX", NT_X86_XSAVE_LAYOUT, _components_below(size)))
     return found
+
+
+def _components_below(size: int) -> bytes:
+    """Where the components of `_xstate` lie."""
+    here = [(n, struct.calcsize(layout), at) for n, (at, _, layout) in _COMPONENTS.items() if at < size]
+    return b"".join(_LAYOUT.pack(n, length, at, 0) for n, length, at in here)
 
 
 def _held(fp: Any) -> list[int]:
@@ -186,9 +197,6 @@ _VECTOR_FRAMES = {AARCH64: _SVE_FRAME}
 
 # ------------------------------------------------------------------------------------------------------ from notes
 
-NT_X86_XSAVE_LAYOUT = 0x205  # Linux 6.12: where each component of the extended state lies; one for all threads
-OF_ALL_THREADS = (NT_X86_XSAVE_LAYOUT,)
-_LAYOUT = struct.Struct("<IIII")  # struct x86_xfeat_component: number, size, offset, flags
 # Where AMD's CPUs have components, by the length of the whole, for cores without that note: as gdb guesses.
 _OTHER_LAYOUTS = {840: {9: 832}, 2432: {5: 832, 6: 896, 7: 1408}, 2440: {5: 832, 6: 896, 7: 1408, 9: 2432}}
 _LEGACY_SIZE = 512

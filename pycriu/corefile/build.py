@@ -8,12 +8,12 @@ default ones, timers are off.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pycriu.arch import elfcore
+from pycriu.arch import elfcore, native
 from pycriu.corefile import layout
 from pycriu.corefile.space import Region
-from pycriu.errors import Unsupported
+from pycriu.errors import Unsupported, UserError
 from pycriu.fds import regular, validation
 from pycriu.fds.openfile import no_owner
 from pycriu.images import catalogue
@@ -37,6 +37,8 @@ _SIGINFO_SIZE = 128
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 EXTERNAL = "core[{}]"  # the name of a descriptor that the restore must be given
 _MAX_GIVEN = 1 << 16
+CUT = "its end: it was cut (ulimit -c), and memory that was there is zero now"
+_NAMED = 5  # threads in a message
 
 
 class Files:
@@ -242,3 +244,26 @@ def fs(files: Files, directory: str) -> Any:
     """Working directory, root and umask."""
     umask = int(procfs.parse_status(procfs.text("self", "status"))["Umask"], 8)
     return m.fs_entry(cwd_id=files.place(directory, _DIRECTORY), root_id=files.place("/", _DIRECTORY), umask=umask)
+
+
+def untold(core: Core, with_keys: Collection[int] = ()) -> list[str]:
+    """What the notes do not tell of threads, in words; of those `with_keys` the keys are known otherwise."""
+    found: dict[str, list[int]] = {}
+    for thread in core.threads:
+        words = elfcore.lacking(core.arch, thread.sets, here=core.arch is native())
+        if elfcore.signs_addresses(core.arch, thread.sets) and thread.tid not in with_keys:
+            words.append("keys by which return addresses are signed (code that does fails)")
+        for one in words:
+            found.setdefault(one, []).append(thread.tid)
+    return [f"{one} of {named(tids)}" for one, tids in found.items()]
+
+
+def refuse(core: Core, lacks: list[str]) -> NoReturn:
+    """What --strict says."""
+    raise UserError(f"--strict: {core.path} lacks {lacks[0]}", "; ".join(lacks[1:]) or None)
+
+
+def named(tids: list[int]) -> str:
+    """Threads, for a message."""
+    more = f" and {len(tids) - _NAMED} more" if len(tids) > _NAMED else ""
+    return f"thread{'s' * (len(tids) > 1)} {', '.join(map(str, tids[:_NAMED]))}{more}"

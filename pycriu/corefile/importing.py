@@ -16,13 +16,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pycriu import entries, pageimages
-from pycriu.arch import elfcore, native
 from pycriu.corefile import build, clib, sidecar
 from pycriu.corefile.asked import NEW, SAME, Imported, Options
 from pycriu.corefile.pages import Writer
 from pycriu.corefile.reader import Core
 from pycriu.corefile.space import Space
-from pycriu.errors import Unsupported, UserError
+from pycriu.errors import Unsupported
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import procfs
@@ -71,7 +70,7 @@ class _Import:
         table = build.table(self._lines(), self._files, options.given)
         self._tell(registered, infos)
         if self._lacks and options.strict:
-            raise UserError(f"--strict: {options.core} lacks {self._lacks[0]}", "; ".join(self._lacks[1:]) or None)
+            build.refuse(core, self._lacks)
         with store.NewCheckpoint(options.images_dir) as new:
             pid = tids[0]
             for (thread, info, extras), known, tid in zip(infos, registered, tids, strict=True):
@@ -139,7 +138,7 @@ class _Import:
         core, say = self._core, self._lacks.append
         self._lacks += self._space.lacks
         if core.truncated:
-            say("its end: it was cut (ulimit -c), and memory that was there is zero now")
+            say(build.CUT)
         if self._options.lines is None:
             fds = "they are those of the restore" if self._options.given else "they are /dev/null"
             say(f"open files: {fds}, as descriptors 0 to 2; --fds names a list of them")
@@ -147,14 +146,12 @@ class _Import:
         say("timers, alternate signal stacks, limits, directory and umask: timers are off, the rest is as it is here")
         if not any((one.held or one.ppid or one.sid) for one in core.threads):
             say("signal masks (a debugger wrote it): no signal is blocked")
-        for (thread, _, _), known in zip(infos, registered, strict=True):
-            if not known.tid_address:
-                say(f"where the id of thread {thread.tid} is cleared at its end: whoever joins it waits for ever")
-            if elfcore.signs_addresses(core.arch, thread.sets):
-                say(f"keys of thread {thread.tid}, by which return addresses are signed: code that does fails")
-            for words in elfcore.lacking(core.arch, thread.sets, here=core.arch is native()):
-                say(f"{words} of thread {thread.tid}")
-        if self._options.pid == NEW and len(infos) > 0:
+        if unknown := [
+            thread.tid for (thread, *_), known in zip(infos, registered, strict=True) if not known.tid_address
+        ]:
+            say(f"where the kernel clears the id at the end of {build.named(unknown)}: whoever joins it waits for ever")
+        self._lacks += build.untold(core)
+        if self._options.pid == NEW:
             say(f"its PID, which was {core.pid}: what remembers that has the old one")
 
 

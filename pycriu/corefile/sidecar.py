@@ -15,6 +15,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from pycriu import pageimages
+from pycriu.arch import elfcore
 from pycriu.corefile import build, clib, layout
 from pycriu.corefile.asked import Imported
 from pycriu.corefile.pages import Writer
@@ -97,11 +98,10 @@ class Import:
     def run(self) -> Imported:
         """All images."""
         core, options = self._core, self._options
-        if self._lacks and options.strict:
-            raise UserError(f"--strict: {options.core} lacks {self._lacks[0]}", "; ".join(self._lacks[1:]) or None)
         with open_source(self._path) as images:
             entry, mm = self._check(images)
             pid = entry.pid
+            self._tell(images)
             space = Space.of(core, list(_regions(core, mm, images)))
             seen = self._said["by"] == HANDLER
             if seen:  # /proc tells the page in which the heap ends
@@ -124,6 +124,17 @@ class Import:
             pid, core.pid, len(infos), pages, process.arguments if process is not None else "", given,
             tuple(self._lacks),
         )  # fmt: skip
+
+    def _tell(self, images: Source) -> None:
+        """What neither of the two has: the core may be a debugger's, or have been cut."""
+        core = self._core
+        entries: list[Any] = [images.read_one(f"core-{thread.tid}.img") for thread in core.threads]
+        with_keys = [thread.tid for thread, entry in zip(core.threads, entries, strict=True) if _keys(core, entry)]
+        self._lacks += build.untold(core, with_keys)
+        if core.truncated:
+            self._lacks.append(build.CUT)
+        if self._lacks and self._options.strict:
+            build.refuse(core, self._lacks)
 
     def _check(self, images: Source) -> tuple[Any, Any]:
         """The process, and its memory; UserError where they are not those of the core."""
@@ -222,6 +233,8 @@ class Import:
                 entry.thread_core.rseq_entry.CopyFrom(
                     m.rseq_entry(rseq_abi_pointer=address, rseq_abi_size=size, signature=signature)
                 )
+        if elfcore.signs_addresses(arch, thread.sets) and _keys(self._core, entry):
+            info.pac_keys.CopyFrom(before.pac_keys)  # a debugger does not tell them
         before.CopyFrom(info)
         new.write(f"core-{thread.tid}.img", [entry])
         for kind, raw in extras.items():
@@ -237,6 +250,12 @@ class Import:
             raise store.refusal(error, new.path) from None
         new.write(f"pagemap-{pid}.img", pageimages.entries(number, writer.runs))
         return writer.written // PAGE_SIZE
+
+
+def _keys(core: Core, entry: Any) -> bool:
+    """Whether the image of a thread has the keys by which it signs return addresses."""
+    arch = core.arch.thread_info
+    return entry.HasField(arch) and "pac_keys" in (one.name for one, _ in getattr(entry, arch).ListFields())
 
 
 def _regions(core: Core, mm: Any, images: Source) -> Any:
