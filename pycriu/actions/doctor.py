@@ -9,9 +9,9 @@ from pycriu.actions import Request, say
 def run(request: Request) -> int:
     """Find out whether processes can be dumped and restored here, and say what to do."""
     from pycriu import doctor
-    from pycriu.doctor import machine, person, trial
+    from pycriu.doctor import examination
 
-    findings = [*person.findings(), *machine.findings(), trial.finding()]
+    findings = examination.findings()
     if request.flag("json"):
         say([doctor.as_json(findings)])
     else:

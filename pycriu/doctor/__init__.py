@@ -45,4 +45,5 @@ def verdict(findings: list[Finding]) -> str:
     if not passes(findings):
         return "Not yet: " + ", ".join(one.name for one in findings if one.state == BAD)
     notes = sum(one.state == NOTE for one in findings)
-    return "All is well." if not notes else f"All is well, but for {notes} things that concern some processes only."
+    said = {0: "", 1: ", but for a thing that concerns some processes only"}
+    return f"All is well{said.get(notes, f', but for {notes} things that concern some processes only')}."

@@ -7,6 +7,7 @@ import os
 
 from pycriu.check import describe, possible, probe, running_configuration
 from pycriu.doctor import BAD, GOOD, NOTE, Finding, person
+from pycriu.doctor.apart import probe_apart
 from pycriu.errors import TraceeGone
 from pycriu.kernel import procfs
 from pycriu.probes.table import EXTRA, FEATURES, REQUIRED
@@ -22,7 +23,7 @@ def findings() -> list[Finding]:
 
 def seccomp() -> list[Finding]:
     """A filter is no fault as such: what it forbids shows in the features."""
-    if person.status().get("Seccomp", "0") == "0":
+    if not filtered():
         return []
     return [
         Finding(
@@ -32,13 +33,19 @@ def seccomp() -> list[Finding]:
     ]  # fmt: skip
 
 
+def filtered() -> bool:
+    """Whether there is one."""
+    return person.status().get("Seccomp", "0") != "0"
+
+
 def features() -> list[Finding]:
     """Required ones that fail are bad for root. Others may not need what fails: the trial tells."""
     if not person.capable():
         return [Finding("kernel", NOTE, "not tried: without the capability most things fail")]
     machine, configuration = os.uname().machine, running_configuration()
     chosen = [one for one in FEATURES if one.weight in (REQUIRED, EXTRA) and not one.name.startswith("cap_")]
-    misses = [one for one in probe(tuple(chosen)) if possible(one.feature, machine)]
+    chosen = [one for one in chosen if possible(one, machine)]
+    misses = probe_apart(tuple(chosen)) if filtered() else probe(tuple(chosen))
     required = [one for one in misses if one.feature.weight == REQUIRED]
     found = []
     if required:
@@ -79,5 +86,6 @@ def orphans() -> list[Finding]:
                 left.append(stat.pid)
     if not left:
         return []
-    said = f"PID 1 ({procfs.stat(1).comm}) has {len(left)} zombies, such as {left[0]}, that it does not reap"
+    zombies = "a zombie" if len(left) == 1 else f"{len(left)} zombies, such as"
+    said = f"PID 1 ({procfs.stat(1).comm}) does not reap {zombies} {left[0]}"
     return [Finding("orphans", NOTE, said, ("start the container with an init: docker run --init",))]

@@ -17,10 +17,8 @@ import tempfile
 import time
 
 from pycriu.doctor import BAD, GOOD, NOTE, Finding, person
-from pycriu.kernel import libc
 
 SECONDS = 60.0
-PR_SET_CHILD_SUBREAPER = 36
 # It knows a word that is nowhere but in its memory, and writes it down when it is asked.
 _PROGRAM = """
 import os, signal, sys
@@ -28,7 +26,8 @@ word = sys.stdin.readline()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 open("ready", "w").close()
-signal.sigwait({signal.SIGUSR1})
+if signal.sigtimedwait({signal.SIGUSR1}, 300) is None:
+    sys.exit(1)
 with open("told", "w") as file:
     file.write(word)
 """
@@ -39,22 +38,24 @@ class _FailedError(Exception):
     """A step did not work: what it said."""
 
 
-def finding() -> Finding:
-    """How it went."""
+def findings() -> list[Finding]:
+    """How it went. Whoever is restored must become a child of this process."""
     if not person.capable():
-        return Finding("trial", NOTE, "not done: it takes the capability")
-    folder = tempfile.mkdtemp(prefix="pycriu-doctor-")
-    libc.call("prctl", PR_SET_CHILD_SUBREAPER, 1)  # so that the restored process comes to us, to be reaped
+        return [Finding("trial", NOTE, "not done: it takes the capability")]
+    try:
+        folder = tempfile.mkdtemp(prefix="pycriu-doctor-")
+    except OSError as error:
+        return [Finding("trial", BAD, f"no place for it: {error.strerror}", ("TMPDIR=DIR pycriu doctor names one",))]
     trial = _Trial(folder)
     try:
         dumped, restored = trial.run()
-    except (_FailedError, subprocess.TimeoutExpired) as failed:
+    except _FailedError as failed:
         said, *rest = str(failed).splitlines()
-        return Finding("trial", BAD, said, tuple(line.strip() for line in rest))
+        return [Finding("trial", BAD, said, tuple(line.strip() for line in rest))]
     finally:
         trial.end()
-        shutil.rmtree(folder)
-    return Finding("trial", GOOD, f"a process was dumped ({dumped:.0f} ms) and restored ({restored:.0f} ms)")
+        shutil.rmtree(folder, ignore_errors=True)
+    return [Finding("trial", GOOD, f"a process was dumped ({dumped:.0f} ms) and restored ({restored:.0f} ms)")]
 
 
 class _Trial:
@@ -83,13 +84,12 @@ class _Trial:
         return (dumped - begun) * 1e3, (restored - dumped) * 1e3
 
     def end(self) -> None:
-        """Nobody is left."""
-        if not self._pid:
-            return
+        """Nobody is left. Only of a child it is certain that nobody else has its PID by now."""
         try:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        except (ProcessLookupError, ChildProcessError):
+            if self._pid and not os.waitpid(self._pid, os.WNOHANG)[0]:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+        except ChildProcessError:
             return  # the dump has ended it, and nothing was restored
 
     def _start(self, word: str) -> None:
@@ -113,18 +113,20 @@ class _Trial:
                 raise _FailedError(otherwise)
             time.sleep(0.005)
 
-    def _pycriu(self, action: str, *words: str) -> None:
+    def _pycriu(self, action: str, *more: str) -> None:
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         options = ["--unprivileged"] if os.geteuid() else []
-        done = subprocess.run(
-            [
-                sys.executable, "-c", _COMMAND.format(here), action, *words, "-D", os.path.join(self._folder, "images"),
-                "-v1", "--no-default-config", *options,
-            ],
-            cwd=self._folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-            timeout=SECONDS,
-        )  # fmt: skip
+        words = [sys.executable, "-c", _COMMAND.format(here), action, *more, "-v1", "--no-default-config", *options]
+        try:
+            done = subprocess.run(
+                [*words, "-D", os.path.join(self._folder, "images")], cwd=self._folder, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, errors="replace", check=False, timeout=SECONDS,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise _FailedError(f"{action} of a process of our own has not ended after {SECONDS:.0f} s") from None
         if done.returncode:
             lines = [re.sub(r"^Error \(\S+\): ", "", line) for line in done.stderr.splitlines()]
             lines = [line for line in lines if not line.endswith(" FAILED.")]
+            if done.returncode < 0:
+                lines.append(f"it was ended by {signal.Signals(-done.returncode).name}")
             raise _FailedError("\n".join([f"{action} of a process of our own failed:", *lines]))

@@ -122,8 +122,13 @@ def _refuse_cookie(tid: int) -> None:
 
 def online() -> set[int]:
     """The CPUs that this machine has."""
-    with open("/sys/devices/system/cpu/online") as file:
-        return parse_cpus(file.read())
+    try:
+        with open("/sys/devices/system/cpu/online") as file:
+            return parse_cpus(file.read())
+    except FileNotFoundError:  # no /sys: its first words are cpu, cpu0, ...
+        with open("/proc/stat") as file:
+            words = [line.split(" ", 1)[0] for line in file]
+        return {int(word[3:]) for word in words if word.startswith("cpu") and word[3:].isdigit()}
 
 
 def parse_cpus(text: str) -> set[int]:

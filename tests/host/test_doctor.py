@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from pycriu.kernel import syscalls
-from tests.host.conftest import Host, alive, below
+from tests.host.conftest import DEADLINE, Host, alive, below, wait_until
 
 # As containers have it: the call is not there. A filter of seccomp(2) that lets all others through.
 FORBID = """
 import ctypes, os, struct, sys
 number = int(sys.argv[1])
-rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+action = int(os.environ.get("FORBID", str(0x50000 | 38)))
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, action), (0x06, 0, 0, 0x7FFF0000)]
 code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *rule) for rule in rules))
 program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(rules), ctypes.addressof(code)))
 libc = ctypes.CDLL(None, use_errno=True)
@@ -81,6 +83,91 @@ def test_a_filter_of_a_container(host: Host) -> None:
     assert found["trial"]["state"] == "bad"
     assert "of a process of our own failed" in found["trial"]["found"]
     assert any("run pycriu outside of the container" in line for line in found["trial"]["advice"])
+    nothing_is_left(host)
+
+
+KILL = "2147483648"  # SECCOMP_RET_KILL_PROCESS
+
+
+@pytest.mark.parametrize(
+    ("numbers", "features"),
+    [
+        ((101, 117), {"ptrace_seize", "proc_mem", "pidfd_getfd"}),
+        ((435, 435), {"clone3_set_tid"}),
+    ],
+    ids=["ptrace", "clone3"],
+)
+def test_a_filter_that_kills(
+    host: Host, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, int], features: set[str]
+) -> None:
+    """doctor itself survives, names what could not be tried, and what is behind that in the list is tried, too."""
+    monkeypatch.setenv("FORBID", KILL)
+    number = numbers[os.uname().machine == "aarch64"]
+    done = doctor(host, sys.executable, "-c", FORBID, str(number))
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = findings(done)
+    killed = {line.split(" ")[0] for line in found["kernel"]["advice"] if line.endswith("trying it ended with SIGSYS")}
+    assert features <= killed
+    assert len(killed) < 10
+    assert found["trial"]["state"] == "bad"
+    nothing_is_left(host)
+
+
+def within(host: Host, setup: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """In a mount namespace that was changed."""
+    return doctor(host, "unshare", "--mount", *options, "sh", "-ec", f'{setup}; exec "$@"', "sh")
+
+
+def test_without_proc(host: Host) -> None:
+    done = within(host, "umount -l /proc")
+    assert "mount -t proc proc /proc" in findings(done)["/proc"]["advice"][0]
+    done = within(host, "mount -t proc -o subset=pid proc /proc")
+    assert findings(done)["/proc"] == {
+        "name": "/proc", "state": "bad", "found": "/proc/uptime is not there",
+        "advice": ["mount -t proc proc /proc, with no subset= of it"],
+    }  # fmt: skip
+
+
+def test_without_sys(host: Host) -> None:
+    found = findings(within(host, "umount -l /sys"))
+    assert found["trial"]["state"] == "good", found["trial"]
+    nothing_is_left(host)
+
+
+def test_where_others_are_hidden(host: Host) -> None:
+    found = findings(within(host, "mount -t proc -o hidepid=2 proc /proc", "--pid", "--fork"))
+    assert found["trial"]["state"] == "good", found["trial"]
+
+
+def test_without_a_place(host: Host) -> None:
+    """A small disk, and none that can be written to."""
+    found = findings(within(host, f"mount -t tmpfs -o size=512k none {host.folder}"))
+    assert found["trial"]["state"] == "bad"
+    assert any("the checkpoint needs about" in line for line in found["trial"]["advice"])
+    read_only = "for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind,ro $place; done"
+    found = findings(within(host, read_only))
+    assert "No usable temporary directory" in found["trial"]["found"]
+    assert found["trial"]["advice"] == ["TMPDIR=DIR pycriu doctor names one"]
+    nothing_is_left(host)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", "| true"])
+def test_whatever_is_closed(host: Host, closed: str) -> None:
+    done = doctor(host, "sh", "-c", f'"$@" {closed}', "sh", words=())
+    assert done.returncode == 0
+    assert done.stderr == ""
+    nothing_is_left(host)
+
+
+def test_when_it_is_killed(host: Host) -> None:
+    """Nobody else is: of a PID that it has waited for it knows nothing any more; and its process ends by itself."""
+    process = subprocess.Popen(
+        host.command("doctor"), cwd=host.folder, env={**os.environ, "TMPDIR": str(host.folder)},
+        stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: list(host.folder.glob("pycriu-doctor-*/ready")), "its process is there")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) in (0, 1)
     nothing_is_left(host)
 
 
