@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """seccomp filters: chains in their order, the log flag, who inherits what, threads that share them (TSYNC).
 
-Missing: strict mode, filters that would kill the task for what it has to call for a dump, and filters with a listener,
-all refused.
+Missing: strict mode, filters with a listener, filters that kill a task for what a dump has it call (all refused).
 """
 
 import ctypes
