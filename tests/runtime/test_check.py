@@ -56,3 +56,9 @@ def test_dry_runs_and_what_they_promise(target: guest.Guest) -> None:
     report = told(target, "pycriu restore --dry-run -D /root/dry")
     assert [one["problem"] for one in report["obstacles"]] == [f"PID {pid} is in use by sleep"]
     shell.run(f"kill {pid}")
+
+
+def test_python_has_what_its_build_could_not_try(target: guest.Guest) -> None:
+    """The programs of configure do not run where it builds for another machine; without them these would be missing."""
+    words = "import multiprocessing, time; time.tzset(); print(multiprocessing.Semaphore(3).get_value())"
+    assert target.shell.out(f"python3 -c '{words}'", timeout=60) == "3"
