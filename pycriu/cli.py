@@ -201,10 +201,17 @@ def _text(values: Values, name: str) -> str | None:
 
 
 def _directory(values: Values, name: str, default: str) -> str:
-    path = os.path.abspath(_text(values, name) or default)
+    path = _absolute(_text(values, name) or default)
     if not os.path.isdir(path):
         raise UserError(f"--{name} {path}: no such directory", hint=f"--{name} DIR: {arguments.LONG[name].help}")
     return path
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return path  # the working directory has been removed: it has no other name
 
 
 def _demand_capability(values: Values) -> None:

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pycriu.newlife import Start
     from pycriu.pageserver.tls import Files
     from pycriu.pstree import Process
 
@@ -122,7 +123,7 @@ class RestoreOptions:
     libdir: str | None = None  # where plugins are, beside pycriu's own
     progress: Progress | None = None  # what is shown of the reading of pages
     settled: Callable[[], None] = not_told  # called when the tasks are about to live, whatever ends us
-    new_life: bool = False  # under another PID, with our standard input, output and error: see `newlife`
+    new_life: Start | None = None  # under another PID, with what this process was given
     message: bytes = b""  # for programs with hooks, see pycriu.moment()
     hooks: str = "ask"  # programs with hooks are told; skip: they are not
     hook_timeout: float = 10  # seconds that they have for their hooks

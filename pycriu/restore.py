@@ -95,11 +95,11 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
 
 def images_of(options: RestoreOptions) -> store.ImagesDir:
     """The images, as they are or as they would be of a process with another PID."""
-    if not options.new_life:
+    if options.new_life is None:
         return store.ImagesDir(options.images_dir)
     from pycriu import newlife
 
-    return newlife.NewLife(options.images_dir)
+    return newlife.NewLife(options.images_dir, options.new_life)
 
 
 def asked_edits(options: RestoreOptions) -> Edits | None:
@@ -211,7 +211,7 @@ def demand_plugins(images: store.ImagesDir, kinds: Kinds, options: RestoreOption
     if images.inventory().plugins_entry.plugins:
         from pycriu import plugins
 
-        if options.new_life:
+        if options.new_life is not None:
             raise UserError("these images were made with plugins", "restore them under the PIDs that they are of")
         kinds.use_plugins(plugins.demanded(images, kinds.plugins, log))
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from pycriu.actions import Outcome
+    from pycriu.warmstart.identity import Command
 
 
 def run(request: Request) -> Outcome:
@@ -25,7 +26,10 @@ def run(request: Request) -> Outcome:
     if words == ["clear"]:
         from pycriu.warmstart import shelf
 
-        say([f"removed {shelf.clear()}"])
+        try:
+            say([f"removed {shelf.clear()}"])
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}") from None
         return 0
     if words[:1] != ["run"] or len(words) < 2:
         raise UserError(
@@ -37,10 +41,11 @@ def run(request: Request) -> Outcome:
 def _start(words: list[str], more: str | None) -> NoReturn:
     from pycriu.warmstart import identity, runner, shelf
 
-    command = identity.parsed(words)
-    if command is None or os.environ.get("PYCRIU_WARM_START") == "0":
-        _become(words, {})
     try:
+        os.getcwd()  # where that has been removed, nobody else can be sent
+        command = identity.parsed(words)
+        if command is None or not _is_for_us(command):
+            _become(words, {})
         name = identity.key(command, more, os.environ)
         place = shelf.Place(shelf.folder(), name)
         usable = place.usable()
@@ -55,6 +60,18 @@ def _start(words: list[str], more: str | None) -> NoReturn:
     boot = os.path.join(os.path.dirname(here), "boot" + os.path.splitext(here)[1])  # where there are no sources: .pyc
     more_environment = {"PYCRIU_SNAPSHOT": name, "PYCRIU_PYTHON": sys.executable}
     _become([command.python, *command.options, boot, *target, *command.arguments], more_environment)
+
+
+def _is_for_us(command: Command) -> bool:
+    """Whether there is something to run, with streams, and nobody has said no. Wrappers, such as those of pyenv, choose
+    an interpreter by what we do not know.
+    """
+    if os.environ.get("PYCRIU_WARM_START") == "0" or None in (sys.stdin, sys.stdout, sys.stderr):
+        return False
+    if not command.module and not os.path.exists(command.target):
+        return False
+    with open(command.python, "rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _become(words: list[str], more: dict[str, str]) -> NoReturn:

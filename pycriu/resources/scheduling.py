@@ -151,6 +151,18 @@ def own_memory_policy() -> Numbers | None:
     return _policy(room.raw)
 
 
+def own_facts() -> dict[str, Numbers]:
+    """What of this thread `look_thread` leaves to `ask_thread`."""
+    facts: dict[str, Numbers] = {}
+    slack = libc.call("prctl", PR_GET_TIMERSLACK)
+    if slack not in (0, DEFAULT_TIMER_SLACK):
+        facts["timer_slack"] = (slack,)
+    policy = own_memory_policy()
+    if policy is not None and policy[0] != MPOL_DEFAULT:
+        facts["memory_policy"] = policy
+    return facts
+
+
 def _policy(raw: bytes) -> Numbers:
     mode = int.from_bytes(raw[:4], "little")
     words = struct.unpack_from(f"<{_NODES // 64}Q", raw, 8)

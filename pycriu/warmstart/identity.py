@@ -2,10 +2,11 @@
 """Which starts of a program are the same: the key, known before anything runs, and the manifest, known afterwards.
 
 The key has the interpreter and its options, the script, the part of the environment that decides what is imported or
-how libraries set themselves up, the user, the kernel and this boot of the machine. The manifest has size and time of
-every file that was imported, of the interpreter, and of the directories in which distributions are installed; of
-directories with sources of one's own, the names that could be imported. Files that a program reads while it imports
-are its own business: `key=` and `--key` are for such.
+how libraries set themselves up, the user with groups and capabilities, the kernel and this boot of the machine. The
+manifest has size and time of every file that was imported, of the interpreter, of its virtual environment, and of the
+directories in which distributions are installed; of directories with sources of one's own, and of packages there, the
+names that could be imported. Files that a program reads while it imports are its own business: `key=` and `--key` are
+for such.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _PREFIXES = (
-    "PYTHON", "LD_", "LC_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "NUMEXPR_", "MALLOC_", "CUDA_",
-    "DJANGO_", "VIRTUAL_ENV", "CONDA_PREFIX", "GLIBC_TUNABLES",
+    "PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_TUNABLES", "VIRTUAL_ENV", "CONDA_PREFIX", "DJANGO_",
+    "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "TBB_", "RAYON_", "DNNL_", "ONEDNN_", "CUDA_",
+    "NPY_", "NUMEXPR_", "NUMBA_", "ARROW_", "POLARS_", "TORCH", "PYTORCH_", "ATEN_", "TF_", "XLA_", "JAX_", "HF_",
 )  # fmt: skip
 _NAMES = ("LANG", "LANGUAGE", "TZ", "HOME", "PYCRIU_HOOKS_SIGNAL")
+_RIGHTS = ("Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp:")  # of /proc/self/status
 _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 _NOT_OURS = set("cihVm?")  # letters of options after which no script is run, or not only that
+_VERSIONS = set("0123456789.dt")
 _INSTALLED = ("site-packages", "dist-packages")
-_VERSION = "pycriu-snapshot 1"
+_LIBRARY = (f"{sys.base_prefix}/lib", f"{sys.base_exec_prefix}/lib")
+_VERSION = "pycriu-snapshot 2"
 
 
 class Command:
@@ -42,7 +47,7 @@ def parsed(words: list[str], path: str | None = None) -> Command | None:
     """The command, None where it is none that runs a script or module; `path` is what to look for the program in."""
     python = found(words[0], path)
     rest, options = list(words[1:]), []
-    if python is None or not os.path.basename(python).startswith(("python", "pypy")):
+    if python is None or not _is_python(os.path.basename(python)):
         return None
     while rest and rest[0].startswith("-") and rest[0] not in ("-", "-m"):
         word = rest.pop(0)
@@ -57,6 +62,12 @@ def parsed(words: list[str], path: str | None = None) -> Command | None:
     if not rest or rest[0] == "-":
         return None
     return Command(python, options, rest[0], rest[1:], module=module)
+
+
+def _is_python(name: str) -> bool:
+    """python, python3.13t, pypy3; but not python3-config."""
+    version = name.removeprefix("python") if name.startswith("python") else name.removeprefix("pypy")
+    return version != name and _VERSIONS.issuperset(version)
 
 
 def _letters(word: str) -> str:
@@ -80,8 +91,7 @@ def key(command: Command, more: object, environment: Mapping[str, str]) -> str:
     facts = [
         _VERSION, command.python, *command.options, "-m" if command.module else "",
         command.target if command.module else os.path.abspath(command.target),
-        repr(more), str(os.getuid()), str(os.getgid()), system.nodename, system.release, system.version, system.machine,
-        _boot(),
+        repr(more), *_rights(), system.release, system.version, system.machine, *machine(),
         *(f"{name}={value}" for name, value in sorted(environment.items()) if _matters(name)),
     ]  # fmt: skip
     return digest(facts)
@@ -91,12 +101,19 @@ def _matters(name: str) -> bool:
     return name in _NAMES or name.startswith(_PREFIXES)
 
 
-def _boot() -> str:
+def _rights() -> list[str]:
+    """What this process is allowed: a restored one has that of the first start."""
+    with open("/proc/self/status") as file:
+        return [line for line in file if line.startswith(_RIGHTS)]
+
+
+def machine() -> tuple[str, str]:
+    """This machine, and its boot, as words."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+            return digest([os.uname().nodename]), file.read().strip()
+    except FileNotFoundError:
+        return digest([os.uname().nodename]), "-"
 
 
 def digest(words: Iterable[str]) -> str:
@@ -112,28 +129,37 @@ def digest(words: Iterable[str]) -> str:
 def manifest(command: Command) -> str:
     """What this process has imported, and where it has looked for it."""
     files = {command.python, os.path.realpath(command.python)}
+    files.update(os.path.join(folder, "pyvenv.cfg") for folder in (os.path.dirname(command.python), sys.prefix))
     if not command.module:
         files.add(os.path.abspath(command.target))
-    files.update(
-        file for module in list(sys.modules.values()) if isinstance(file := getattr(module, "__file__", None), str)
-    )
+    folders = dict.fromkeys(os.path.abspath(one) for one in sys.path)
+    for module in list(sys.modules.values()):
+        if isinstance(file := getattr(module, "__file__", None), str):
+            files.add(file)
+            if hasattr(module, "__path__") and not _is_installed(file):
+                folders[os.path.abspath(os.path.dirname(file))] = None
     lines = [_VERSION, *(_line(os.path.abspath(file)) for file in sorted(files))]
-    for folder in dict.fromkeys(os.path.abspath(one) for one in sys.path):
+    for folder in folders:
         lines.append(_folder_line(folder))
         if folder.endswith(_INSTALLED) and os.path.isdir(folder):
             lines += [_line(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name.endswith(".pth")]
-    return "\n".join(lines) + "\n"
+    return "\0".join(lines)
+
+
+def _is_installed(path: str) -> bool:
+    return any(f"/{name}/" in path for name in _INSTALLED) or path.startswith(_LIBRARY)
 
 
 def holds(content: str) -> bool:
     """Whether everything is as the manifest says."""
-    lines = content.splitlines()
-    return lines[:1] == [_VERSION] and all(_is_so(line) for line in lines[1:])
+    version, *lines = content.split("\0")
+    return version == _VERSION and all(_is_so(line) for line in lines)
 
 
 def _is_so(line: str) -> bool:
-    path = line.split(" ", 2)[2]
-    return line == (_folder_line(path) if line.startswith("names ") else _line(path))
+    first, _, rest = line.partition(" ")
+    path = rest.partition(" ")[2]
+    return line == (_folder_line(path) if first == "names" else _line(path))
 
 
 def _line(path: str) -> str:
@@ -146,7 +172,7 @@ def _line(path: str) -> str:
 
 def _folder_line(folder: str) -> str:
     """Of one that holds distributions, or the library, its time: whatever is added or taken away changes that."""
-    if folder.endswith(_INSTALLED) or folder.startswith((sys.base_prefix + "/lib", sys.base_exec_prefix + "/lib")):
+    if folder.endswith(_INSTALLED) or folder.startswith(_LIBRARY):
         return _line(folder)
     try:
         with os.scandir(folder) as entries:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Letter:
     """How this start differs from the first."""
 
-    __slots__ = ("argv", "cwd", "environment", "ignored", "module", "orig_argv", "parent", "umask")
+    __slots__ = ("argv", "blocked", "cwd", "environment", "ignored", "module", "orig_argv", "parent", "umask")
 
     def __init__(self, argv: Iterable[str], orig_argv: Iterable[str], environment: Mapping[str, str], cwd: str) -> None:
         self.argv, self.orig_argv = list(argv), list(orig_argv)
@@ -22,11 +22,13 @@ class Letter:
         self.module = False  # started by -m: Python has put a path into argv[0]
         self.umask = 0
         self.ignored: tuple[int, ...] = ()  # signals
+        self.blocked: tuple[int, ...] = ()
 
     def packed(self) -> bytes:
         """As bytes."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
-        numbers = (len(self.argv), len(self.orig_argv), self.parent, self.module, self.umask, *self.ignored)
+        lengths = (len(self.argv), len(self.orig_argv), len(self.ignored))
+        numbers = (*lengths, self.parent, self.module, self.umask, *self.ignored, *self.blocked)
         head = " ".join(str(int(number)) for number in numbers)
         words = [head, self.cwd, *self.argv, *self.orig_argv, *variables]
         return b"\0".join(os.fsencode(word) for word in words)
@@ -35,8 +37,9 @@ class Letter:
 def unpacked(data: bytes) -> Letter:
     """The other way round."""
     head, cwd, *words = (os.fsdecode(word) for word in data.split(b"\0"))
-    argc, original, parent, module, umask, *ignored = (int(number) for number in head.split())
+    argc, original, ignored, parent, module, umask, *signals = (int(number) for number in head.split())
     variables = (word.partition("=") for word in words[argc + original :])
     letter = Letter(words[:argc], words[argc : argc + original], {name: value for name, _, value in variables}, cwd)
-    letter.parent, letter.module, letter.umask, letter.ignored = parent, bool(module), umask, tuple(ignored)
+    letter.parent, letter.module, letter.umask = parent, bool(module), umask
+    letter.ignored, letter.blocked = tuple(signals[:ignored]), tuple(signals[ignored:])
     return letter

@@ -21,10 +21,11 @@ import os
 import signal
 import sys
 
+from pycriu import streams
 from pycriu.hooks import asking
 from pycriu.hooks.listener import here
 from pycriu.hooks.moment import Moment
-from pycriu.warmstart import identity, letter, shelf
+from pycriu.warmstart import identity, letter, shelf, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,29 +51,34 @@ class warm_start:  # noqa: N801  # used as a function is
         self._plain = key is None and not self._key[1]
         self._place: shelf.Place | None = None
         self._command: identity.Command | None = None
+        self._given: list[int] = []  # descriptors
+        self._had_children = False
 
     def __enter__(self) -> None:
         kept_by_runner = _told_by_runner() if self._plain else None
-        if os.environ.get(OFF) == "0":
-            return
-        self._command = identity.parsed(_own_words())
-        if self._command is None:
+        if os.environ.get(OFF) == "0" or None in (sys.stdin, sys.stdout, sys.stderr):
             return
         try:
+            self._command = identity.parsed(_own_words())
+            if self._command is None:
+                return
             name = kept_by_runner or identity.key(self._command, self._key, os.environ)
             self._place = shelf.Place(shelf.folder(), name)
             usable = kept_by_runner is None and self._place.usable()
         except OSError:  # nowhere to keep it
             self._place = None
             return
-        if usable:
-            from pycriu.warmstart import runner
+        from pycriu.warmstart import runner
 
+        if usable:
             runner.try_to_become(self._place, sys.argv, sys.orig_argv, module=self._command.module)
+        self._given, self._had_children = streams.inherited(), _has_children()
+        _first.ignored, _first.blocked = runner.ignored(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._place is not None and self._command is not None:
-            keep(self._place, self._command)
+        # Children that a shell has made for it, such as those of <(…), others need not have.
+        if kind is None and self._place is not None and self._command is not None and not self._had_children:
+            keep(self._place, self._command, self._given)
 
 
 def _told_by_runner() -> str | None:
@@ -86,36 +92,47 @@ def _own_words() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def keep(place: shelf.Place, command: identity.Command) -> None:
-    """Keep a checkpoint of this process, which goes on, in this life or in another, whatever fails."""
-    from pycriu import streams
-
+def keep(place: shelf.Place, command: identity.Command, given: list[int]) -> None:
+    """Keep a checkpoint of this process, which goes on, in this life or in another, whatever fails. `given` are
+    descriptors that it was given beside the standard ones: they are not kept.
+    """
     try:
         if not place.begin():
             return
+        why = _made(place, command, given)
+        if why:
+            place.give_up(why)
     except OSError:
-        return
+        return  # nobody could be told, and the next start begins anew
+
+
+def _made(place: shelf.Place, command: identity.Command, given: list[int]) -> str:
+    """Why there is no checkpoint; nothing where there is, or this is its life."""
+    if _has_children():
+        return "there are children, and only a single process can be restored many times"
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
     _tidy_up()
     here.arrivals.append(_arrive)
     try:
-        words = [word for name in streams.external() for word in ("--external", name)]
-        outcome = asking.checkpoint(place.new, options=words)
-        if outcome.restored:
-            return
+        options = [word for name in streams.external(given) for word in ("--external", name)]
+        outcome = asking.checkpoint(place.new, options=options)
         if outcome.continued:
-            place.keep(identity.manifest(command))
-        else:
-            place.give_up(outcome.why)
+            place.keep(identity.manifest(command), given)
     except (OSError, RuntimeError) as error:
-        try:
-            place.give_up(str(error))
-        except OSError:
-            return
+        return str(error)
     finally:
         here.arrivals.remove(_arrive)
+    return outcome.why if outcome.failed else ""
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _tidy_up() -> None:
@@ -138,15 +155,38 @@ def _arrive(moment: Moment) -> None:
         os.kill(os.getpid(), signal.SIGKILL)  # whoever wanted us has been killed
     os.umask(said.umask)
     os.chdir(said.cwd)
+    if said.environment.get("LISTEN_PID") == str(said.parent):  # see sd_listen_fds(3)
+        said.environment["LISTEN_PID"] = str(os.getpid())
     first = 1 if said.module else 0  # Python has put a path there
     sys.argv[first:] = said.argv[first:]
     sys.orig_argv[:] = said.orig_argv
     _change_environment(said.environment)
-    for number in said.ignored:
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.SIG_IGN)
+    _change_signals(said)
     for name, fd, mode in _STREAMS:
         _renew(name, fd, mode)
+    words.show(said.orig_argv, said.environment)
+
+
+class _First:
+    """How the first start was made."""
+
+    ignored: tuple[int, ...] = ()
+    blocked: set[int] = set()  # noqa: RUF012  # replaced, never changed
+
+
+_first = _First()
+
+
+def _change_signals(said: letter.Letter) -> None:
+    """Ignore and block what this start was to, and not what the first start was to."""
+    for number in said.ignored:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, signal.SIG_IGN)
+    for number in _first.ignored:
+        if number not in said.ignored and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    now = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, (now - _first.blocked) | set(said.blocked))
 
 
 def _change_environment(new: dict[str, str]) -> None:
@@ -162,12 +202,13 @@ def _renew(name: str, fd: int, mode: str) -> None:
     old: Any = getattr(sys, name)
     if not isinstance(old, io.TextIOWrapper):
         return
-    terminal = os.isatty(fd)
-    lines = terminal or name == "stderr"
+    unbuffered = old.write_through  # -u
+    lines = not unbuffered and (os.isatty(fd) or name == "stderr")
     old.reconfigure(line_buffering=lines)  # some have kept it
-    buffer = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115 - lives as long as we do
-    new = io.TextIOWrapper(
-        buffer, old.encoding, old.errors, None if mode == "r" else "\n", line_buffering=lines and mode == "w"
-    )
+    raw: Any = io.FileIO(fd, f"{mode}b", closefd=False)
+    raw.name = f"<{name}>"
+    buffer = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
+    new: Any = io.TextIOWrapper(buffer, old.encoding, old.errors, "\n", lines, unbuffered)
+    new.mode = mode
     setattr(sys, name, new)
     setattr(sys, f"__{name}__", new)

@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from pycriu.warmstart.shelf import Place
 
 _ATTEMPTS = 5  # somebody else may get a PID that was free
-_FORWARDED = (1, 2, 3, 10, 12, 15, 18, 23, 28)  # SIGHUP INT QUIT USR1 USR2 TERM CONT URG WINCH
-_OF_TERMINAL = (2, 3, 28)  # which the terminal sends to our group, and so to the child, too
-_KEYS = (1, 2, 3, 15)  # which nohup(1) and shells let programs ignore
+_SIGKILL, _SIGCHLD, _SIGCONT = 9, 17, 18
+_OWN = {4, 5, 7, 8, _SIGKILL, 11, 19, 31, 32, 33}  # nobody can wait for these, or they are faults, or the C library's
+_WAITED = tuple(number for number in range(1, 65) if number not in _OWN)
+_OF_TERMINAL = (2, 3, 20, 21, 22, 28)  # which the terminal sends to our group, and so to the child, too
+_OF_PYTHON = (13, 25)  # SIGPIPE and SIGXFSZ, which it ignores itself
 _SI_USER = 0  # and below: sent by a process
-_WAITED = (17, *_FORWARDED)  # SIGCHLD
-_SIGKILL = 9
 
 
 def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module: bool) -> None:
     """Restore what is kept there and stay until it ends; or return: it is of no use, or not for this start."""
-    said = letter(argv, orig_argv, module=module)
+    try:
+        said = letter(argv, orig_argv, module=module)
+    except OSError:
+        return  # the working directory is gone
     if len(said) > MESSAGE_ROOM:
         return
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -48,25 +51,33 @@ def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module
 
 
 def _put_away(place: Place, error: Exception) -> None:
-    """What could not be restored; PYCRIU_SNAPSHOT_LOG is a file that is told."""
+    """What could not be restored, unless that is because of this start; PYCRIU_SNAPSHOT_LOG is a file that is told."""
     said = f"{type(error).__name__}: {error}"
     try:
-        place.discard(said)
         if log := os.environ.get("PYCRIU_SNAPSHOT_LOG"):
             with open(log, "a", errors="replace") as file:
                 file.write(f"{said}\n")
+        if not isinstance(error, ImportError) and type(error).__name__ != "NotThisStart":  # of newlife, if we have it
+            place.discard(said, certain=not isinstance(error, OSError | MemoryError))
     except OSError:
         return  # nobody else could be told either
 
 
 def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
-    """What the program is told that comes to life."""
+    """What the program is told that comes to life. OSError where the working directory has no name."""
     told = Letter(argv, orig_argv, os.environ, os.getcwd())
     told.module = module
     told.umask = os.umask(0o77)
     os.umask(told.umask)
-    told.ignored = tuple(number for number in _KEYS if _signal.getsignal(number) == _signal.SIG_IGN)
+    told.ignored = ignored()
+    told.blocked = tuple(_signal.pthread_sigmask(_signal.SIG_BLOCK, ()))
     return told.packed()
+
+
+def ignored() -> tuple[int, ...]:
+    """The signals that this process ignores, as nohup(1) and shells let programs do."""
+    numbers = (number for number in _WAITED if number not in _OF_PYTHON)
+    return tuple(number for number in numbers if _signal.getsignal(number) == _signal.SIG_IGN)
 
 
 def _restored(place: Place, said: bytes) -> int:
@@ -76,9 +87,10 @@ def _restored(place: Place, said: bytes) -> int:
     from pycriu.options import RestoreOptions
     from pycriu.restore import restore
 
+    start = newlife.Start(place.given)
     options = RestoreOptions(
-        images_dir=place.path, work_dir="", shell_job=True, new_life=True, message=said,
-        inherit_fd=newlife.inherited(),
+        images_dir=place.path, work_dir="", shell_job=True, new_life=start, message=said,
+        inherit_fd=start.inherit_fd(),
     )  # fmt: skip
     log = Log(0, echo=False)  # what goes wrong is an exception, and warnings are for somebody who has asked
     for _ in range(_ATTEMPTS - 1):
@@ -90,13 +102,40 @@ def _restored(place: Place, said: bytes) -> int:
 
 
 def stay(child: int) -> NoReturn:
-    """Hand on signals, and end as the child ends."""
-    status = _ended(child)
-    while status is None:
-        got = _signal.sigwaitinfo(_WAITED)
-        if got.si_signo in _FORWARDED and (got.si_code <= _SI_USER or got.si_signo not in _OF_TERMINAL):
-            os.kill(child, got.si_signo)
-        status = _ended(child)
+    """Hand on signals, stop when the child is stopped, and end as the child ends."""
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+        if pid and os.WIFSTOPPED(status):
+            _stop_too(child, os.WSTOPSIG(status))
+        elif pid:
+            _end_as(status)
+        else:
+            _hand_on(child, _signal.sigwaitinfo(_WAITED))
+
+
+def _hand_on(child: int, got: _signal.struct_siginfo) -> None:
+    number = got.si_signo
+    if number == _SIGCHLD or (number in _OF_TERMINAL and got.si_code > _SI_USER):
+        return
+    if number != _SIGCONT or _is_stopped(child):  # or it has had it as we have: a shell sends it to the group
+        os.kill(child, number)
+
+
+def _is_stopped(child: int) -> bool:
+    with open(f"/proc/{child}/stat", "rb") as file:
+        return file.read().rpartition(b") ")[2][:1] == b"T"
+
+
+def _stop_too(child: int, number: int) -> None:
+    """Whoever looks at us, such as a shell, sees that it is stopped; and when we may go on, it may."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))
+    os.kill(os.getpid(), number)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (number,))
+    if _is_stopped(child):
+        os.kill(child, _SIGCONT)
+
+
+def _end_as(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -108,8 +147,3 @@ def stay(child: int) -> NoReturn:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         os.kill(os.getpid(), number)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-
-
-def _ended(child: int) -> int | None:
-    pid, status = os.waitpid(child, os.WNOHANG)
-    return status if pid else None

@@ -7,23 +7,33 @@ none could be made leaves `KEY.failed` with the reason, so that the next hour do
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 
 from pycriu.warmstart import identity
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _MANIFEST = "manifest"
 _TRY_AGAIN, _FORGOTTEN = 3600, 600  # seconds
+_UNUSED, _LEFT_OVER = 30 * 86400, 86400
+_DIGITS = frozenset("0123456789abcdef")
 
 
 def folder() -> str:
-    """The directory of all of them, made if need be, which nobody else may enter."""
+    """The directory of all of them, made if need be. PermissionError for one in which others could put something."""
     base = os.environ.get("PYCRIU_SNAPSHOTS")
     if not base:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         base = os.path.join(cache, "pycriu", "snapshots")
     os.makedirs(base, mode=0o700, exist_ok=True)
+    status = os.stat(base)
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise PermissionError(errno.EPERM, "others than its user may write there", base)
     return base
 
 
@@ -31,19 +41,32 @@ class Place:
     """Where the checkpoint for a key is, or would be."""
 
     def __init__(self, base: str, key: str) -> None:
+        self._base, self._key = base, key
         self.path = os.path.join(base, key)
         self.new, self._failed, self._stale = f"{self.path}.new", f"{self.path}.failed", f"{self.path}.stale"
+        self.given: list[int] = []  # descriptors of the start that made it, beside the standard ones; see `usable`
 
     def usable(self) -> bool:
         """Whether there is a checkpoint, by us and for nobody else, for which everything is as it was."""
         try:
-            status = os.stat(self.path)
-            if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            status = os.lstat(self.path)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 return False
-            with open(os.path.join(self.path, _MANIFEST), errors="surrogateescape") as file:
-                return identity.holds(file.read())
-        except OSError:
+            head, _, manifest = _read(self.path).partition("\0")
+            key, _, _, *given = head.split(" ")
+            self.given = [int(number) for number in given]
+        except (OSError, ValueError):
             return False
+        if key != self._key or not identity.holds(manifest):
+            return False
+        self._mark_used()
+        return True
+
+    def _mark_used(self) -> None:
+        try:
+            os.utime(self.path)
+        except OSError:
+            return  # on a disk that cannot be written: nothing is removed there either
 
     def begin(self) -> bool:
         """Whether we are to make it: nobody else does, and nobody has failed to just before.
@@ -60,13 +83,14 @@ class Place:
             return False
         return True
 
-    def keep(self, manifest: str) -> None:
-        """It is whole."""
+    def keep(self, manifest: str, given: Iterable[int] = ()) -> None:
+        """It is whole; `given` are descriptors that are not in it. What can be of no use any more goes."""
         with open(os.path.join(self.new, _MANIFEST), "w", errors="surrogateescape") as file:
-            file.write(manifest)
+            file.write(" ".join([self._key, *identity.machine(), *map(str, given)]) + "\0" + manifest)
         remove(self.path)
         os.rename(self.new, self.path)
         remove(self._failed)
+        tidy_up(self._base)
 
     def give_up(self, why: str) -> None:
         """It cannot be made."""
@@ -74,14 +98,29 @@ class Place:
         with open(self._failed, "w", errors="replace") as file:
             file.write(why + "\n")
 
-    def discard(self, why: str) -> None:
-        """It is of no use any more; if that is so again within the hour, none is made for an hour."""
-        remove(self.path)
-        if _age(self._stale) < _TRY_AGAIN:
+    def discard(self, why: str, *, certain: bool = True) -> None:
+        """It could not be restored: it is of no use, if that is certain. If that is so twice within the hour, or thrice
+        where it was not certain, it goes, and none is made for an hour.
+        """
+        earlier = _lines(self._stale) if _age(self._stale) < _TRY_AGAIN else []
+        if certain:
+            remove(self.path)
+        if len(earlier) >= (1 if certain else 2):
+            remove(self.path)
             self.give_up(why)
-        else:
-            with open(self._stale, "w", errors="replace") as file:
-                file.write(why + "\n")
+            return
+        with open(self._stale, "w", errors="replace") as file:
+            file.writelines(f"{line}\n" for line in [*earlier, " ".join(why.split())])
+
+
+def _read(path: str) -> str:
+    with open(os.path.join(path, _MANIFEST), errors="surrogateescape") as file:
+        return file.read()
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, errors="replace") as file:
+        return file.read().splitlines()
 
 
 def _age(path: str) -> float:
@@ -93,11 +132,11 @@ def _age(path: str) -> float:
 
 
 def remove(path: str) -> None:
-    """A file, or a directory with the files in it; nothing where it is not there."""
+    """A file, or a directory with all that is in it; nothing where it is not there."""
     try:
-        if os.path.isdir(path):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
             for name in os.listdir(path):
-                os.unlink(os.path.join(path, name))
+                remove(os.path.join(path, name))
             os.rmdir(path)
         else:
             os.unlink(path)
@@ -105,10 +144,33 @@ def remove(path: str) -> None:
         return
 
 
+def ours(base: str) -> list[str]:
+    """The names there that we have given."""
+    return [name for name in os.listdir(base) if len(key := name.partition(".")[0]) == 32 and _DIGITS.issuperset(key)]
+
+
+def tidy_up(base: str) -> None:
+    """Remove what has been made before this machine was started, what nobody has used for a month, and remains."""
+    for name in ours(base):
+        path = os.path.join(base, name)
+        try:
+            if _age(path) > (_LEFT_OVER if "." in name else _UNUSED) or ("." not in name and _is_of_the_past(path)):
+                remove(path)
+        except (OSError, ValueError):
+            continue  # somebody else does the same, or it is none of ours
+
+
+def _is_of_the_past(path: str) -> bool:
+    """Made on this machine, at an earlier boot."""
+    name, boot = identity.machine()
+    _, its_name, its_boot = _read(path).partition("\0")[0].split(" ")[:3]
+    return its_name == name and its_boot != boot
+
+
 def clear() -> int:
     """Remove all of them; how many there were."""
     base = folder()
-    names = os.listdir(base)
+    names = ours(base)
     for name in names:
         remove(os.path.join(base, name))
     return sum("." not in name for name in names)
