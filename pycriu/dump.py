@@ -146,8 +146,7 @@ def prepared(options: DumpOptions, gadgets: Gadgets, kinds: Kinds, log: Log) -> 
         from pycriu.hooks.audience import gathered
 
         audience = gathered(programs, options, log)
-        with audience.unless_prepared():
-            root, size = look()
+        root, size = audience.prepared(look)
     log.info("Dumping %d processes from %d", len(root.walk()), options.pid)
     return audience if programs else Nobody(), size
 

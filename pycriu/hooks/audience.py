@@ -9,7 +9,6 @@ time. If one refuses, or does not answer in time, the others are told that it is
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 
 from pycriu.errors import HookFailed, PycriuError
 from pycriu.hooks import channel
@@ -17,11 +16,14 @@ from pycriu.hooks.program import STATUS_NOT_NOW, STATUS_REFUSED, Program, found
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
     from pycriu import pstree
     from pycriu.log import Log
     from pycriu.options import DumpOptions
+
+    T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 _SIGURG = 23
@@ -81,12 +83,11 @@ class Audience:
             for program in self._programs:
                 program.close()
 
-    @contextmanager
-    def unless_prepared(self) -> Iterator[None]:
-        """Have all call their hooks, then look at what is left of the tree in this block: if that fails, it is off."""
+    def prepared(self, look: Callable[[], T]) -> T:
+        """Have all call their hooks, then see what is left of the tree: if it cannot be dumped, it is off for all."""
         try:
             self.prepare()
-            yield
+            return look()
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise

@@ -34,7 +34,7 @@ def _ssl(module: Any) -> None:
 
 
 def _uuid(module: Any) -> None:
-    for name in ("_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7", "_last_counter_v7"):
+    for name in ("_node", "_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7", "_last_counter_v7"):
         if hasattr(module, name):
             setattr(module, name, 0 if "counter" in name else None)
 

@@ -245,6 +245,18 @@ def test_reseeding_touches_what_is_imported_and_not_kept(monkeypatch: pytest.Mon
     assert fresh.reseed() == []
 
 
+def test_uuid_forgets_time_and_machine() -> None:
+    code = """
+import uuid
+uuid.uuid1(node=7, clock_seq=1)
+uuid._last_timestamp, uuid._node = 1 << 60, 7
+from pycriu.hooks import fresh
+fresh.reseed()
+print(uuid._last_timestamp, uuid._node)
+"""
+    assert told(code) == ["None None"]
+
+
 def test_sources_that_are_not_imported_stay_so() -> None:
     code = "import sys, pycriu\nfrom pycriu.hooks import fresh\npycriu.listen()\nprint(fresh.reseed())"
     (line,) = told(code)
