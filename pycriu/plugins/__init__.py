@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 IMAGE = "pycriu-plugins.img"
 
 
+class Acting:
+    """The scope in which a plugin does its part: an error that is none of ours is its fault, and named so."""
+
+    def __init__(self, who: Plugin | str, what: str) -> None:
+        self._who = who if isinstance(who, str) else f"the plugin {who.NAME}"
+        self._what = what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, PycriuError):
+            said = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise PycriuError(f"{self._who}: {self._what}: {said}") from error
+
+
 class Plugins:
     """Those of one dump or restore.
 
@@ -57,27 +73,40 @@ class Plugins:
 
     def of_fd(self, file: OpenFile) -> Plugin | None:
         """Whose this open file is."""
-        return next((one for one in self.known if one.handle_fd(file)), None)
+        for one in self.known:
+            with Acting(one, "handle_fd"):
+                if one.handle_fd(file):
+                    return one
+        return None
 
     def has_vma(self, pid: int, line: Line) -> bool:
         """Whether somebody has this mapping."""
-        return any(one.handle_vma(pid, line) for one in self.known)
+        for one in self.known:
+            with Acting(one, "handle_vma"):
+                if one.handle_vma(pid, line):
+                    return True
+        return False
 
     def after_freeze(self, tree: Freeze) -> None:
         """See Plugin."""
         for one in self.known:
-            one.after_freeze(tree)
+            with Acting(one, "after_freeze"):
+                one.after_freeze(tree)
 
     def save(self, number: int, file: OpenFile) -> None:
         """Keep what a plugin says of its open file, which gets this id."""
         plugin = self.of_fd(file)
         if plugin is None:
             raise PycriuError(f"the plugin of {file.name} does not want it any more")
-        self._saved.append((plugin, number, plugin.save_fd(file)))
+        with Acting(plugin, "save_fd"):
+            self._saved.append((plugin, number, plugin.save_fd(file)))
 
     def write(self, new: NewCheckpoint, inventory: Any) -> None:
         """The image, and who must be there at the restore, in the inventory, where CRIU looks for it, too."""
-        said = [(one, one.before_write()) for one in self.known]
+        said = []
+        for one in self.known:
+            with Acting(one, "before_write"):
+                said.append((one, one.before_write()))
         entries = [m.pycriu_plugin_entry(plugin=one.NAME, data=note) for one, note in said if note is not None]
         entries += [m.pycriu_plugin_entry(plugin=one.NAME, file=number, data=data) for one, number, data in self._saved]
         if entries:
@@ -87,17 +116,20 @@ class Plugins:
     def thawed(self) -> None:
         """See Plugin."""
         for one in self.known:
-            one.thawed()
+            with Acting(one, "thawed"):
+                one.thawed()
 
     def ended(self) -> None:
         """See Plugin."""
         for one in self.known:
-            one.ended()
+            with Acting(one, "ended"):
+                one.ended()
 
     def resume(self, tasks: Mapping[int, Tracee], tree: Freeze | None = None) -> None:
         """See Plugin."""
         for one in self.known if tree is not None else self.used:
-            one.resume(tasks, tree)
+            with Acting(one, "resume"):
+                one.resume(tasks, tree)
 
     def end(self, *, failed: bool) -> None:
         """The last word to all."""
@@ -112,7 +144,8 @@ class Plugins:
         notes = {entry.plugin: entry.data for entry in entries if not entry.HasField("file")}
         for name in sorted(names):
             plugin = self._find(name)
-            plugin.check(notes.get(name))
+            with Acting(plugin, "check"):
+                plugin.check(notes.get(name))
             self.used.append(plugin)
         for entry in entries:
             if entry.plugin not in names:
@@ -137,7 +170,8 @@ class Plugins:
     def open(self, number: int) -> int:
         """Our descriptor for an open file that a plugin has saved."""
         plugin, data = self._data[number]
-        return plugin.restore_fd(data)
+        with Acting(plugin, "restore_fd"):
+            return plugin.restore_fd(data)
 
 
 class Paused:
@@ -149,7 +183,8 @@ class Paused:
     def __enter__(self) -> None:
         try:
             for one in self._plugins.known:
-                one.pause(self._pids, self._seconds)
+                with Acting(one, "pause"):
+                    one.pause(self._pids, self._seconds)
         except BaseException:
             self._plugins.end(failed=True)
             raise
@@ -163,7 +198,8 @@ def _end(some: list[Plugin], log: Log, *, failed: bool) -> None:
     last: PycriuError | None = None
     for one in some:
         try:
-            (one.on_failure if failed else one.after_resume)()
+            with Acting(one, "on_failure" if failed else "after_resume"):
+                (one.on_failure if failed else one.after_resume)()
         except PycriuError as error:
             if failed:
                 log.error("%s", error)  # beside the one that is being raised
@@ -211,7 +247,8 @@ def _load(path: str) -> type[Plugin]:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be loaded")
     module: Any = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with Acting(path, "cannot be loaded"):
+        spec.loader.exec_module(module)
     made = getattr(module, "PLUGIN", None)
     if not (isinstance(made, type) and issubclass(made, Plugin) and made.NAME):
         raise UserError(f"{path} has no PLUGIN, a class of pycriu.plugins.interface.Plugin with a NAME")

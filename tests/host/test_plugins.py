@@ -143,6 +143,36 @@ def test_what_it_objects_to_is_undone(host: Host, libdir: Path) -> None:
     assert subject.go() == KEPT
 
 
+FAULTY = """
+from pycriu.plugins.interface import Plugin
+class Faulty(Plugin):
+    NAME = "faulty"
+    def %s(self, *_):
+        raise ValueError("no such thing")
+    def on_failure(self):
+        raise KeyError("nor this")
+PLUGIN = Faulty
+"""
+
+
+@pytest.mark.parametrize("when", ["pause", "after_freeze", "before_write", "handle_fd"])
+def test_what_a_plugin_of_somebodys_raises(host: Host, libdir: Path, when: str) -> None:
+    """It is named, not taken for a fault of ours; all others hear of the end."""
+    (libdir / "faulty.py").write_text(FAULTY % when)
+    subject = start(host)
+    host.refused(subject, f"the plugin faulty: {when}: ValueError: no such thing", options=("-L", str(libdir)))
+    assert when == "handle_fd" or asked(host)[-1] == "on_failure"
+    assert subject.go() == KEPT
+
+
+@pytest.mark.parametrize(("content", "said"), [("x = (", "SyntaxError"), ("import no_such_module", "ModuleNotFound")])
+def test_a_plugin_that_cannot_be_loaded(host: Host, libdir: Path, content: str, said: str) -> None:
+    (libdir / "broken.py").write_text(content)
+    subject = start(host)
+    host.refused(subject, f"{libdir}/broken.py: cannot be loaded: {said}", options=("-L", str(libdir)))
+    assert subject.go() == KEPT
+
+
 @pytest.mark.parametrize(("content", "needle"), [("x = 1", "has no PLUGIN"), (None, "may be written to by others")])
 def test_what_is_no_plugin(host: Host, libdir: Path, content: str | None, needle: str) -> None:
     other = libdir / "other.py"
