@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The images in one file: a tar archive, the inventory last, so that what was cut short is seen to be so.
 
-What is read may come from anywhere: only images are taken, by their plain names, and no more than the disk has room
-for. Compressed archives are read, too.
+Before it stands what cr_checkpoint has to say, with a checksum of all images: what has been spoiled on its way must
+not run. What is read may come from anywhere: only images are taken, by their plain names, and no more than the disk
+has room for. Compressed archives are read, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any
 
-META = "blcr.json"  # beside the images, first in the archive
+META = "blcr.json"  # beside the images, last but one in the archive
+SUM = "sum"  # in META: the sums of all images, one upon the other
 _PIECE = 1 << 20
 _SPARE = 64 << 20  # bytes that unpacking leaves free on the disk
 _MOST = 1 << 20  # members
@@ -30,8 +32,19 @@ def pack(images: str, out: IO[bytes]) -> None:
     """Write the images of a directory, as a stream."""
     names = [name for name in sorted(os.listdir(images)) if commit.is_image(name) and name != commit.INVENTORY]
     with tarfile.TarFile(fileobj=_Written(out), mode="w", copybufsize=_PIECE) as tar:  # type: ignore[arg-type]
-        for name in (META, *names, commit.INVENTORY):
-            _add(tar, images, name)
+        total = 0
+        for name in names:
+            total ^= _add(tar, images, name)
+        with open(os.path.join(images, commit.INVENTORY), "rb") as file:
+            total ^= zlib.crc32(file.read(), _begun(commit.INVENTORY))
+        write_meta(images, meta(images) | {SUM: total})
+        _add(tar, images, META)
+        _add(tar, images, commit.INVENTORY)
+
+
+def _begun(name: str) -> int:
+    """The sum of an image of which nothing has been read."""
+    return zlib.crc32(name.encode())
 
 
 class _Written:
@@ -60,17 +73,33 @@ def write_meta(images: str, meta: dict[str, Any]) -> None:
         file.write("\n")
 
 
-def _add(tar: tarfile.TarFile, images: str, name: str) -> None:
+class _Summed:
+    """A file that is read, with the sum of what has been."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self.sum = file, _begun(name)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        data = self._file.read(size)
+        self.sum = zlib.crc32(data, self.sum)
+        return data
+
+
+def _add(tar: tarfile.TarFile, images: str, name: str) -> int:
+    """Its sum."""
     status = os.stat(os.path.join(images, name))
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = status.st_size, 0o600, int(status.st_mtime)
-    with open(os.path.join(images, name), "rb") as file:
-        tar.addfile(member, file)
+    with open(os.path.join(images, name), "rb", buffering=0) as file:
+        summed = _Summed(file, name)
+        tar.addfile(member, summed)  # type: ignore[arg-type]
+    return summed.sum
 
 
 def unpack(name: str, stream: IO[bytes], images: str) -> None:
     """Read the images into a directory; ImageError, UserError or OSError, which says `name`, for what cannot be."""
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     damaged: tuple[type[Exception], ...] = (
         tarfile.TarError,
         EOFError,
@@ -84,12 +113,24 @@ def unpack(name: str, stream: IO[bytes], images: str) -> None:
             for member in tar:
                 known = _checked(name, member, seen)
                 with open(os.open(os.path.join(images, known), _NEW, 0o600), "wb", buffering=0) as out:
-                    _copy(name, tar, member, out)
-                seen.add(known)
+                    seen[known] = _copy(name, tar, member, out, known)
     except damaged as error:
         raise ImageError(f"{name}: not a context file, or cut short: {error}") from None
     if commit.INVENTORY not in seen:
         raise ImageError(f"{name}: the context is not whole, {commit.INVENTORY} is missing")
+    _check_sum(name, meta(images), seen)
+
+
+def _check_sum(name: str, made: dict[str, Any], seen: dict[str, int]) -> None:
+    """ImageError where the images are others than cr_checkpoint has written."""
+    total = 0
+    for image, value in seen.items():
+        total ^= value if image != META else 0
+    if made.get(SUM, total) != total:
+        raise ImageError(
+            f"{name}: the context is damaged, its checksum does not match",
+            "take another copy; cr_restart --dir takes images as they are",
+        )
 
 
 def _of_xz() -> tuple[type[Exception], ...]:
@@ -104,7 +145,7 @@ def _of_xz() -> tuple[type[Exception], ...]:
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-def _checked(name: str, member: tarfile.TarInfo, seen: set[str]) -> str:
+def _checked(name: str, member: tarfile.TarInfo, seen: dict[str, int]) -> str:
     """The plain name of a member that may be taken."""
     plain = member.name.removeprefix("./")
     kind = catalogue.lookup(plain) if "/" not in plain else None
@@ -115,7 +156,9 @@ def _checked(name: str, member: tarfile.TarInfo, seen: set[str]) -> str:
     return plain
 
 
-def _copy(name: str, tar: tarfile.TarFile, member: tarfile.TarInfo, out: IO[bytes]) -> None:
+def _copy(name: str, tar: tarfile.TarFile, member: tarfile.TarInfo, out: IO[bytes], known: str) -> int:
+    """Write what a member holds; its sum."""
+    total = _begun(known)
     source = tar.extractfile(member)
     assert source is not None  # it is a regular file
     left = member.size
@@ -130,9 +173,11 @@ def _copy(name: str, tar: tarfile.TarFile, member: tarfile.TarInfo, out: IO[byte
         if not piece:
             raise EOFError(f"{member.name} ends too early")
         left -= len(piece)
+        total = zlib.crc32(piece, total)
         view = memoryview(piece)
         while view:
             view = view[out.write(view) :]
+    return total
 
 
 def meta(images: str) -> dict[str, Any]:

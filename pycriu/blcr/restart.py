@@ -141,7 +141,10 @@ class Source:
         try:
             with Signals():
                 self._open()
-                self.meta = archive.meta(self.images)
+                try:
+                    self.meta = archive.meta(self.images)
+                except PycriuError as error:
+                    raise codes.failure("Restart", error) from None
         except KeyboardInterrupt as interruption:
             self.close()
             raise _cancelled(interruption) from None

@@ -391,7 +391,7 @@ def test_images_go_into_a_stream_and_come_back(tmp_path: Path, packed: bool) -> 
     archive.pack(str(before), stream)
     data = stream.getvalue()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        assert tar.getnames() == [archive.META, "core-7.img", "pages-1.img", "inventory.img"]
+        assert tar.getnames() == ["core-7.img", "pages-1.img", archive.META, "inventory.img"]
     if packed:
         import gzip
 
@@ -402,8 +402,28 @@ def test_images_go_into_a_stream_and_come_back(tmp_path: Path, packed: bool) -> 
     assert {path.name: path.read_bytes() for path in after.iterdir()} == {
         path.name: path.read_bytes() for path in before.iterdir() if path.name != "stats-dump"
     }
-    assert archive.meta(str(after)) == {"id": 7}
+    assert archive.meta(str(after))["id"] == 7
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in after.iterdir())
+
+
+@pytest.mark.parametrize("spoiled", ["core-7.img", "pages-1.img", "inventory.img", archive.META])
+@pytest.mark.parametrize("how", ["one bit", "left out"])
+def test_what_has_been_spoiled_on_its_way_is_refused(tmp_path: Path, spoiled: str, how: str) -> None:
+    stream = io.BytesIO()
+    archive.pack(str(images(tmp_path / "before")), stream)
+    with tarfile.open(fileobj=io.BytesIO(stream.getvalue())) as tar:
+        found = {one.name: bytearray(file.read()) for one in tar if (file := tar.extractfile(one))}
+    if how == "one bit":
+        found[spoiled][-2] ^= 4
+    else:
+        del found[spoiled]
+    after = tmp_path / "after"
+    after.mkdir()
+    if (how, spoiled) == ("left out", archive.META):  # an archive of somebody else's making
+        archive.unpack("x", io.BytesIO(of_members(*found.items())), str(after))
+        return
+    with pytest.raises(ImageError):
+        archive.unpack("x", io.BytesIO(of_members(*found.items())), str(after))
 
 
 def of_members(*members: tuple[str, bytes]) -> bytes:
