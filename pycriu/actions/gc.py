@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> int:
-    """Remove checkpoints that are not wanted any more."""
+    """Remove checkpoints that are not wanted any more; 1 if one cannot be removed."""
     if not request.words:
         raise UserError("gc needs a directory", "pycriu gc --keep N DIR: checkpoints below DIR are removed")
     from pycriu.stored import collect
@@ -24,7 +24,11 @@ def run(request: Request) -> int:
     old = collect.age(request.text("older-than") or "0s")
     dry = request.flag("dry-run")
     verdicts = collect.collect(
-        request.words, keep, time.time() - old, dry=dry, removed=lambda path: request.log.info("Removed %s", path)
+        request.words,
+        keep,
+        time.time() - old,
+        dry=dry,
+        hidden=lambda error: request.log.warn("%s: %s", error.filename, error.strerror),
     )
     if request.flag("json"):
         import json
@@ -32,7 +36,7 @@ def run(request: Request) -> int:
         say([json.dumps({"schema": 1, "dry": dry, "sets": [one.as_dict() for one in verdicts]}, indent=2)])
     else:
         say(lines(verdicts, dry=dry))
-    return 0
+    return 1 if any(one.failed for one in verdicts) else 0
 
 
 def lines(verdicts: list[Verdict], *, dry: bool) -> list[str]:

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 
 def run(request: Request) -> int:
-    """List the checkpoints below directories; 1 if one is broken."""
+    """List the checkpoints below directories; 1 if one is broken, or there is something that cannot be looked at."""
     from pycriu.stored import sets
 
-    found = [sets.look(path) for top in request.words or ["."] for path in sets.find(os.path.normpath(top))]
+    hidden: list[OSError] = []
+    found = [one for top in request.words or ["."] for one in sets.known(os.path.normpath(top), hidden.append)]
+    for error in hidden:
+        request.log.warn("%s: %s", error.filename, error.strerror)
     if request.flag("json"):
         import json
 
         say([json.dumps({"schema": 1, "sets": [one.as_dict() for one in found]}, indent=2)])
     else:
         say(table(found))
-    return 1 if any(one.state == sets.BROKEN for one in found) else 0
+    return 1 if hidden or any(one.state == sets.BROKEN for one in found) else 0
 
 
 def table(found: list[Set]) -> list[str]:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from pycriu.errors import UserError
+from pycriu.errors import PycriuError, UserError
 from pycriu.images import catalogue, children, commit
 from pycriu.stored import sets
 
@@ -34,10 +35,11 @@ class Verdict:
     removed: bool
     why: str
     size: int  # bytes on the disk
+    failed: bool = False  # it was to be removed
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return {"path": self.path, "removed": self.removed, "why": self.why, "size": self.size}
+        return asdict(self)
 
 
 def age(text: str) -> int:
@@ -63,7 +65,10 @@ class _Held:
 
     def take(self, one: sets.Set) -> bool:
         """Whether nobody else is at work there, nor has been since it was looked at; and no link has led elsewhere."""
-        fd = os.open(one.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fd = os.open(one.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False  # it is gone, or another thing by now
         self.fds[one.path] = fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,25 +84,30 @@ class _Held:
         os.close(self.fds.pop(path))
 
 
-def collect(tops: list[str], keep: int, before: float, *, dry: bool, removed: Callable[[str], None]) -> list[Verdict]:
-    """Of the checkpoints below each of `tops` the `keep` newest stay; of the others, those made before that time go."""
+def collect(
+    tops: list[str], keep: int, before: float, *, dry: bool, hidden: Callable[[OSError], None]
+) -> list[Verdict]:
+    """Of the checkpoints below each of `tops` the `keep` newest stay; of the others, those made before that time go.
+
+    `hidden` hears of directories that cannot be looked into.
+    """
     verdicts: dict[str, Verdict] = {}
     tops = [os.path.realpath(top) for top in tops]
     with _Held() as held:
         # All are looked at before one is locked: they open those that they build upon.
-        for one in _chosen([[sets.look(path) for path in sets.find(top)] for top in tops], keep, before, verdicts):
+        for one in _chosen([sets.known(top, hidden) for top in tops], keep, before, verdicts):
             if not held.take(one):
-                verdicts[one.path] = Verdict(one.path, False, "a dump or restore is at work in it", one.size)
-        needed, lost = _needed([path for top in tops for path in sets.find(top)], held.fds)
+                verdicts[one.path] = Verdict(one.path, False, "somebody is at work in it, or has been", one.size)
+        needed, lost = _needed([path for top in tops for path in sets.find(top, _known)], held.fds)
         for path, why in needed.items():
             verdicts[path] = Verdict(path, False, why, sets.size(path))
             held.release(path)
-        for path, fd in sorted(held.fds.items()):
-            verdicts[path] = Verdict(path, True, lost.get(path, ""), sets.size(path))
-            if not dry:
-                remove(path, fd)
-                removed(path)
+        _remove(held.fds, lost, verdicts, dry=dry)
     return [verdicts[path] for path in sorted(verdicts)]
+
+
+def _known(_error: OSError) -> None:
+    """It has been told."""
 
 
 def _chosen(tops: list[list[sets.Set]], keep: int, before: float, verdicts: dict[str, Verdict]) -> list[sets.Set]:
@@ -151,19 +161,37 @@ def _needed(paths: list[str], candidates: dict[str, int]) -> tuple[dict[str, str
     return found, lost
 
 
-def remove(path: str, fd: int) -> None:
-    """The images in the directory `fd`, with all that is noted of them, and the directory, if nothing else is in it."""
-    names = [name for name in os.listdir(fd) if _is_ours(name)]
-    for name in sorted(names, key=lambda name: name != commit.INVENTORY):
-        os.unlink(name, dir_fd=fd)
-    commit.remove(fd)
-    if not os.listdir(fd):
-        try:
+def _remove(candidates: dict[str, int], lost: dict[str, str], verdicts: dict[str, Verdict], *, dry: bool) -> None:
+    """Those that nothing builds upon first: whenever this ends, nothing is gone that something else needs."""
+    parents = {path: sets.parents(path) for path in candidates}
+    needed: dict[str, str] = {}
+    for path in sorted(candidates, key=lambda path: (-len(parents[path]), path)):
+        size = sets.size(path)
+        why = needed.get(path) or ("" if dry else remove(path, candidates[path]))
+        if why:
+            needed = dict.fromkeys(parents[path], f"{path} builds upon it, and stays") | needed
+        verdicts[path] = Verdict(path, not why, why or lost.get(path, ""), size, bool(why) and path not in needed)
+
+
+def remove(path: str, fd: int) -> str:
+    """The images in the directory `fd`, what is noted there, and the directory, if nothing else is in it.
+
+    Why not, where that cannot be.
+    """
+    names = [name for name in os.listdir(fd) if _is_ours(name, fd)]
+    try:
+        for name in sorted(names, key=lambda name: name != commit.INVENTORY):
+            os.unlink(name, dir_fd=fd)
+        commit.remove(fd)
+        if not os.listdir(fd):
             os.rmdir(path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}", "its images are gone") from None
+    except (OSError, PycriuError) as error:
+        return f"it cannot be removed: {error.strerror if isinstance(error, OSError) else error.message}"
+    return ""
 
 
-def _is_ours(name: str) -> bool:
+def _is_ours(name: str, fd: int) -> bool:
     """An image, the statistics of a run, or a note."""
+    if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+        return False
     return name == commit.PARENT or catalogue.lookup(name) is not None or children.is_note(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,14 +44,32 @@ class Set:
         return asdict(self)
 
 
-def find(top: str) -> Iterator[str]:
-    """The directories of images at and below `top`, in the order of their names."""
+def find(top: str, hidden: Callable[[OSError], None]) -> Iterator[str]:
+    """The directories of images at and below `top`, in the order of their names; `hidden` hears of the unreadable."""
     if not os.path.isdir(top):
         raise UserError(f"{top}: no such directory")
-    for path, folders, names in os.walk(top):
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # it has just been removed
+            hidden(error)
+
+    for path, folders, names in os.walk(top, onerror=failed):
         if is_set(folders, names):
             yield path
         folders[:] = sorted(folder for folder in folders if folder not in OURS)
+
+
+def known(top: str, hidden: Callable[[OSError], None]) -> list[Set]:
+    """What there is to say of all of them, but for those that are removed meanwhile."""
+    found = []
+    for path in find(top, hidden):
+        try:
+            found.append(look(path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            hidden(error)
+    return found
 
 
 def is_set(folders: Iterable[str], names: Iterable[str]) -> bool:

@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +245,107 @@ def test_a_set_that_cannot_be_told(host: Host, apart: tuple[Path, Path]) -> None
     assert done.returncode == 0, done.stderr
     assert f"{old} cannot be told that {host.images} builds upon it (Permission denied)" in done.stderr
     assert_sound(host.images)
+
+
+def test_what_cannot_be_removed(host: Host, shelf: tuple[Subject, Path]) -> None:
+    """It stays, with all that it needs; the others go. The exit status says so."""
+    subject, below = shelf
+    (below / "second").chmod(0o500)
+    words = host.command("gc", "--json", "--keep", "1", "shelf")
+    done = subprocess.run([*HUMBLE, *words], cwd=host.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    told = {os.path.basename(one["path"]): one for one in json.loads(done.stdout)["sets"]}
+    assert {name for name, one in told.items() if one["removed"]} == {"third"}
+    assert {name for name, one in told.items() if one["failed"]} == {"second"}
+    assert told["second"]["why"] == "it cannot be removed: Permission denied"
+    assert told["first"]["why"] == told["memory"]["why"] == f"{below}/second builds upon it, and stays"
+    assert_sound(below / "second")
+    subject.go()
+
+
+def test_killed_while_it_removes(host: Host, shelf: tuple[Subject, Path]) -> None:
+    """By the kernel, at the first, second... that it removes: what is left is whole."""
+    subject, below = shelf
+    code = (
+        "import os, signal, sys; from pycriu.cli import main; unlink, left = os.unlink, [int(sys.argv.pop(1))]\n"
+        "def count(name, **more):\n"
+        "    left[0] -= 1\n"
+        "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    unlink(name, **more)\n"
+        "os.unlink = count\n"
+        "main()"
+    )
+    for number in range(1, 200, 2):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(number), "gc", "--keep", "1", "shelf"], cwd=host.folder,
+            stdout=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        for name, one in listed(host, "shelf").items():
+            looks_whole = (below / name / "inventory.img").exists()
+            assert one["state"] in ("checkpoint", "pre-dump") if looks_whole else one["state"] == "broken", (name, one)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert number > 1
+    subject.go()
+
+
+def test_what_lies_there_is_hostile(host: Host, shelf: tuple[Subject, Path]) -> None:
+    """Entries of other kinds under names of images; links that lead nowhere, or back."""
+    subject, below = shelf
+    for name in ("pstree.img", "core-9.img", "inventory.img"):
+        spoiled = below / f"spoiled-{name}"
+        shutil.copytree(below / "third", spoiled)
+        (spoiled / name).unlink(missing_ok=True)
+        os.mkfifo(spoiled / name)
+    with (below / "third/core-8.img").open("wb") as large:
+        large.truncate(1 << 40)
+    (below / "loop").symlink_to(".")
+    (below / "fourth/.pycriu-child-1-2").mkdir()
+    (below / "first/.pycriu-child-3-4").symlink_to("x")
+    odd = below / os.fsdecode(b"new\nline\xff")
+    shutil.copytree(below / "fourth", odd)
+    found = listed(host, "shelf")
+    assert {name for name, one in found.items() if one["state"] == "broken"} == {
+        "spoiled-pstree.img", "spoiled-core-9.img", "spoiled-inventory.img", "third",
+    }  # fmt: skip
+    assert len(said(host, "ls", "shelf").stdout.splitlines()) == 1 + 9 + 4
+    plan = verdicts(host, "--keep", "1", "shelf")
+    assert {name for name, gone in plan.items() if not gone} == {
+        "spoiled-pstree.img", "spoiled-core-9.img", "spoiled-inventory.img", "third", "fourth",
+    }  # fmt: skip
+    assert sorted(os.listdir(odd)) == [".pycriu-child-1-2"]
+    subject.go()
+
+
+def test_others_make_and_remove_meanwhile(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    loop = "i=$(((i + 1) % 7)); cp -a shelf/third shelf/c$i; rm -rf shelf/c$(((i + 3) % 7))"
+    other = subprocess.Popen(
+        ["sh", "-c", f"i=0; while [ ! -e stop ]; do {loop}; done"], cwd=host.folder, stderr=subprocess.DEVNULL
+    )
+    for _ in range(8):
+        for words in (("ls", "shelf"), ("gc", "--keep", "2", "--dry-run", "shelf"), ("gc", "--keep", "4", "shelf")):
+            done = said(host, *words)
+            assert "bug of pycriu" not in done.stderr, done.stderr
+            assert done.stdout
+    (host.folder / "stop").touch()
+    other.wait()
+    assert_sound(below / "fourth")
+    subject.go()
+
+
+def test_what_may_not_be_looked_at_is_said(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    (below / "second").chmod(0)
+    (below / "first/pstree.img").chmod(0)
+    done = subprocess.run(
+        [*HUMBLE, *host.command("ls", "shelf")], cwd=host.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "shelf/second: Permission denied" in done.stderr
+    assert "shelf/first/pstree.img: Permission denied" in done.stdout
+    subject.go()
 
 
 def test_files_of_others_stay(host: Host, shelf: tuple[Subject, Path]) -> None:
