@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pycriu.log import Log
     from pycriu.options import DumpOptions, Hook, PageServer
     from pycriu.progress import Progress
+    from pycriu.restore import RestoreResult
 
     Outcome = int | Callable[[], int]
     T = TypeVar("T")
@@ -325,6 +326,19 @@ def let_come() -> None:
             _signal.signal(number, _signal.SIG_DFL)
     for number in Signals.held:
         os.kill(os.getpid(), number)  # which ends us, unless somebody has it ignored since
+
+
+def stay(result: RestoreResult, log: Log, *, keys: bool) -> int:
+    """Attached restore: here until the root ends. The exit status says how the restore went, as CRIU's does.
+
+    With `keys`, what they send to the foreground of a terminal is for the tree, as a shell leaves it to its jobs.
+    """
+    log.flush()
+    for number in (2, 3):  # SIGINT, SIGQUIT
+        _signal.signal(number, _signal.SIG_IGN if keys else _signal.SIG_DFL)
+    let_come()
+    result.wait()
+    return 0
 
 
 def _too_late(number: int, _frame: object) -> None:

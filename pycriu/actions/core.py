@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 
-from pycriu.actions import Request, light_protobuf, say
+from pycriu.actions import Request, hold, light_protobuf, say, settle, stay
 from pycriu.errors import UserError
 from pycriu.record import replace
 
@@ -45,22 +44,12 @@ def _restore(request: Request, words: list[str]) -> Outcome:
     detached = request.flag("restore-detached")
     asked = restarting.Restart(
         stopped=request.flag("leave-stopped"), strict=request.flag("strict"), detached=detached,
-        files=request.file_options(),
+        settled=settle if detached else hold, files=request.file_options(),
         told=lambda made: say([f"process {made.pid}: {made.threads} threads, {made.pages} pages", *lacking(made)]),
         **_of(request, words),
     )  # fmt: skip
     result = restarting.run(asked, request.log)
-    if detached:
-        return 0
-
-    def stay() -> int:
-        request.log.flush()
-        for number in (2, 3):  # SIGINT, SIGQUIT: for the process
-            _signal.signal(number, _signal.SIG_IGN)
-        result.wait()
-        return 0
-
-    return stay
+    return 0 if detached else lambda: stay(result, request.log, keys=True)
 
 
 def _of(request: Request, words: list[str]) -> dict[str, Any]:

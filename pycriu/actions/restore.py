@@ -7,7 +7,18 @@ import _signal  # type: ignore[import-not-found]
 import os
 
 from pycriu import arguments
-from pycriu.actions import Request, free_images, hold, let_come, light_protobuf, say, say_stats, settle, tell_dry_run
+from pycriu.actions import (
+    Request,
+    free_images,
+    hold,
+    let_come,
+    light_protobuf,
+    say,
+    say_stats,
+    settle,
+    stay,
+    tell_dry_run,
+)
 from pycriu.errors import Several, Unsupported, UserError
 from pycriu.options import RestoreOptions
 
@@ -163,16 +174,3 @@ def become(command: list[str], log: Log) -> int:
     except OSError as error:
         log.error("--exec-cmd %s: %s; the tasks run", command[0], error.strerror)
     return 1
-
-
-def stay(result: RestoreResult, log: Log, *, keys: bool) -> int:
-    """Attached restore: here until the root ends. The exit status says how the restore went, as CRIU's does.
-
-    With `keys`, what they send to the foreground of a terminal is for the tree, as a shell leaves it to its jobs.
-    """
-    log.flush()
-    for number in (2, 3):  # SIGINT, SIGQUIT
-        _signal.signal(number, _signal.SIG_IGN if keys else _signal.SIG_DFL)
-    let_come()
-    result.wait()
-    return 0

@@ -12,7 +12,7 @@
     build      the entries of the images
     asked      what an import is asked for, and what it tells
     importing  the story: core → checkpoint
-    restarting the story: core → process; `cli` is its command
+    restarting the story: core → process; `pycriu.restart_command` is its command
     saving     a core with a side-car of a running process
     seen       what /proc shows of a process that is ending, for a side-car
     handler    what the kernel calls

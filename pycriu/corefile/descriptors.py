@@ -6,6 +6,7 @@ In a name a new line, a backslash, and a blank at its end are written as `\\012`
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT = "filedescriptors"
 _MAX_NUMBER = 1 << 20
 _MAX_SIZE = 1 << 24
+_SHOWN = 80  # characters of a line in a message
 _NEVER = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 _HINT = "a line is `fd : filename : offset`, or `fd : filename : offset : flags`"
 
@@ -33,17 +35,27 @@ class Line:
     flags: int | None
 
     def opened(self) -> int:
-        """A descriptor of ours for it, at the offset, close-on-exec; UserError where it cannot be opened."""
+        """A descriptor of ours for it, at the offset, close-on-exec; UserError where it cannot be opened.
+
+        Nobody waits for the other end of a FIFO.
+        """
         flags = self.open_flags()
         try:
-            fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+            fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
-            raise UserError(
-                f"descriptor {self.fd}: {self.path}: {error.strerror}", "edit its line if the file has moved"
-            ) from None
-        if self.offset and stat.S_ISREG(os.fstat(fd).st_mode):
-            os.lseek(fd, self.offset, os.SEEK_SET)
+            raise self._refused(error, "edit its line if the file has moved") from None
+        try:
+            if not flags & (os.O_NONBLOCK | os.O_PATH):
+                fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+            if self.offset and stat.S_ISREG(os.fstat(fd).st_mode):
+                os.lseek(fd, self.offset, os.SEEK_SET)
+        except OSError as error:
+            os.close(fd)
+            raise self._refused(error, "edit its line") from None
         return fd
+
+    def _refused(self, error: OSError, hint: str) -> UserError:
+        return UserError(f"descriptor {self.fd}: {self.path}: {error.strerror}", hint)
 
     def open_flags(self) -> int:
         """How to open it; where nothing is told: for reading and writing, as far as that is allowed."""
@@ -74,7 +86,7 @@ def parse(lines: Iterable[str], name: str) -> list[Line]:
         try:
             line = _line(text)
         except ValueError:
-            raise UserError(f"{name}, line {number}: {text.strip()!r} is no descriptor", _HINT) from None
+            raise UserError(f"{name}, line {number}: {text.strip()[:_SHOWN]!r} is no descriptor", _HINT) from None
         if line.fd in found:
             raise UserError(f"{name}, line {number}: descriptor {line.fd} is there twice")
         found[line.fd] = line

@@ -102,8 +102,10 @@ class Core:
         try:
             self.size = os.fstat(self.fd).st_size
             self._read()
-        except BaseException:
+        except BaseException as error:
             os.close(self.fd)
+            if isinstance(error, OSError):  # of a directory, or a disk that fails
+                raise UserError(f"{path}: {error.strerror}") from None
             raise
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from pycriu.corefile.asked import NEW, SAME, Options
 from pycriu.corefile.reader import Core
 from pycriu.errors import PidTaken
 from pycriu.kernel import procfs
-from pycriu.options import RestoreOptions
+from pycriu.options import RestoreOptions, not_told
 from pycriu.record import record
 from pycriu.restore import restore
 
@@ -43,6 +43,7 @@ class Restart:
     choose: Callable[[Region], bool] | None = None
     told: Callable[[Imported], None] | None = None  # called when it is clear what will be restored
     ready: Callable[[int], None] | None = None  # called with its PID when it is complete, and about to run
+    settled: Callable[[], None] = not_told  # called when nothing of it will be undone any more
     detached: bool = True  # whether nobody waits for it
     files: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it; fields of RestoreOptions that are about files
 
@@ -78,6 +79,7 @@ def _restart(asked: Restart, folder: str, given: dict[int, int], log: Log, pid: 
         asked.told(made)
     options = RestoreOptions(
         images_dir=folder, work_dir=folder, shell_job=True, leave_stopped=asked.stopped, detached=asked.detached,
+        settled=asked.settled,
         hook=lambda stage, root: asked.ready(root) if stage == "pre-resume" and asked.ready is not None else None,
         inherit_fd=tuple(f"fd[{given[fd]}]:{build.EXTERNAL.format(fd)}" for fd in made.given if fd in given),
         **asked.files,

@@ -20,7 +20,7 @@ from tests import gdb
 from tests.host.conftest import DEADLINE, Host, Subject, alive, reap
 
 PATTERN = Path("/proc/sys/kernel/core_pattern")
-_RESTART = "import sys; from pycriu.corefile.cli import main; sys.exit(main())"
+RESTART = "import sys; from pycriu.restart_command import main; sys.exit(main())"
 
 
 def restart(host: Host, *words: str, typed: str = "", status: int = 0) -> str:
@@ -28,7 +28,7 @@ def restart(host: Host, *words: str, typed: str = "", status: int = 0) -> str:
     path = host.folder / "restarted"  # no pipe: a process that goes on would keep it open
     with open(path, "w") as out:
         done = subprocess.run(
-            [sys.executable, "-c", _RESTART, *words], cwd=host.folder, input=typed, stdout=out, stderr=out, text=True,
+            [sys.executable, "-c", RESTART, *words], cwd=host.folder, input=typed, stdout=out, stderr=out, text=True,
             timeout=DEADLINE, check=False,
         )  # fmt: skip
     said = path.read_text()

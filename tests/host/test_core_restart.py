@@ -6,16 +6,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import gdb
-from tests.host.conftest import Host, reap, state, wait_until
-from tests.host.cores import end, gcore, imported, restart
+from tests.host.conftest import DEADLINE, Host, reap, state, wait_until
+from tests.host.cores import RESTART, end, gcore, imported, restart
 from tests.host.programs import need
 
 SOURCES = Path(__file__).parent
@@ -282,3 +284,62 @@ def test_another_program_is_refused(host: Host, compiled: Callable[..., str], li
     assert f"{other} is another build" in restart(host, "-n", other, "core.linklist", status=1)
     assert "is not an ELF core file" in restart(host, "-n", other, other, status=1)
     assert "no such program" in restart(host, "-n", "nowhere/x", "core.linklist", status=1)
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "says"),
+    [
+        (">/dev/full", 1, "standard output: No space left on device"),
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(
+    host: Host, compiled: Callable[..., str], how: str, status: int, says: str
+) -> None:
+    program = compiled("numbers")
+    subject = host.start(program, "numbers", "30", "5", "20")
+    gcore(host, subject.pid, program)
+    end(subject.pid)
+    (host.folder / "go").touch()
+    (host.folder / "list").write_text(f"3 : {host.folder}/numbers : 0 : 01\n")
+    command = f'set -o pipefail; "$@" {how}'
+    words = [sys.executable, "-c", RESTART, "-flist", "-n", "-w", program, "core.gdb"]
+    with open(host.folder / "said", "w") as said:
+        done = subprocess.run(
+            ["bash", "-c", command, "bash", *words], cwd=host.folder, stderr=said, timeout=DEADLINE, check=False
+        )
+    told = (host.folder / "said").read_text()
+    assert done.returncode == status, told
+    assert says in told
+    assert "Traceback" not in told
+    written = [str(number) for number in range(1, 31)] if status == 0 else []
+    assert (host.folder / "numbers").read_text().split() == written
+
+
+def test_whoever_is_interrupted_leaves_nothing(host: Host, compiled: Callable[..., str]) -> None:
+    """At a question, before anything runs; while it waits, keys are for the process, which goes on."""
+    program = compiled("numbers")
+    subject = host.start(program, "numbers", "30", "5", "20")
+    gcore(host, subject.pid, program)
+    end(subject.pid)
+    words = [sys.executable, "-c", RESTART, "-s", "-n", "-w", program, "core.gdb"]
+    before = set(Path(tempfile.gettempdir()).glob("pycriu-core-*"))
+    reader, writer = os.pipe()
+    with open(host.folder / "said", "w") as said:
+        process = subprocess.Popen(words, cwd=host.folder, stdin=reader, stdout=said, stderr=said)
+        wait_until(lambda: "(0=No, 1=Yes)" in (host.folder / "said").read_text(), "it asks")
+        process.terminate()
+        assert process.wait(DEADLINE) == 1
+        assert "restart: interrupted; what was begun has been undone" in (host.folder / "said").read_text()
+        assert set(Path(tempfile.gettempdir()).glob("pycriu-core-*")) == before
+        (host.folder / "list").write_text(f"3 : {host.folder}/numbers : 0 : 01\n")
+        process = subprocess.Popen([*words[:3], "-flist", *words[4:]], cwd=host.folder, stdout=said, stderr=said)
+        wait_until(lambda: "Waiting for" in (host.folder / "said").read_text(), "it waits")
+        process.send_signal(signal.SIGINT)
+        (host.folder / "go").touch()
+        assert process.wait(DEADLINE) == 0
+    assert "exiting with value 0" in (host.folder / "said").read_text()
+    for fd in (reader, writer):
+        os.close(fd)

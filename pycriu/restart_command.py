@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycriu import log
+from pycriu.actions import Signals, hold, let_come, say
 from pycriu.errors import PycriuError, UserError
 from pycriu.record import record
 
@@ -54,21 +56,31 @@ class Words:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run `restart`; the words default to those of this process. 0: it was restarted."""
+    log.fill_standard_descriptors()
     try:
         asked = parse(sys.argv[1:] if words is None else words)
         if asked.has("h"):
-            print(_USAGE, end="")
+            say([_USAGE.rstrip()])
             return 0
         if asked.has("v"):
-            print(f"restart {VERSION}")
+            say([f"restart {VERSION}"])
             return 0
         if len(asked.plain) != 2:
-            print(_USAGE, end="", file=sys.stderr)
+            _complain(_USAGE.rstrip())
             return 1
         return _restart(asked)
     except PycriuError as error:
-        print(f"restart: {error}", file=sys.stderr)
-        return 1
+        _complain(f"restart: {error}")
+    except OSError as error:  # of a question
+        _complain(f"restart: {error.strerror}")
+    except KeyboardInterrupt:
+        _complain("restart: interrupted; what was begun has been undone")
+    return 1
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # the exit status says it, too
+        print(text, file=sys.stderr)
 
 
 def parse(words: Sequence[str]) -> Words:
@@ -130,21 +142,23 @@ def _restart(asked: Words) -> int:
             descriptors.number(asked.given["b"])
         except ValueError:
             raise UserError(f"-b {asked.given['b']}: not an address") from None
-    print(f"Restarting {program} using core file {core}")
+    say([f"Restarting {program} using core file {core}"])
     if asked.has("f"):
         name = asked.given["f"] or descriptors.DEFAULT
         lines = tuple(descriptors.read(name))
-        print(f"Restoring file descriptors from '{name}'")
+        say([f"Restoring file descriptors from '{name}'"])
     if asked.has("m"):
-        print("-m is not yet implemented")
+        say(["-m is not yet implemented"])
     stays = not asked.has("n")
     wanted = restarting.Restart(
         core=core, executable=_program(program), lines=lines, stopped=stays,
         choose=_choose if asked.has("s") else None, told=lambda made: _tell(made, verbose=asked.has("V")),
         ready=lambda pid: _ready(program, pid if stays else 0, waits=asked.has("w")),
+        settled=_leave_keys if asked.has("w") else hold,
     )  # fmt: skip
-    with log.Log(log.ERROR) as lines_of_log:
+    with log.Log(log.ERROR) as lines_of_log, Signals():
         result = restarting.run(wanted, lines_of_log)
+        let_come()
     if asked.has("w"):
         return _wait(result.wait)
     return 0
@@ -152,12 +166,12 @@ def _restart(asked: Words) -> int:
 
 def _ready(program: str, stays: int, *, waits: bool) -> None:
     """It is complete; what it prints comes behind this."""
-    print(f"{program} ready to continue from where it left off")
+    said = [f"{program} ready to continue from where it left off"]
     if stays:
-        print(f"Sent SIGSTOP to {stays}. Send it a SIGCONT to resume")
+        said.append(f"Sent SIGSTOP to {stays}. Send it a SIGCONT to resume")
     if waits:
-        print("Waiting for restarted process to finish")
-    sys.stdout.flush()
+        said.append("Waiting for restarted process to finish")
+    say(said)
 
 
 def _program(name: str) -> str:
@@ -169,38 +183,38 @@ def _program(name: str) -> str:
 
 def _tell(made: Imported, *, verbose: bool) -> None:
     """Before anything is started."""
-    if made.arguments:
-        print(f"Original command-line (first 80 chars):\n{made.arguments}\n")
-    print(f"Process will be restarted with pid        = {made.pid}")
-    sys.stdout.flush()
+    said = [f"Original command-line (first 80 chars):\n{made.arguments}\n"] if made.arguments else []
+    say([*said, f"Process will be restarted with pid        = {made.pid}"])
     for lack in made.lacks if verbose else ():
-        print(f"not in the core: {lack}", file=sys.stderr)
+        _complain(f"not in the core: {lack}")
     if made.lacks and not verbose:
-        print(
-            f"restart: the core does not tell {len(made.lacks)} things about the process; -V lists them",
-            file=sys.stderr,
-        )
+        _complain(f"restart: the core does not tell {len(made.lacks)} things about the process; -V lists them")
 
 
 def _choose(region: Region) -> bool:
     """Whether to restore a segment; the end of the input means all that are left."""
     rights = "".join(letter if region.prot & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4)))
-    print(f"Restore [{region.start:#010x} - {region.end:#010x}] ({rights})? (0=No, 1=Yes) ", end="", flush=True)
+    asked = f"Restore [{region.start:#010x} - {region.end:#010x}] ({rights})? (0=No, 1=Yes) "
     while True:
-        answer = sys.stdin.readline()
-        if not answer or answer.strip() in ("0", "1"):
-            return answer.strip() != "0"
-        print("0 or 1? ", end="", flush=True)
+        print(asked, end="", flush=True)
+        answer = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+        if not answer or answer.strip() in (b"0", b"1"):
+            return answer.strip() != b"0"
+        asked = "0 or 1? "
+
+
+def _leave_keys() -> None:
+    """Those that interrupt are for the process from here on."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    hold()
 
 
 def _wait(wait: object) -> int:
-    """Until it ends. Keys that interrupt are for it."""
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
+    """Until it ends."""
     status: int = wait()  # type: ignore[operator]
     if os.WIFSIGNALED(status):
-        print(f"Restarted process exited because of uncaught signal ({os.WTERMSIG(status)})")
+        say([f"Restarted process exited because of uncaught signal ({os.WTERMSIG(status)})"])
     else:
-        print(f"Restarted process finished, exiting with value {os.WEXITSTATUS(status)}")
-    sys.stdout.flush()
+        say([f"Restarted process finished, exiting with value {os.WEXITSTATUS(status)}"])
     return 0
