@@ -55,6 +55,14 @@ class NoProcess(UserError):
     """There is no process with the PID that was asked for."""
 
 
+class NotHere(UserError):
+    """This process may not, or has not the room; others could."""
+
+
+class OtherFile(UserError):
+    """A file is not what it was at the dump."""
+
+
 class PidTaken(UserError):
     """Somebody else has a PID that a restore needs."""
 

@@ -17,7 +17,7 @@ import os
 import struct
 
 from pycriu import streams
-from pycriu.errors import UserError
+from pycriu.errors import NotHere, UserError
 from pycriu.images import messages as m
 from pycriu.images import own, store
 from pycriu.kernel import procfs
@@ -44,10 +44,6 @@ _GIVEN = frozenset(
 )
 _ID = struct.Struct("<i")
 _LOWEST = 300  # PIDs below are those that the kernel gives to the first processes, again and again
-
-
-class NotThisStart(UserError):
-    """These images are good for others."""
 
 
 class Start:
@@ -183,7 +179,7 @@ class NewLife(store.ImagesDir):
         return own.task_entries(changed)
 
     def _with_given(self, entries: list[Any]) -> list[Any]:
-        """The table of descriptors, with those that the start gives. NotThisStart where a number is taken."""
+        """The table of descriptors, with those that the start gives. NotHere where a number is taken."""
         given = self._start.descriptors
         table = []
         for entry in entries:
@@ -193,7 +189,7 @@ class NewLife(store.ImagesDir):
                     entry.id, entry.type = _stream_id(number), _REG
                     table.append(entry)
             elif entry.fd in given:
-                raise NotThisStart(f"descriptor {entry.fd}, which is open here, is another one in the images")
+                raise NotHere(f"descriptor {entry.fd}, which is open here, is another one in the images")
             else:
                 table.append(entry)
         there = {entry.fd for entry in table}

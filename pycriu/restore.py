@@ -18,7 +18,7 @@ import os
 import time
 
 from pycriu import arch, spawn
-from pycriu.errors import UserError
+from pycriu.errors import ImageError, UserError
 from pycriu.fds.opening import Opening
 from pycriu.fds.table import Kinds
 from pycriu.haste import Haste
@@ -181,6 +181,8 @@ def returned(pids: dict[int, int], kinds: Kinds, options: RestoreOptions, log: L
 
     programs = [(pid, program.marked(pid)) for pid in pids]
     found = [program.found(pid, procfs.stat(pid).comm, address, pids[pid]) for pid, address in programs if address]
+    if options.message and not any(found):
+        raise ImageError("nobody here can be told anything: the memory of hooks is not in the images")
     told = audience.Audience([one for one in found if one], options.hook_timeout, log, stopped=options.leave_stopped)
     told.returned(options.message)
     return told

@@ -46,6 +46,8 @@ def _start(words: list[str], more: str | None) -> NoReturn:
         command = identity.parsed(words)
         if command is None or not _is_for_us(command):
             _become(words, {})
+        if not _is_program(command.python):
+            _boot(command, {} if more is None else {"PYCRIU_SNAPSHOT_KEY": more})
         name = identity.key(command, more, os.environ)
         place = shelf.Place(shelf.folder(), name)
         usable = place.usable()
@@ -55,22 +57,32 @@ def _start(words: list[str], more: str | None) -> NoReturn:
         light_protobuf()
         argv = [command.target, *command.arguments]
         runner.try_to_become(place, argv, words, module=command.module)
+    _boot(command, {"PYCRIU_SNAPSHOT": name})
+
+
+def _boot(command: Command, more: dict[str, str]) -> NoReturn:
+    """The first start."""
+    from pycriu.warmstart import identity
+
     target = ["-m", command.target] if command.module else [command.target]
     here = os.path.abspath(identity.__file__)
     boot = os.path.join(os.path.dirname(here), "boot" + os.path.splitext(here)[1])  # where there are no sources: .pyc
-    more_environment = {"PYCRIU_SNAPSHOT": name, "PYCRIU_PYTHON": sys.executable}
-    _become([command.python, *command.options, boot, *target, *command.arguments], more_environment)
+    more["PYCRIU_PYTHON"] = sys.executable
+    _become([command.python, *command.options, boot, *target, *command.arguments], more)
 
 
 def _is_for_us(command: Command) -> bool:
-    """Whether there is something to run, with streams, and nobody has said no. Wrappers, such as those of pyenv, choose
-    an interpreter by what we do not know.
-    """
+    """Whether there is something to run, with streams, and nobody has said no."""
     if os.environ.get("PYCRIU_WARM_START") == "0" or None in (sys.stdin, sys.stdout, sys.stderr):
         return False
-    if not command.module and not os.path.exists(command.target):
-        return False
-    with open(command.python, "rb") as file:
+    return command.module or os.path.exists(command.target)
+
+
+def _is_program(python: str) -> bool:
+    """Whether this is the interpreter itself. A wrapper, such as those of pyenv, chooses one by what we do not know:
+    let that one look for checkpoints.
+    """
+    with open(python, "rb") as file:
         return file.read(4) == b"\x7fELF"
 
 

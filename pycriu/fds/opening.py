@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from pycriu.errors import ImageError, UserError
+from pycriu.errors import ImageError, NotHere
 from pycriu.fds import owner
 from pycriu.fds.table import Kinds
 from pycriu.tracee import Remote, Row, Tracee
@@ -29,7 +29,7 @@ def _check_room(needed: int) -> None:
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if needed + _ROOM > limit:
-        raise UserError(
+        raise NotHere(
             f"this restore needs {needed + _ROOM} descriptors, of which pycriu may have {limit}",
             "raise the hard limit: ulimit -Hn, or LimitNOFILE= of the service",
         )

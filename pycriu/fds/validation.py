@@ -19,7 +19,7 @@ import stat
 import struct
 import time
 
-from pycriu.errors import UserError
+from pycriu.errors import OtherFile
 from pycriu.images import messages as m
 
 TYPE_CHECKING = False
@@ -91,13 +91,13 @@ def check_kind(path: str, status: os.stat_result, reg: Any, *, skip_rwx: bool) -
     """UserError unless type and mode of a file are those of its reg_file_entry."""
     if not reg.HasField("mode"):
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode) and not stat.S_ISCHR(status.st_mode):
-            raise UserError(f"{path} is neither a regular file nor a directory", "put it back as it was")
+            raise OtherFile(f"{path} is neither a regular file nor a directory", "put it back as it was")
         return
     if stat.S_IFMT(reg.mode) != stat.S_IFMT(status.st_mode):
-        raise UserError(f"{path} is no longer a file of the same type", "put it back as it was")
+        raise OtherFile(f"{path} is no longer a file of the same type", "put it back as it was")
     now, then = stat.S_IMODE(status.st_mode), stat.S_IMODE(reg.mode)
     if now != then and not skip_rwx:
-        raise UserError(
+        raise OtherFile(
             f"{path} has the mode {now:04o}, at the dump it had {then:04o}",
             "chmod it, or let --skip-file-rwx-check accept the difference",
         )
@@ -110,28 +110,28 @@ def check_content(status: os.stat_result, reg: Any, known: Known, how: str) -> N
     mtime, sampled, then = known
     hint = "the task would continue with another file than it had; put back the file of the dump"
     if reg.HasField("size") and reg.size != status.st_size:
-        raise UserError(f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}", hint)
+        raise OtherFile(f"{reg.name} is {status.st_size} bytes, at the dump it was {reg.size}", hint)
     if reg.build_id and how in (MTIME, BUILDID):
         words = b"".join(word.to_bytes(4, "little") for word in reg.build_id)
         if (found := build_id(reg.name)) != words:
             said = found.hex() if found else "none"
-            raise UserError(
+            raise OtherFile(
                 f"{reg.name} is another build: its build-id is {said}, at the dump it was {words.hex()}", hint
             )
     newer = how == MTIME and mtime is not None and status.st_mtime_ns > mtime
     if mtime is not None and newer and (sampled is None or sample(reg.name) != sampled):
-        raise UserError(
+        raise OtherFile(
             f"{reg.name} has been written to since the dump: it was changed at {_when(status.st_mtime_ns)}, "
             f"at the dump that was {_when(mtime)}",
             f"{hint}; if its content is the same, --file-validation filesize accepts it",
         )
     if how == CHECKSUM:
         if then is None:
-            raise UserError(
+            raise OtherFile(
                 f"the checkpoint has no checksum of {reg.name}", "dump with --file-validation checksum, too"
             )
         if digest(reg.name) != then:
-            raise UserError(f"{reg.name} has another content than at the dump", hint)
+            raise OtherFile(f"{reg.name} has another content than at the dump", hint)
 
 
 def _when(ns: int) -> str:

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 
+from pycriu.errors import ImageError, NotHere, OtherFile
 from pycriu.hooks.channel import MESSAGE_ROOM
 from pycriu.warmstart.letter import Letter
 
@@ -57,8 +58,8 @@ def _put_away(place: Place, error: Exception) -> None:
         if log := os.environ.get("PYCRIU_SNAPSHOT_LOG"):
             with open(log, "a", errors="replace") as file:
                 file.write(f"{said}\n")
-        if not isinstance(error, ImportError) and type(error).__name__ != "NotThisStart":  # of newlife, if we have it
-            place.discard(said, certain=not isinstance(error, OSError | MemoryError))
+        if not isinstance(error, ImportError | NotHere):
+            place.discard(said, certain=isinstance(error, ImageError | OtherFile))
     except OSError:
         return  # nobody else could be told either
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = "manifest"
 _TRY_AGAIN, _FORGOTTEN = 3600, 600  # seconds
+_ENOUGH = 3
 _UNUSED, _LEFT_OVER = 30 * 86400, 86400
 _DIGITS = frozenset("0123456789abcdef")
 
@@ -98,19 +99,19 @@ class Place:
         with open(self._failed, "w", errors="replace") as file:
             file.write(why + "\n")
 
-    def discard(self, why: str, *, certain: bool = True) -> None:
-        """It could not be restored: it is of no use, if that is certain. If that is so twice within the hour, or thrice
-        where it was not certain, it goes, and none is made for an hour.
+    def discard(self, why: str, *, certain: bool) -> None:
+        """It could not be restored. Where that is certainly its own fault, or has been so three times within the hour,
+        it goes; and none is made for an hour if that is the second one.
         """
         earlier = _lines(self._stale) if _age(self._stale) < _TRY_AGAIN else []
-        if certain:
+        points = [*earlier, *[" ".join(why.split())] * (_ENOUGH if certain else 1)]
+        if len(points) // _ENOUGH > len(earlier) // _ENOUGH:
             remove(self.path)
-        if len(earlier) >= (1 if certain else 2):
-            remove(self.path)
+        if len(points) >= 2 * _ENOUGH:
             self.give_up(why)
             return
         with open(self._stale, "w", errors="replace") as file:
-            file.writelines(f"{line}\n" for line in [*earlier, " ".join(why.split())])
+            file.writelines(f"{line}\n" for line in points)
 
 
 def _read(path: str) -> str:

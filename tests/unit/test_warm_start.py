@@ -116,11 +116,13 @@ def test_a_place(tmp_path: Path) -> None:
     (tmp_path / KEY).chmod(0o755)
     assert not place.usable(), "others can write there"
     (tmp_path / KEY).chmod(0o700)
-    place.discard("damaged")
+    place.discard("damaged", certain=True)
     assert not place.usable()
     assert place.begin(), "the first time it may be made anew"
     place.keep("pycriu-snapshot 2")
-    place.discard("damaged again")
+    for left in (True, True, False):
+        place.discard("damaged, perhaps", certain=False)
+        assert place.usable() is left
     assert not place.begin(), "the second time not for an hour"
     old = os.stat(tmp_path / f"{KEY}.failed").st_mtime - 4000
     os.utime(tmp_path / f"{KEY}.failed", (old, old))
