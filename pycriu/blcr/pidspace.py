@@ -43,7 +43,8 @@ def run(live: Callable[[Callable[[int], int]], int], succeeded: Callable[[], int
     with open(reader, "rb") as reports:
         try:
             _next(reports)
-        except Failure:
+        except BaseException:  # whatever is in the namespace ends with its first process
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise
         parent.block()

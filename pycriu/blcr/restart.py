@@ -44,13 +44,16 @@ _ENDING = 2  # seconds that processes may take to end
 def restart(values: Values, words: list[str], said: Messages) -> int:
     """Restart; the exit code when everything is over. Failure, with its class, for what cannot be."""
     values = values | {"relocate": _relocations(values)}
-    with Source(values, words) as source:
-        rights.demand("Restart")
-        if not values.get("keep-pid", True):
-            from pycriu.blcr import pidspace
+    try:
+        with Signals(), Source(values, words) as source:  # the processes run with all signals blocked here: see `wait`
+            rights.demand("Restart")
+            if not values.get("keep-pid", True):
+                from pycriu.blcr import pidspace
 
-            return pidspace.run(lambda ready: _live(source, values, said, ready), lambda: _succeeded(values, said))
-        return _live(source, values, said, lambda _root: _succeeded(values, said), end=True)
+                return pidspace.run(lambda ready: _live(source, values, said, ready), lambda: _succeeded(values, said))
+            return _live(source, values, said, lambda _root: _succeeded(values, said), end=True)
+    except KeyboardInterrupt as interruption:
+        raise _cancelled(interruption) from None
 
 
 def _relocations(values: Values) -> tuple[str, ...]:
@@ -139,15 +142,11 @@ class Source:
 
     def __enter__(self) -> Source:
         try:
-            with Signals():
-                self._open()
-                try:
-                    self.meta = archive.meta(self.images)
-                except PycriuError as error:
-                    raise codes.failure("Restart", error) from None
-        except KeyboardInterrupt as interruption:
+            self._open()
+            self.meta = archive.meta(self.images)
+        except PycriuError as error:
             self.close()
-            raise _cancelled(interruption) from None
+            raise codes.failure("Restart", error) from None
         except BaseException:
             self.close()
             raise
@@ -175,8 +174,6 @@ class Source:
                 archive.unpack(self.name, file, self.images)
         except OSError as error:
             raise Failure(error.errno or 0, f"Restart failed: {self.name}: {error.strerror}") from None
-        except PycriuError as error:
-            raise codes.failure("Restart", error) from None
 
     def _file(self) -> IO[bytes]:
         """The source; what is not there, or may not be read, is a wrong argument, what is wrong in it is not."""
