@@ -124,7 +124,7 @@ class Refusals:
 def _work(scope: Scope, where: Destination, number: int, values: Values, said: Messages) -> None:
     seconds, signal = _seconds(values), values.get("signal", 0)
     assert isinstance(signal, int)
-    embedded = _embedded(values)
+    embedded = saved_kinds(values)
     with Signals(), Refusals(), where, Deadline(seconds):
         first = scope.find()
         meta = {
@@ -164,11 +164,14 @@ def _store(where: Destination, meta: dict[str, Any], said: Messages) -> Any:
     return stage
 
 
-def _embedded(values: Values) -> set[str]:
-    """Of which files the pages are to be saved, too; the options add up."""
+def saved_kinds(values: Values) -> set[str]:
+    """Of which files the pages are to be saved, too: the options add up, from left to right; none begins anew."""
     found: set[str] = set()
     chosen = values.get("save", ())
     assert isinstance(chosen, tuple)
     for what in chosen:
-        found |= {EXE, PRIVATE, SHARED} if what == "all" else set() if what == NONE else {str(what)}
+        if what == NONE:
+            found.clear()
+        else:
+            found |= {EXE, PRIVATE, SHARED} if what == "all" else {str(what)}
     return found

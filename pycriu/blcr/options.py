@@ -139,7 +139,7 @@ CHECKPOINT = Command("cr_checkpoint", "save running processes in a context file"
         Option("save-private", "save", "those of all files that are mapped private, such as libraries", PRIVATE),
         Option("save-shared", "save", "those of files that are mapped shared, if nobody may write to them", SHARED),
         Option("save-all", "save", "all three", "all"),
-        Option("save-none", "save", "nothing more (default)", NONE),
+        Option("save-none", "save", "nothing of what stands before it (default)", NONE),
     )),
     ("Debuggers", (
         Option("ptraced-error", "ptraced", "refuse where a process is being traced (default)", ERROR),

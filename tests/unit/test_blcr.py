@@ -14,6 +14,7 @@ from typing import IO
 import pytest
 
 from pycriu.blcr import archive, changes, codes, consent, context, options
+from pycriu.blcr.checkpoint import saved_kinds
 from pycriu.blcr.codes import Failure
 from pycriu.blcr.options import CHECKPOINT, INFO, RESTART, RUN, Command, usage
 from pycriu.blcr.workplace import Workplace
@@ -93,6 +94,20 @@ def test_v_is_the_version_for_a_restart_and_words_for_a_checkpoint() -> None:
 )
 def test_words_become_values(command: Command, words: list[str], values: options.Values, plain: list[str]) -> None:
     assert parse(command, words) == (values, plain)
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        ([], set()),
+        (["--save-exe", "--save-shared"], {"exe", "shared"}),
+        (["--save-all"], {"exe", "private", "shared"}),
+        (["--save-all", "--save-none"], set()),
+        (["--save-exe", "--save-none", "--save-private"], {"private"}),
+    ],
+)
+def test_what_is_saved_adds_up_from_left_to_right(words: list[str], kinds: set[str]) -> None:
+    assert saved_kinds(parse(CHECKPOINT, words)[0]) == kinds
 
 
 def test_the_command_for_every_failure_sets_all_four() -> None:
