@@ -75,6 +75,14 @@ class ImageError(PycriuError):
     """An image is missing, damaged, or says something impossible."""
 
 
+class OtherVersion(ImageError):
+    """The images are of a version of the format that is not known."""
+
+
+class OtherCpu(ImageError):
+    """The images are of another CPU architecture."""
+
+
 class TraceeGone(PycriuError):
     """A task ended while it was being worked on."""
 

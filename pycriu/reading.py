@@ -7,7 +7,7 @@ import os
 
 from pycriu import pageimages, spawn
 from pycriu.arch.description import Arch
-from pycriu.errors import About, ImageError, UserError
+from pycriu.errors import About, ImageError, OtherCpu, UserError
 from pycriu.fds.table import Kinds
 from pycriu.images import own, store
 from pycriu.kernel import procfs
@@ -183,7 +183,7 @@ def _check_cpu(core: Any, cpu: Arch) -> None:
     if core.mtype != cpu.mtype:
         from pycriu.arch import elfcore
 
-        raise ImageError(
+        raise OtherCpu(
             f"the images are of another CPU architecture, {elfcore.by_mtype(core.mtype).name}; this machine is "
             f"{cpu.name}",
             "restore them on a machine of that architecture; crit shows what they hold",

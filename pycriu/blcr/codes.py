@@ -5,7 +5,17 @@ from __future__ import annotations
 
 import errno
 
-from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError, Several, TraceeGone, Unsupported
+from pycriu.errors import (
+    KernelError,
+    NoProcess,
+    OtherCpu,
+    OtherVersion,
+    PidTaken,
+    PycriuError,
+    Several,
+    TraceeGone,
+    Unsupported,
+)
 from pycriu.holders import WAYS
 
 USAGE = 255
@@ -87,6 +97,8 @@ _KINDS: tuple[tuple[type[PycriuError], int], ...] = (
     (NoProcess, errno.ESRCH),
     (TraceeGone, errno.ESRCH),
     (Unsupported, CR_ENOSUPPORT),
+    (OtherVersion, CR_EVERSION),
+    (OtherCpu, CR_EBADARCH),
 )
 
 

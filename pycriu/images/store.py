@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 
-from pycriu.errors import ImageError, PycriuError, UserError
+from pycriu.errors import ImageError, OtherVersion, PycriuError, UserError
 from pycriu.images import catalogue, commit, framing, payloads
 from pycriu.images.durable import sync_together
 
@@ -119,7 +119,7 @@ class Images:
             )
         entry: inventory_entry = self.read_one(commit.INVENTORY)  # type: ignore[assignment]
         if entry.img_version not in IMG_VERSIONS and (entry.img_version or self.exists("pstree.img")):  # 0: a pre-dump
-            raise ImageError(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
+            raise OtherVersion(f"{self.path}/inventory.img: img_version {entry.img_version} is not known")
         return entry
 
     def read(self, name: str) -> list[Message]:

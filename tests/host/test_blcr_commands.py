@@ -426,6 +426,29 @@ def test_a_context_that_is_cut_short_or_foreign_is_refused(blcr: Blcr) -> None:
         assert not Path(f"/proc/{program.pid}").exists()
 
 
+def test_a_context_of_another_version_or_cpu_is_refused(blcr: Blcr) -> None:
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "--dir", "saved", "--term")
+
+    def changed(name: str, before: bytes, after: bytes) -> subprocess.CompletedProcess[str]:
+        path = blcr.folder / "saved" / name
+        content = path.read_bytes()
+        assert before in content
+        path.write_bytes(content.replace(before, after, 1))
+        done = blcr.run("restart", "--dir", "saved")
+        path.write_bytes(content)
+        assert state(program.pid) is None
+        return done
+
+    done = changed("inventory.img", b"\x08\x02", b"\x08\x63")  # img_version, the first field
+    assert (done.returncode, "img_version 99 is not known" in done.stderr) == (codes.CR_EVERSION, True), done
+    here, other = (b"\x08\x01", b"\x08\x03") if os.uname().machine == "x86_64" else (b"\x08\x03", b"\x08\x01")
+    done = changed(f"core-{program.pid}.img", here, other)  # mtype
+    assert (done.returncode, "another CPU architecture" in done.stderr) == (codes.CR_EBADARCH, True), done
+    blcr.finish()
+    assert blcr.run("restart", "--dir", "saved").returncode == 7
+
+
 # -------------------------------------------------------------------------------------------------- what is another
 
 
