@@ -141,11 +141,16 @@ def _vma(region: Region, files: Files, *, grows: bool, heap: bool) -> Any:
     else:
         status = catalogue.REGULAR | catalogue.ANON_PRIVATE | (catalogue.HEAP if heap else 0)
         flags = mappings.MAP_PRIVATE | mappings.MAP_ANONYMOUS | (catalogue.MAP_GROWSDOWN if grows else 0)
+        flags |= mappings.MAP_NORESERVE if region.size >= _all_memory() else 0  # else it could not have been there
     offset = region.offset if region.path else 0
     return m.vma_entry(
         start=region.start, end=region.end, pgoff=offset, shmid=number, prot=region.prot, flags=flags, status=status,
         fd=-1, fdflags=opened,
     )  # fmt: skip
+
+
+def _all_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _with_clocks(space: Space) -> list[Region]:
@@ -244,6 +249,20 @@ def fs(files: Files, directory: str) -> Any:
     """Working directory, root and umask."""
     umask = int(procfs.parse_status(procfs.text("self", "status"))["Umask"], 8)
     return m.fs_entry(cwd_id=files.place(directory, _DIRECTORY), root_id=files.place("/", _DIRECTORY), umask=umask)
+
+
+def refuse_without_stack(core: Core, space: Space) -> None:
+    """UserError where the memory that a thread stands on was not written: it could but crash."""
+    for thread in core.threads:
+        pointer = core.arch.gpr.unpack(thread.general)[core.arch.sp]
+        region = space.at(pointer)
+        if region is None or region.path or region.shared or not region.prot & mappings.PROT_WRITE:
+            continue  # a stack that has overflowed points to what was never there
+        if not core.read(pointer, 1) and not core.read(pointer - 1, 1):
+            raise UserError(
+                f"{core.path} does not hold the stack of thread {thread.tid}",
+                "it was cut (ulimit -c), or its memory was left out (coredump_filter): a debugger shows what there is",
+            )
 
 
 def untold(core: Core, with_keys: Collection[int] = ()) -> list[str]:

@@ -123,14 +123,14 @@ def _store(stream: int, path: str) -> None:
 
 def _copy(stream: int, out: int, path: str) -> None:
     """All that comes; pages of zeros are holes."""
-    zeros, size = bytes(_PAGE), 0
+    zeros, zero, size = bytes(_PIECE), bytes(_PAGE), 0
     while data := _piece(stream):
         disk = os.fstatvfs(out)
         if disk.f_bavail * disk.f_frsize < _SPARE:
             raise UserError(f"{path}: the disk is full", "the core was not written")
-        for at in range(0, len(data), _PAGE):
+        for at in range(0, len(data), _PAGE) if data != zeros else ():  # a large hole is over soon
             page = data[at : at + _PAGE]
-            if page != zeros:
+            if page != zero:
                 os.pwrite(out, page, size + at)
         size += len(data)
     os.ftruncate(out, size)

@@ -61,6 +61,7 @@ class _Import:
     def run(self) -> Imported:
         """All images."""
         core, options = self._core, self._options
+        build.refuse_without_stack(core, self._space)
         infos = build.infos(core)
         tids = self._numbers([thread.tid for thread, _, _ in infos])
         finder = clib.Finder(self._space)

@@ -243,7 +243,7 @@ class Core:
     def _bytes(self, offset: int, size: int, what: str) -> bytes:
         data = os.pread(self.fd, size, offset) if offset < _KERNEL_HALF and offset + size <= self.size else b""
         if len(data) != size:
-            raise ImageError(f"{self.path}: {what} lies outside of the file", "the core was cut, or is none")
+            raise ImageError(f"{self.path} ends before {what}", "the core was cut, or is none")
         return data
 
 

@@ -103,6 +103,7 @@ class Import:
             pid = entry.pid
             self._tell(images)
             space = Space.of(core, list(_regions(core, mm, images)))
+            build.refuse_without_stack(core, space)
             seen = self._said["by"] == HANDLER
             if seen:  # /proc tells the page in which the heap ends
                 now = layout.heap(space, mm.mm_start_brk)[1]

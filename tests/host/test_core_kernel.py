@@ -86,6 +86,46 @@ def test_a_name_that_a_line_cannot_hold(host: Host, compiled: Callable[..., str]
     assert (host.folder / name).read_text().split() == NUMBERS
 
 
+@pytest.mark.parametrize("how", ["filter", "limit"])
+def test_a_core_without_its_stack_is_refused(host: Host, compiled: Callable[..., str], how: str) -> None:
+    """What a filter or a limit has left out could but crash."""
+    program = compiled("numbers")
+
+    def little() -> None:
+        may_dump_core()
+        if how == "filter":
+            Path("/proc/self/coredump_filter").write_text("0")
+        else:
+            resource.setrlimit(resource.RLIMIT_CORE, (100_000, 100_000))
+
+    with kernel_cores():
+        subject = host.start(program, "numbers", "40", "5", "20", preexec_fn=little)
+        quit_(subject)
+    said = restart(host, "-n", "-w", program, f"core.{subject.pid}", status=1)
+    assert f"core.{subject.pid} does not hold the stack of thread {subject.pid}" in said
+
+
+def test_memory_that_was_only_reserved(host: Host) -> None:
+    """More than the machine has, of which hardly anything is used."""
+    code = """
+size = os.sysconf("SC_PHYS_PAGES") * 4096 * 4
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+memory[size // 2] = 42
+pause_for_dump()
+say(memory[size // 2], memory[0])
+"""
+    with kernel_cores():
+        subject = host.python(code, preexec_fn=may_dump_core)
+        quit_(subject)
+    core = host.folder / f"core.{subject.pid}"
+    if os.stat(core).st_blocks * 512 > 1 << 30:
+        pytest.skip("the file system of the tests has no holes")
+    (host.folder / "go").touch()
+    said = restart(host, "-n", "-w", sys.executable, core.name)
+    core.unlink()
+    assert "\n42 0\nRestarted process finished" in said
+
+
 def test_the_list_can_be_edited_when_a_file_has_moved(host: Host, compiled: Callable[..., str], library: str) -> None:
     program = compiled("numbers")
     subject = left_a_core(host, program, library)

@@ -118,11 +118,11 @@ def test_a_core_that_was_cut_says_so(tmp_path: Path) -> None:
         (4, b"\x01", "32 bits"),
         (16, b"\x02\x00", "not an ELF core"),
         (18, b"\x08\x00", "architecture that pycriu does not know"),
-        (32, (1 << 63).to_bytes(8, "little"), "lies outside"),
+        (32, (1 << 63).to_bytes(8, "little"), "ends before"),
         (54, b"\x20\x00", "make no core file"),
         (56, b"\x00\x00", "make no core file"),
         (56, b"\xff\xff", "no section to count"),
-        (64 + 8, (1 << 62).to_bytes(8, "little"), "lies outside"),
+        (64 + 8, (1 << 62).to_bytes(8, "little"), "ends before"),
         (64 + 32, (1 << 40).to_bytes(8, "little"), "bytes of notes"),
         (120 + 16, (0x10001).to_bytes(8, "little"), "not aligned"),
         (120 + 40, (1 << 63).to_bytes(8, "little"), "out of bounds"),
@@ -184,7 +184,7 @@ def test_damaged_at_random(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for name, says in (("fifo", "lies outside"), ("nothing", "No such file"), (".", "Is a directory")):
+    for name, says in (("fifo", "ends before"), ("nothing", "No such file"), (".", "Is a directory")):
         with pytest.raises(PycriuError, match=says):
             Core(str(tmp_path / name))
 
