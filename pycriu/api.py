@@ -61,6 +61,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 1e9  # seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """A feature that this kernel, or this process, does not have."""
@@ -180,7 +183,7 @@ def restore(
     skip_in_flight: bool = False,
     pidfile: StrPath | None = None,
     sibling: bool = False,
-    wait_pid: int = 0,
+    wait_pid: float = 0,
     new_pid: bool = False,
     edit: Sequence[str] = (),
     edit_script: StrPath | None = None,
@@ -217,6 +220,8 @@ def restore(
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip
+    if not 0 <= wait_pid < _LONGEST:
+        raise UserError(f"wait_pid {wait_pid}: not a number of seconds")
     if new_pid:
         _refuse_apart(sibling=sibling, wait_pid=wait_pid, hook=hook not in (None, no_hook))
         from pycriu.ownpids import outside

@@ -326,12 +326,17 @@ def without_effect(values: Mapping[str, object]) -> list[str]:
     return [f"--{option.long} has no effect: {option.reason}" for option in given if option.actions and option.reason]
 
 
+_DIGITS = 9  # of numbers that count something; seconds for thirty years
+
+
 def number(values: Mapping[str, object], name: str, default: int | None = None) -> int:
     """The value of an option that counts something; UserError unless it is a positive number."""
     given = values.get(name, default)
     text = str(given)
-    if not text.isascii() or not text.isdigit() or int(text) <= 0:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or int(text) <= 0:
         said = f"--{name} is missing" if given is None else f"--{name} {given}: not a positive number"
+        if text.isascii() and text.isdigit() and len(text) > _DIGITS:
+            said = f"--{name} {text[:_DIGITS]}...: too large a number"
         raise UserError(said, hint=f"--{name} {LONG[name].metavar}: {LONG[name].help}")
     return int(text)
 
@@ -355,7 +360,7 @@ def size(values: Mapping[str, object], name: str, default: int) -> int:
     """The value of an option that is a number of bytes, with K, M or G behind it or not; UserError otherwise."""
     text = str(values.get(name, default))
     digits = text.rstrip("KMG")
-    if not digits.isascii() or not digits.isdigit() or len(text) - len(digits) > 1:
+    if not digits.isascii() or not digits.isdigit() or len(text) - len(digits) > 1 or len(digits) > 2 * _DIGITS:
         raise UserError(f"--{name} {text}: not a size", hint=f"--{name} {LONG[name].metavar}: {LONG[name].help}")
     return int(digits) << {"K": 10, "M": 20, "G": 30}.get(text[len(digits) :], 0)
 

@@ -115,7 +115,7 @@ class RestoreOptions:
     terminal: int = -1  # of ours, that can be the user's where none of the standard files is
     inherit_fd: tuple[str, ...] = ()  # descriptors of ours that take the place of files, see fds.external
     sibling: bool = False  # the root becomes a child of our parent
-    wait_pid: int = 0  # seconds to wait for PIDs that others have
+    wait_pid: float = 0  # seconds to wait for PIDs that others have
     edit: tuple[str, ...] = ()  # rules that change the images while they are read, see `edits`
     edit_script: str | None = None  # a JSON patch that does
     edits: Edits | None = None  # changes that are made already, in the place of both

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INTERVAL = 0.05  # seconds between two looks; one costs some milliseconds
 
 
-def wait(checkpoint: Checkpoint, seconds: int, log: Log, *, shell_job: bool) -> None:
+def wait(checkpoint: Checkpoint, seconds: float, log: Log, *, shell_job: bool) -> None:
     """Until nobody has the PIDs, for `seconds` at most; PidTaken with the last holder if that was too short."""
     _refuse_all_else(checkpoint)
     end, said = time.monotonic() + seconds, ""
@@ -25,7 +25,7 @@ def wait(checkpoint: Checkpoint, seconds: int, log: Log, *, shell_job: bool) -> 
             look(checkpoint, shell_job=shell_job)
         except PidTaken as error:
             if time.monotonic() >= end:
-                raise PidTaken(f"{error.message}, after {seconds} s of waiting", error.hint) from None
+                raise PidTaken(f"{error.message}, after {seconds:g} s of waiting", error.hint) from None
             if error.message != said:
                 said = error.message
                 log.info("%s: waiting", said)

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import pycriu
 from pycriu import holders
+from pycriu.errors import KernelError, UserError
+from pycriu.kernel import libc
 from pycriu.kernel.procfs import parse_status, text
 from tests.host.conftest import DEADLINE, Host, Subject, alive, below, reap, state, wait_until
 
@@ -131,7 +137,63 @@ def test_the_process_of_a_thread_is_named() -> None:
     assert f"kill {os.getpid()}" in str(error.hint)
 
 
-def test_seconds_are_a_number(host: Host) -> None:
-    outcome = host.restore("--wait-pid", "soon")
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "0.5", "inf", "", " 1", "1e3"])
+def test_seconds_are_a_number(host: Host, seconds: str) -> None:
+    outcome = host.restore("--wait-pid", seconds)
     assert not outcome.ok
-    assert "--wait-pid soon: not a positive number" in outcome.errors()
+    assert f"--wait-pid {seconds}: not a positive number" in outcome.errors()
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400])
+def test_seconds_from_python(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(UserError) as caught:
+        pycriu.restore(tmp_path, wait_pid=seconds)
+    assert "not a number of seconds" in caught.value.message
+
+
+def test_the_holder_changes(host: Host) -> None:
+    """It runs, then it is a zombie; the log has each once."""
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    restore = begin_restore(host, "--wait-pid", "60")
+    log = host.folder / "restore.log"
+    os.kill(subject.pid, signal.SIGKILL)
+    wait_until(lambda: "still held by a zombie" in log.read_text(), "it is a zombie")
+    time.sleep(0.3)
+    reap(subject.pid)
+    assert restore.wait(DEADLINE) == 0, log.read_text()
+    assert [line.count("is in use by") + 2 * line.count("held by a zombie") for line in waiting_lines(log)] == [1, 2]
+    assert subject.go() == ["ok"]
+
+
+def waiting_lines(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if line.endswith(": waiting")]
+
+
+def test_a_session_that_has_outlived_its_leader(host: Host) -> None:
+    """Its only member has a group of its own: nobody has the number but the session."""
+    code = "os.setsid()\nif os.fork() == 0:\n    os.setpgid(0, 0)\n    time.sleep(60)\nos._exit(0)"
+    leader = subprocess.Popen([sys.executable, "-c", f"import os, time\n{code}"], stdin=subprocess.DEVNULL)
+    leader.wait()
+    wait_until(lambda: os.getpgid(below(os.getpid())[0]) == below(os.getpid())[0], "it has a group of its own")
+    (member,) = below(os.getpid())
+    (error,) = holders.by_members([leader.pid])
+    assert f"PID {leader.pid} is the number of a session in which process {member} (" in error.message
+    with pytest.raises(KernelError) as caught:
+        libc.clone3_set_tid(leader.pid, flags=0, exit_signal=signal.SIGCHLD)
+    assert caught.value.errno == errno.EEXIST
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_waiting(host: Host, number: signal.Signals) -> None:
+    subject = host.python(HOLD)
+    assert host.dump(subject, "-R").ok
+    restore = begin_restore(host, "--wait-pid", "60", "--pidfile", "root")
+    restore.send_signal(number)
+    assert restore.wait(DEADLINE) == 1
+    assert (
+        f"interrupted by signal {int(number)}; what was begun has been undone"
+        in (host.folder / "restore.log").read_text()
+    )
+    assert not (host.images / "root").exists()
+    assert subject.go() == ["ok"]

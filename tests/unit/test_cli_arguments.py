@@ -83,6 +83,18 @@ def test_refusals(words: str, said: str | None) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("digits", [10, 400, 5000])
+def test_numbers_that_are_too_large(digits: int) -> None:
+    """Python refuses to read those of more than 4300 digits, and no clock has room for 400."""
+    with pytest.raises(UserError) as caught:
+        arguments.number({"wait-pid": "9" * digits}, "wait-pid")
+    assert caught.value.message == "--wait-pid 999999999...: too large a number"
+    assert arguments.number({"wait-pid": "9" * 9}, "wait-pid") == 999999999
+    if digits > 18:
+        with pytest.raises(UserError):
+            arguments.size({"ghost-limit": "9" * digits + "K"}, "ghost-limit", 0)
+
+
 def test_a_value_behind_a_short_option_does_not_begin_with_a_blank() -> None:
     """In one word: `-D DIR` in quotes is a slip, or an attempt to get past sudo."""
     with pytest.raises(UserError) as caught:
