@@ -208,7 +208,7 @@ def restore(
 
     Raises UserError for what the request or this machine has wrong, ImageError for images that cannot be used.
     """
-    _one_of("file_validation", file_validation, VALIDATIONS)
+    _check_restore(file_validation, wait_pid)
     images, work = _directories(images_dir, work_dir)
     options = RestoreOptions(
         images_dir=images, work_dir=work, detached=True, leave_stopped=leave_stopped, shell_job=shell_job,
@@ -220,8 +220,6 @@ def restore(
         pidfile=os.path.abspath(pidfile) if pidfile is not None else None,
         edit=tuple(edit), edit_script=os.fspath(edit_script) if edit_script is not None else None,
     )  # fmt: skip
-    if not 0 <= wait_pid < _LONGEST:
-        raise UserError(f"wait_pid {wait_pid}: not a number of seconds")
     if new_pid:
         _refuse_apart(sibling=sibling, wait_pid=wait_pid, hook=hook not in (None, no_hook))
         from pycriu.ownpids import outside
@@ -258,6 +256,12 @@ def _check_dump(hooks: str, ghost_limit: object) -> None:
     _one_of("hooks", hooks, ("ask", "try", "skip"))
     if not isinstance(ghost_limit, int) or ghost_limit < 0:
         raise UserError(f"ghost_limit {ghost_limit!r}: not a number of bytes")
+
+
+def _check_restore(file_validation: str, wait_pid: float) -> None:
+    _one_of("file_validation", file_validation, VALIDATIONS)
+    if not 0 <= wait_pid < _LONGEST:
+        raise UserError(f"wait_pid {wait_pid}: not a number of seconds")
 
 
 def _refuse_apart(**asked: object) -> None:

@@ -137,7 +137,11 @@ def _apart(request: Request) -> Outcome:
     from pycriu.ownpids import outside
 
     result = outside.restore(asked, request.log)
-    say([f"restored with PID {result.root_pid}"])
+    said = f"restored with PID {result.root_pid}"
+    try:
+        say([said])
+    except UserError as error:  # the tree lives, whoever hears of it
+        request.log.warn("%s; %s", said, error)
     free_images(request, restored=True)
     return 0 if request.flag("restore-detached") else lambda: stay(result, request.log, keys=request.flag("shell-job"))
 

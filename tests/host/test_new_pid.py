@@ -153,6 +153,37 @@ def test_a_restore_that_fails_leaves_nothing(host: Host) -> None:
     assert {one for one in below(os.getpid()) if alive(one)} <= before
 
 
+@pytest.mark.parametrize("where", [">/dev/full", ">&-", "<&- >&- 2>&-", "| true"])
+def test_whoever_hears_of_it(host: Host, where: str) -> None:
+    """The tree lives, and so says the exit status; the PID is in the pidfile, too."""
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    words = host.command("restore", "-d", "--new-pid", "--pidfile", "root", "-D", str(host.images))
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {where}', "sh", *words], cwd=host.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert alive(int((host.images / "root").read_text()))
+    if "full" in where:
+        assert "standard output: No space left on device" in done.stderr
+    (host.folder / "go").touch()
+    wait_until(lambda: subject.said()[-1] == "ok", "it goes on")
+    wait_until(lambda: not named_init(), "its init ends")
+
+
+def test_without_the_right(host: Host) -> None:
+    """A user with CAP_CHECKPOINT_RESTORE alone: said, and nothing is left."""
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject, "-R").ok
+    words = host.command("restore", "-d", "--new-pid", "-D", str(host.images))
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "--new-pid: unshare: Operation not permitted\n  a PID namespace needs CAP_SYS_ADMIN" in done.stderr
+    assert subject.go() == ["ok"]
+
+
 def test_it_dies_with_who_restores(host: Host) -> None:
     """Killed at any moment before the tree is let go, nothing of it is left; later it lives."""
     subject = host.python("pause_for_dump()\nsay('ok')")

@@ -45,10 +45,10 @@ class World:
         self.run(UNTIL.format("grep -q ready out"))
         return int(self.run("cat out").split()[1])
 
-    def interrupt(self, pid: int) -> None:
-        """It is in signal.pause(), as before."""
-        self.run(f"kill -INT {pid}; {UNTIL.format('grep -q KeyboardInterrupt out')}")
-        self.run(UNTIL.format(f"[ ! -e /proc/{pid} ]"))
+    def end(self, pid: int) -> None:
+        """It waits for a signal, as before. (SIGINT is ignored in what a script has in the background.)"""
+        self.run(UNTIL.format(f"grep -q 'State:.S' /proc/{pid}/status"))
+        self.run(f"kill -TERM {pid}; {UNTIL.format(f'[ ! -e /proc/{pid} ]')}")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_first_process(world: World) -> None:
     assert world.run("stat -c %a checkpoint checkpoint/pstree.img").split() == ["700", "600"]
     world.run(UNTIL.format(f"[ ! -e /proc/{pid} ]"))
     world.run(f"{command('restore', pid)} -d")
-    world.interrupt(pid)
+    world.end(pid)
 
 
 def test_the_pid_is_taken(world: World) -> None:
@@ -82,7 +82,7 @@ def test_the_pid_is_taken(world: World) -> None:
     world.run(f"{command('restore', pid)} -d --wait-pid 60 -v3 -o waiting &")
     world.run(UNTIL.format("grep -q ': waiting' checkpoint/waiting"))
     world.run(f"kill -KILL {pid}; {UNTIL.format('grep -q Tasks.resumed checkpoint/waiting')}")
-    world.interrupt(pid)
+    world.end(pid)
 
 
 def test_what_lies_about(world: World) -> None:
