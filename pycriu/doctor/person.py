@@ -114,6 +114,11 @@ def yama() -> Finding:
         return Finding("yama", BAD, f"{YAMA} is 3: nobody may trace", ("set kernel.yama.ptrace_scope=1, and boot",))
     if scope == 0 or has(SYS_PTRACE):
         return Finding("yama", GOOD, f"{YAMA} is {scope}")
+    if scope == 2:
+        advice = (
+            "sysctl kernel.yama.ptrace_scope=0 (or 1), or add CAP_SYS_PTRACE, with which all of root's can be traced",
+        )
+        return Finding("yama", BAD, f"{YAMA} is 2: without CAP_SYS_PTRACE nobody can be traced", advice)
     return Finding(
         "yama", NOTE, f"{YAMA} is {scope}: without CAP_SYS_PTRACE only own children can be traced",
         ("sysctl kernel.yama.ptrace_scope=0, or let the program call prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY)",),

@@ -128,6 +128,31 @@ def test_without_proc(host: Host) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("scope", "before", "state", "said"),
+    [
+        (0, (), "good", "is 0"),
+        (2, (), "good", "is 2"),
+        (3, (), "bad", "is 3: nobody may trace"),
+        (0, ("setpriv", "--bounding-set=-sys_ptrace"), "good", "is 0"),
+        (1, ("setpriv", "--bounding-set=-sys_ptrace"), "note", "only own children can be traced"),
+        (2, ("setpriv", "--bounding-set=-sys_ptrace"), "bad", "nobody can be traced"),
+        (3, ("setpriv", "--bounding-set=-sys_ptrace"), "bad", "is 3: nobody may trace"),
+    ],
+)
+def test_what_is_said_of_yama(host: Host, scope: int, before: tuple[str, ...], state: str, said: str) -> None:
+    """Of a file in its place: few kernels have it. What it forbids, the trial would feel."""
+    here = "/proc/sys/kernel"
+    setup = (
+        f"cp -r {here} kept 2>&- || true; mount -t tmpfs none {here}; cp -r kept/. {here}; "
+        f"mkdir -p {here}/yama; echo {scope} >{here}/yama/ptrace_scope"
+    )
+    found = findings(doctor(host, "unshare", "--mount", "sh", "-ec", f'{setup}; exec "$@"', "sh", *before))
+    assert found["yama"]["state"] == state
+    assert said in found["yama"]["found"]
+    assert bool(found["yama"]["advice"]) == (state != "good")
+
+
 def test_without_sys(host: Host) -> None:
     found = findings(within(host, "umount -l /sys"))
     assert found["trial"]["state"] == "good", found["trial"]
