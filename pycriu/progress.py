@@ -63,13 +63,17 @@ class Progress:
         begin, wait = time.monotonic(), FIRST
         try:
             while not end.acquire(timeout=wait):
+                try:
+                    count = done()
+                except (OSError, ValueError):  # what is looked at has been closed: the work is over
+                    break
                 wait, self.shown = AGAIN, True
-                said = line(verb, min(done(), total), total, time.monotonic() - begin)
+                said = line(verb, min(count, total), total, time.monotonic() - begin)
                 self._write(_CLEAR + said[: self._width()])
             if self.shown:
                 self._write(_CLEAR)
         except OSError:
-            return  # the terminal is gone, or what was looked at: the work goes on
+            return  # the terminal is gone: the work goes on
         finally:
             ended.release()
 

@@ -15,7 +15,7 @@ from tests.host.conftest import alive, reap
 if TYPE_CHECKING:
     from tests.host.conftest import Host
 
-BIG = "block = bytearray(os.urandom(1 << 20) * 160)\npause_for_dump()\nsay(block[:1 << 20] * 160 == block)"
+BIG = "block = bytearray(os.urandom(1 << 20) * 240)\npause_for_dump()\nsay(block[:1 << 20] * 240 == block)"
 # What takes a second elsewhere is long here.
 HASTY = "from pycriu import cli, progress; progress.FIRST = progress.AGAIN = 0.002; import sys; sys.exit(cli.main())"
 
@@ -48,18 +48,18 @@ def test_a_line_while_it_lasts_and_one_at_its_end(host: Host) -> None:
     assert status == 0, seen
     if not alive(subject.pid):
         reap(subject.pid)
-    assert re.search(r"\r\x1b\[Ksaved \d+ of \d+ pages, [\d.]+ [KMG]?i?B of 1\d\d\.\d MiB, [\d.]+ [KMG]?i?B/s", seen), (
+    assert re.search(r"\r\x1b\[Ksaved \d+ of \d+ pages, [\d.]+ [KMG]?i?B of 2\d\d\.\d MiB, [\d.]+ [KMG]?i?B/s", seen), (
         seen
     )
     last = seen.strip().splitlines()[-1]
     form = (
-        r".*pycriu: saved 1\d\d\.\d MiB in \d+ pages, 0 skipped, of 1 tasks, which stood still for \d+\.\d{3} s; "
+        r".*pycriu: saved 2\d\d\.\d MiB in \d+ pages, 0 skipped, of 1 tasks, which stood still for \d+\.\d{3} s; "
         r"it took \d+\.\d s"
     )
     assert re.fullmatch(form, last), last
     status, seen = at_terminal(host, "restore", "-d", *where)
     assert status == 0, seen
-    assert re.search(r"pycriu: restored 1\d\d\.\d MiB in \d+ pages; it took \d+\.\d s", seen), seen
+    assert re.search(r"pycriu: restored 2\d\d\.\d MiB in \d+ pages; it took \d+\.\d s", seen), seen
     assert subject.go() == ["True"]
 
 

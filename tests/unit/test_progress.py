@@ -8,6 +8,7 @@ import os
 import struct
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,23 @@ def test_a_terminal_that_goes_away_does_no_harm() -> None:
     shown.begin("saved", 1 << 20, lambda: 0)
     time.sleep(0.1)
     shown.end()
+    os.close(writer)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_the_line_goes_when_what_is_looked_at_has_been_closed(tmp_path: Path) -> None:
+    """Images are closed when they are complete, which is before the command is at its end."""
+    reader, writer = os.pipe()
+    with open(tmp_path / "pages-1.img", "wb") as file:
+        shown = progress.Progress(writer)
+        shown.begin("saved", 1 << 20, lambda: os.fstat(file.fileno()).st_size)
+        said = until(reader, "saved 0 of")
+    time.sleep(0.1)
+    shown.end()
+    shown.summary("done")
+    assert (said + read(reader)).endswith("/s\r\x1b[Kpycriu: done\n")
+    os.close(reader)
     os.close(writer)
 
 
