@@ -64,6 +64,8 @@ _ADVICE = (
     ("give more time with --timeout", "give more time with --time"),
 )
 
+_KNOWN = ("--dir",)  # what cr_restart has, too
+
 
 def _hints(error: PycriuError) -> list[str]:
     """What to do about it, unless that is something that only pycriu's own commands can."""
@@ -71,7 +73,7 @@ def _hints(error: PycriuError) -> list[str]:
     for words, ours in _ADVICE:
         if words in hint:
             return [hint.replace(words, ours)]
-    foreign = any(word.strip("();:,").startswith("-") for word in hint.split())
+    foreign = any(word.strip("();:,").startswith("-") and word not in _KNOWN for word in hint.split())
     return [] if foreign or not hint else [hint]
 
 

@@ -12,11 +12,10 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 
 from pycriu.blcr.codes import Failure
 from pycriu.blcr.options import ATOMIC, BACKUP, CLOBBER, NOCLOBBER
-from pycriu.blcr.workplace import Workplace
+from pycriu.blcr.workplace import Workplace, temporary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,7 +242,7 @@ def _refuse_others(name: str, mode: int) -> None:
 
 def _elsewhere() -> Workplace:
     """A place for images on the disk for temporary files."""
-    return Workplace(tempfile.gettempdir(), PREFIX.removeprefix("."))
+    return Workplace(temporary(), PREFIX.removeprefix("."))
 
 
 def _opened(path: str, flags: int) -> int:

@@ -14,7 +14,6 @@ import errno
 import os
 import signal
 import stat
-import tempfile
 import time
 
 from pycriu.actions import Signals, light_protobuf
@@ -23,7 +22,7 @@ from pycriu.blcr.checkpoint import KEPT
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.options import MAX_RELOCATIONS, MAYBE, SIGKILL, SIGSTOP
 from pycriu.blcr.scope import WAITING
-from pycriu.blcr.workplace import Workplace
+from pycriu.blcr.workplace import Workplace, temporary
 from pycriu.errors import KernelError, PycriuError, UserError
 from pycriu.options import RestoreOptions
 from pycriu.record import replace
@@ -133,9 +132,9 @@ class Source:
         self._place = words[0] if words else values["place"]
         self.name = f"descriptor {self._place}" if self._kind == "fd" else str(self._place)
         try:
-            self._folder = Workplace(tempfile.gettempdir(), "cr_restart-")
+            self._folder = Workplace(temporary(), "cr_restart-")
         except OSError as error:
-            raise Failure(error.errno or 0, f"Restart failed: no place for temporary files: {error.strerror}") from None
+            raise Failure(error.errno or 0, f"Restart failed: {temporary()}: {error.strerror}") from None
         self.work, self.images = self._folder.path, self._folder.images
         self.meta: dict[str, object] = {}
         self.is_stream = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -18,21 +19,24 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Workplace:
     """A new directory in `folder` whose name begins with `prefix`, with an empty one for `images` in it.
 
-    It is gone when it is closed.
+    It is gone when it is closed, or nobody has it any more. No signal comes between its making and this object's.
     """
 
     def __init__(self, folder: str, prefix: str) -> None:
         self._lock = -1
         _remove_forsaken(folder, prefix)
-        while self._lock < 0:
-            self.path = tempfile.mkdtemp(prefix=prefix, dir=folder)
-            self._lock = _locked(self.path)
-        self.images = self.sub("images")  # which the engine locks for itself
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            while self._lock < 0:
+                self.path = tempfile.mkdtemp(prefix=prefix, dir=folder)
+                self._lock = _locked(self.path)
+            self.images = self.sub("images")  # which the engine locks for itself
             os.mkdir(self.images, 0o700)
-        except BaseException:
-            self.close()
-            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __del__(self) -> None:
+        self.close()
 
     def sub(self, name: str) -> str:
         """The path of something in it."""
@@ -44,6 +48,12 @@ class Workplace:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def temporary() -> str:
+    """The directory for temporary files. (tempfile tries it by a file, which may stay after a signal.)"""
+    named = os.environ.get("TMPDIR", "")
+    return named if os.path.isdir(named) else "/tmp"
 
 
 def _remove_forsaken(folder: str, prefix: str) -> None:

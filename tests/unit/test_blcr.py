@@ -199,6 +199,7 @@ def test_codes_of_errors(error: PycriuError, code: int) -> None:
         (PidTaken("PID 7 is in use", f"end it first (kill 7) {WAYS}"), ["end it first (kill 7) or take new PIDs"]),
         (Unsupported("a lock", "--file-locks (-l) keeps locks"), []),
         (Unsupported("a pipe"), []),
+        (ImageError("damaged", "take another; cr_restart --dir takes it"), ["take another; cr_restart --dir takes it"]),
         (Several([Unsupported("one", "close it"), Unsupported("two")] * 30), ["one", "close it", "two", "and 40 more"]),
     ],
 )
