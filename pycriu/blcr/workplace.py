@@ -23,7 +23,7 @@ class Workplace:
     """
 
     def __init__(self, folder: str, prefix: str) -> None:
-        self._lock = -1
+        self._lock, self._maker = -1, os.getpid()
         _remove_forsaken(folder, prefix)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -36,7 +36,8 @@ class Workplace:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __del__(self) -> None:
-        self.close()
+        if os.getpid() == self._maker:  # not a fork that ends
+            self.close()
 
     def sub(self, name: str) -> str:
         """The path of something in it."""

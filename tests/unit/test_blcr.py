@@ -317,8 +317,11 @@ def test_places_of_the_dead_are_removed_those_of_the_living_not(tmp_path: Path) 
     first = Workplace(str(tmp_path), "x-")
     killed = os.fork()
     if not killed:
-        Path(Workplace(str(tmp_path), "x-").images, "core-7.img").touch()
-        os._exit(0)
+        try:
+            forsaken = Workplace(str(tmp_path), "x-")
+            Path(forsaken.images, "core-7.img").touch()
+        finally:
+            os._exit(0)
     os.waitpid(killed, 0)
     (tmp_path / "x-file").touch()
     assert len(list(tmp_path.iterdir())) == 3
