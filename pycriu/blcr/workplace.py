@@ -53,8 +53,8 @@ class Workplace:
 
 def temporary() -> str:
     """The directory for temporary files. (tempfile tries it by a file, which may stay after a signal.)"""
-    named = os.environ.get("TMPDIR", "")
-    return named if os.path.isdir(named) else "/tmp"
+    named = (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp")
+    return next((one for one in named if os.path.isdir(one) and os.access(one, os.W_OK | os.X_OK)), "/tmp")
 
 
 def _remove_forsaken(folder: str, prefix: str) -> None:
