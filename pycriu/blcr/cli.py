@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from io import TextIOWrapper
 
 from pycriu import __version__, log
+from pycriu.actions import say
 from pycriu.blcr import codes, options
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.messages import Messages
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pycriu.blcr.options import Command, Values
 
+_PID_LIMIT, _DIGITS = 1 << 22, 10
 _NOT_FOUND, _NOT_RUN, _INTERRUPTED = 127, 126, 130  # exit statuses of a shell
 
 
@@ -55,8 +56,7 @@ def checkpoint(words: Sequence[str] | None = None) -> int:
         plain = _read(options.CHECKPOINT, words, values)
         if told := _told(options.CHECKPOINT, values):
             return told - 1
-        if len(plain) != 1 or not plain[0].isascii() or not plain[0].isdigit() or not 0 < int(plain[0]) < 1 << 22:
-            raise UserError("exactly one ID is needed, a number")
+        number = _identity(plain)
     except UserError as error:
         return _misused(options.CHECKPOINT, error.message, values)
     except Failure as failure:
@@ -66,13 +66,22 @@ def checkpoint(words: Sequence[str] | None = None) -> int:
     try:
         from pycriu.blcr.checkpoint import checkpoint as work
 
-        code = work(int(plain[0]), values, said)
+        code = work(number, values, said)
     except Failure as failure:
         return _failed(said, failure)
     except KeyboardInterrupt:  # before anything has begun
         return _INTERRUPTED
     said.done()
     return code
+
+
+def _identity(plain: list[str]) -> int:
+    """The ID of a process, group or session."""
+    if len(plain) == 1 and plain[0].isascii() and plain[0].isdigit() and len(plain[0]) < _DIGITS:
+        number = int(plain[0])
+        if 0 < number < _PID_LIMIT:
+            return number
+    raise UserError("exactly one ID is needed, a number")
 
 
 def restart(words: Sequence[str] | None = None) -> int:
@@ -121,16 +130,10 @@ def info(words: Sequence[str] | None = None) -> int:
     from pycriu.blcr.info import report
 
     try:
-        if isinstance(sys.stdout, TextIOWrapper):  # names need not be what the terminal's encoding has
-            sys.stdout.reconfigure(errors="backslashreplace")
-        for line in report(plain[0], as_json=bool(values.get("json"))):
-            print("\t".join(map(printable, line.split("\t"))))
-        sys.stdout.flush()
+        say("\t".join(map(printable, line.split("\t"))) for line in report(plain[0], as_json=bool(values.get("json"))))
     except PycriuError as error:
         print(f"cr_info: {error}", file=sys.stderr)
         return codes.of(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -141,10 +144,10 @@ def _read(command: Command, words: Sequence[str] | None, values: Values) -> list
 def _told(command: Command, values: Values) -> int:
     """Whether help or the version was all that was wanted."""
     if values.get("help"):
-        print(options.usage(command), end="")
+        say([options.usage(command).rstrip("\n")])
         return 1
     if values.get("version"):
-        print(f"{command.name}{':' if command is options.RUN else ''} version {__version__}")  # as BLCR's
+        say([f"{command.name}{':' if command is options.RUN else ''} version {__version__}"])  # as BLCR's
         return 1
     return 0
 

@@ -284,7 +284,8 @@ def test_nobody_is_there(blcr: Blcr) -> None:
     done = blcr.run("checkpoint", "-q", program.pid)
     assert (done.returncode, done.stderr) == (3, "")
     assert blcr.run("checkpoint", "--pgid", program.pid).returncode == 3
-    assert blcr.run("checkpoint").returncode == codes.USAGE
+    for words in ((), ("7" * 5000,), (program.pid, program.pid)):
+        assert blcr.run("checkpoint", *words).returncode == codes.USAGE
     assert blcr.run("checkpoint", "--nonsense", program.pid).returncode == codes.USAGE
 
 
@@ -609,3 +610,8 @@ def test_info_shows_what_is_in_it(blcr: Blcr) -> None:
         assert text in said
     assert f'"pid": {program.pid}' in blcr.run("info", "--json", "saved").stdout
     assert blcr.run("info", "missing").returncode == 2
+    with Path("/dev/full").open("w") as full:
+        shown = blcr.start("info", "saved", stdout=full, stderr=subprocess.PIPE)
+        assert shown.stderr is not None
+        assert shown.stderr.read() == b"cr_info: standard output: No space left on device\n"
+        assert shown.wait() == 22
