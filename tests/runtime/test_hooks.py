@@ -36,6 +36,12 @@ say("ready")
 while True:
     time.sleep(0.1)
 """
+OWN = """
+import pycriu
+outcome = pycriu.checkpoint("own")
+with open("own.said", "a") as file:
+    print(outcome, file=file)
+"""
 COUNTING = """
 import time
 number = 0
@@ -54,7 +60,7 @@ print(json.dumps(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def shell(target: guest.Guest) -> guest.Guest:
     target.shell.run(f"mkdir -p {FOLDER}/images {FOLDER}/state")
-    for name, code in (("told.py", TOLD), ("counting.py", COUNTING), ("warm.py", WARM)):
+    for name, code in (("told.py", TOLD), ("own.py", OWN), ("counting.py", COUNTING), ("warm.py", WARM)):
         target.shell.put(f"{FOLDER}/{name}", textwrap.dedent(code).encode())
     return target
 
@@ -85,6 +91,13 @@ def test_hooks(shell: guest.Guest) -> None:
     again = ["before", "back restored"]
     assert [line for line in said if line] == ["ready", "after failed", "before", "after continued", *again, *again]
     in_folder(shell, "kill $(cat pid)")
+
+
+def test_a_program_that_has_itself_dumped(shell: guest.Guest) -> None:
+    in_folder(shell, "python3 own.py </dev/null >own.log 2>&1")
+    for _ in range(2):
+        in_folder(shell, "pycriu restore -D own --shell-job </dev/null")
+    assert in_folder(shell, "cat own.said own.log").split() == ["continued", "restored", "restored"]
 
 
 def test_a_job(shell: guest.Guest) -> None:
