@@ -207,4 +207,5 @@ def _errors(log: str) -> str:
         return "the dump could not be started"
     said = [line.partition("): ")[2] for line in lines if ") Error (" in line]
     said = said or [line.removeprefix("pycriu: ") for line in lines if line.startswith("pycriu: ")]  # before the log
+    said = said or lines[-1:]  # of a shell that finds nothing to start
     return "; ".join(said) or "the dump has ended without a word"

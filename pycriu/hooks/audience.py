@@ -94,19 +94,9 @@ class Audience:
 
     def prepare(self) -> None:
         """Have all call their hooks. HookFailed where one refuses, or is not done in time: then it is off for all."""
-        asked = []
-        for program in self._programs:
-            program.take()
-        self._settle()
-        for program in self._programs:
-            self._refuse_deaf(program)
-            program.ask(channel.PREPARE, self._limit)
-            asked.append(program)
-        self._told = list(asked)
-        for program in asked:
-            program.wake()
+        self._begin()
         refused = []
-        for program, head in self._answers(asked, self._limit):
+        for program, head in self._answers(self._programs, self._limit):
             if head is None:
                 self._told.remove(program)  # it has ended
             elif result := channel.number(head, channel.RESULT):
@@ -154,9 +144,26 @@ class Audience:
         """Those that did not stand in a hook look only for a signal."""
         for program in self._programs:
             if program.told and not program.stands and program.deaf() is None:
-                program.wake()
+                try:
+                    program.wake()
+                except HookFailed as error:  # it runs, and nothing can be undone
+                    self._log.warn("%s", error.message)
+                    program.told = False
 
     # ----------------------------------------------------------------------------------------------------------- inner
+
+    def _begin(self) -> None:
+        """Ask all; nobody where one cannot be asked."""
+        for program in self._programs:
+            program.take()
+        self._settle()
+        for program in self._programs:
+            self._refuse_deaf(program)
+        self._told = list(self._programs)
+        for program in self._programs:
+            program.ask(channel.PREPARE, self._limit)
+        for program in self._programs:
+            program.wake()
 
     def _settle(self) -> None:
         """Let an earlier conversation come to its end."""

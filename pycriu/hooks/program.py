@@ -43,14 +43,18 @@ class Program:
         if (head := self.head()) is not None:
             self.request = channel.number(head, channel.REQUEST)
 
+    @property
+    def _bit(self) -> int:
+        """Its signal in a set; 0: there is no such signal."""
+        return 1 << self.signal - 1 if 0 < self.signal <= _NSIG else 0
+
     def deaf(self) -> str | None:
         """Why it would not hear of a request, if so: it has lost its handler. Its signal goes to nobody then."""
         try:
             status = procfs.parse_status(procfs.text(self.pid, "status"))
         except TraceeGone:
             return None  # whoever looks at it next says so
-        bit = 1 << self.signal - 1 if 0 < self.signal <= _NSIG else 0
-        if self.signal not in (_SIGKILL, _SIGSTOP) and int(status.get("SigCgt", "0"), 16) & bit:
+        if self.signal not in (_SIGKILL, _SIGSTOP) and int(status.get("SigCgt", "0"), 16) & self._bit:
             return None
         return (
             f"{self.name} has registered hooks, but no longer handles signal {self.signal}, by which it would hear of "
@@ -93,12 +97,20 @@ class Program:
             _signal.pidfd_send_signal(self._pidfd, self.signal)
         except ProcessLookupError:
             return
+        except PermissionError:
+            said = (
+                f"{self.name} is another user's, and signal {self.signal}, by which it would hear of the checkpoint, "
+            )
+            error = HookFailed(said + "cannot be sent", STATUS_REFUSED)
+            error.hint = "it takes CAP_KILL; --hooks=skip asks nobody"
+            raise error from None
 
     def reply(self) -> str:
         """The text that came with the answer, fit to be shown."""
+        if (head := self.head()) is None:
+            return ""
+        size = min(channel.number(head, channel.REPLY_SIZE), channel.REPLY_ROOM)
         try:
-            head = os.pread(self._mem, channel.HEAD, self._at)
-            size = min(channel.number(head, channel.REPLY_SIZE), channel.REPLY_ROOM)
             return clean(os.pread(self._mem, size, self._at + channel.REPLY))
         except OSError:
             return ""
@@ -125,12 +137,11 @@ class Program:
 
     def _blocks(self) -> bool:
         """Whether all of its threads block its signal."""
-        bit = 1 << self.signal - 1
         try:
             masks = [procfs.text(self.pid, f"task/{tid}/status") for tid in procfs.threads(self.pid)]
         except TraceeGone:
             return False
-        return all(int(procfs.parse_status(text).get("SigBlk", "0"), 16) & bit for text in masks)
+        return all(int(procfs.parse_status(text).get("SigBlk", "0"), 16) & self._bit for text in masks)
 
 
 def found(pid: int, comm: str, address: int, known_as: int = 0) -> Program | None:

@@ -104,9 +104,13 @@ say(outcome.refusal.later, *(f"{name} {type(error).__name__}" for name, error in
 angry = False
 tell(pycriu.checkpoint("images", options=["--no-such-option"]))
 tell(pycriu.checkpoint("images", options=["--file-locks"]))
+from pycriu.hooks import asking
+asking.interpreter = "/no/such/python"
+tell(pycriu.checkpoint("images"))
 """
     subject = start(host, MYSELF + code)
-    said = answers(subject, 4)
+    said = answers(subject, 5)
+    assert "not found" in said[4]
     assert said[0].startswith("outcome failed False descriptor "), said
     assert "holds a file lock" in said[0]
     assert said[1] == "outcome failed False refuse: angry"

@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 import pytest
 
+import pycriu
 from tests.host.conftest import Host, Outcome, Subject, below, state, untouched, wait_until
 from tests.host.hooked import COUNTING, ORDER, since_ready, start, wait_said
 
@@ -172,6 +174,26 @@ def test_whoever_does_not_answer_is_dumped_all_the_same(host: Host, how: str, sa
 def test_one_that_has_lost_its_handler(host: Host) -> None:
     subject = start(host, 'hook("before_checkpoint", "a"); signal.signal(signal.SIGURG, signal.SIG_DFL)\n' + COUNTING)
     refused(host, subject, 77, "no longer handles signal 23")
+    assert subject.go() == ["end True"]
+
+
+def test_one_of_two_has_lost_its_handler(host: Host) -> None:
+    """Then nobody is asked, nor later, by a signal of somebody else's, while whoever wanted the dump lives on."""
+    code = """
+hook("before_checkpoint", "before")
+if not (child := os.fork()):
+    signal.signal(signal.SIGURG, signal.SIG_DFL)
+    open("child", "w").close()
+    wait_for_go()
+    os._exit(0)
+while not os.path.exists("child"):
+    time.sleep(0.01)
+"""
+    subject = start(host, code + COUNTING)
+    with pytest.raises(pycriu.PycriuError, match="no longer handles signal 23"):
+        pycriu.dump(subject.pid, str(host.images))
+    os.kill(subject.pid, signal.SIGURG)
+    time.sleep(0.2)
     assert subject.go() == ["end True"]
 
 

@@ -221,6 +221,48 @@ def test_nobody_is_found_where_nothing_is() -> None:
     found.close()
 
 
+@pytest.mark.parametrize("number", [0, 65, 0xFFFFFFFF])
+def test_a_signal_that_is_none(number: int) -> None:
+    """Nobody computes with it."""
+    page = Page(os.getpid(), number)
+    page.put(channel.STATE, channel.STANDING)
+    found = with_signal(number)
+    try:
+        assert f"no longer handles signal {number}" in str(found.deaf())
+        assert found.why_late() == "it is in a call that it does not return from"
+    finally:
+        found.close()
+
+
+def with_signal(number: int) -> program.Program:
+    """This process, by that of its pages that has this signal."""
+    with open("/proc/self/maps") as file:
+        places = [int(line.partition("-")[0], 16) for line in file if line.rstrip().endswith(channel.MARK)]
+    for place in places:
+        found = program.found(os.getpid(), "me", place)
+        if found is not None and found.signal == number:
+            return found
+        if found is not None:
+            found.close()
+    raise AssertionError("no such page")
+
+
+def test_one_that_ends_after_its_answer() -> None:
+    code = "import pycriu; pycriu.listen(); print(flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = program.found(child.pid, "child", program.marked(child.pid))
+        assert found is not None
+        child.kill()
+    assert (found.head(), found.reply(), found.stands) == (None, "", False)
+    found.put(channel.FINAL, channel.packed(1))
+    found.wake()
+    found.close()
+
+
 def test_text_of_others_cannot_speak_to_a_terminal() -> None:
     assert program.clean(b"red \x1b[31m\n\xff") == "red  [31m \ufffd"
 
@@ -357,6 +399,28 @@ state()
 print(channel.number(here.page._map, channel.RESULT) == channel.NOT_NOW, here.moment.errors)
 """
     assert told(ASKED + code) == [*SERVED, "True [('slow', CancelledError())]"]
+
+
+def test_while_it_stands_nothing_is_open() -> None:
+    """What is open at the moment of a dump has to be there at the restore."""
+    code = """
+import builtins
+from pycriu.hooks import listener
+stand = listener.stand
+def watched(*words):
+    open = builtins.open
+    def opened(name, *how, **ways):
+        print("opened", name)
+        return open(name, *how, **ways)
+    builtins.open = opened
+    try: return stand(*words)
+    finally: builtins.open = open
+listener.stand = watched
+request(0.6)
+state()
+"""
+    said = told(ASKED + code)
+    assert said == ["before", "opened /proc/self/stat", *SERVED[1:]]  # once: when whoever asked is no more
 
 
 def test_a_program_that_has_another_sleep() -> None:
