@@ -62,7 +62,8 @@ def _restored(options: RestoreOptions, log: Log, line: words.Line, mask: set[int
         said = f"{type(bug).__name__}: {bug}", ""
     else:
         log.flush()  # before the other side writes, too
-        line.tell(words.DONE, result.took, result.pages)
+        with suppress(BrokenPipeError):  # the tree lives, whoever asked for it
+            line.tell(words.DONE, result.took, result.pages)
         return result
     log.flush()
     line.tell(words.FAILED, *said)

@@ -39,7 +39,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
     except BaseException:
         ours.close()
         if first:
-            _end(first)
+            _end(first, alive=ours.said == words.GO)
         else:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -95,11 +95,12 @@ def outer(first: int, inner: int) -> int:
     raise PycriuError(f"process {inner} of the new PID namespace is not to be found in /proc")
 
 
-def _end(first: int) -> None:
-    """Let it undo what it has begun; all in the namespace end with it."""
+def _end(first: int, *, alive: bool) -> None:
+    """Let it undo what it has begun; all in the namespace end with it. With a tree that lives it stays."""
     try:
-        os.kill(first, signal.SIGTERM)
-        os.waitpid(first, 0)
+        if not alive:
+            os.kill(first, signal.SIGTERM)
+        os.waitpid(first, os.WNOHANG if alive else 0)
     except (ProcessLookupError, ChildProcessError):
         pass  # it has ended and been waited for
 

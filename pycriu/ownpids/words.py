@@ -24,9 +24,11 @@ class Line:
     def __init__(self, reader: int, writer: int) -> None:
         self._reader, self.writer = reader, writer
         self._rest = b""
+        self.said = ""  # the last word of this side
 
     def tell(self, word: str, *values: Any) -> None:
         """Say something; BrokenPipeError where nobody listens any more."""
+        self.said = word
         os.write(self.writer, json.dumps([word, *values]).encode() + b"\n")
 
     def hear(self) -> list[Any]:

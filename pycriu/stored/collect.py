@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 
 from pycriu.errors import PycriuError, UserError
 from pycriu.images import catalogue, children, commit
+from pycriu.resources import limits
 from pycriu.stored import sets
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -92,6 +93,7 @@ def collect(
     `hidden` hears of directories that cannot be looked into.
     """
     verdicts: dict[str, Verdict] = {}
+    limits.raise_own_descriptor_limit()  # one for each that may go
     tops = [os.path.realpath(top) for top in tops]
     with _Held() as held:
         # All are looked at before one is locked: they open those that they build upon.

@@ -16,6 +16,7 @@ import pytest
 import pycriu
 from pycriu.errors import PycriuError, TraceeGone, UserError
 from pycriu.kernel import procfs
+from pycriu.ownpids import words
 from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, assert_sound, below, reap, state, wait_until
 from tests.host.programs import PROMPT, Shell
 
@@ -296,6 +297,26 @@ def test_what_does_not_go_together_from_python(tmp_path: Path, asked: dict[str, 
     with pytest.raises(UserError) as caught:
         pycriu.restore(tmp_path, new_pid=True, **asked)
     assert caught.value.message == f"new_pid and {next(iter(asked))}"
+
+
+def test_an_interrupt_when_the_tree_has_been_let_go(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives, and nobody waits for its end."""
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    heard = words.Line.hear
+
+    def interrupted(line: words.Line) -> list[Any]:
+        if line.said == words.GO:
+            raise KeyboardInterrupt
+        return heard(line)
+
+    monkeypatch.setattr(words.Line, "hear", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pycriu.restore(host.images, new_pid=True, pidfile=host.folder / "root")
+    (init,) = named_init()
+    assert inner(below(init)[0])[-1] == subject.pid
+    (host.folder / "go").touch()
+    wait_until(lambda: subject.said()[-1] == "ok", "it goes on")
 
 
 def test_a_restore_from_python_that_fails(host: Host) -> None:

@@ -335,6 +335,19 @@ def test_others_make_and_remove_meanwhile(host: Host, shelf: tuple[Subject, Path
     subject.go()
 
 
+def test_more_of_them_than_descriptors(host: Host, shelf: tuple[Subject, Path]) -> None:
+    subject, below = shelf
+    for number in range(40):
+        shutil.copytree(below / "third", below / f"copy{number}")
+    words = host.command("gc", "--json", "--keep", "1", "shelf")
+    done = subprocess.run(
+        ["prlimit", "--nofile=24:1024", *words], cwd=host.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(one["removed"] for one in json.loads(done.stdout)["sets"]) == 44
+    subject.go()
+
+
 def test_what_may_not_be_looked_at_is_said(host: Host, shelf: tuple[Subject, Path]) -> None:
     subject, below = shelf
     (below / "second").chmod(0)
