@@ -8,7 +8,6 @@ outside they have new ones. The first process of the namespace is a cr_restart t
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
@@ -18,14 +17,14 @@ from pycriu.blcr import parent
 from pycriu.blcr.codes import Failure
 from pycriu.errors import KernelError
 from pycriu.kernel import libc
+from pycriu.ownpids import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
+CLONE_NEWPID = 0x20000000
 
 
 def run(live: Callable[[Callable[[int], int]], int], succeeded: Callable[[], int]) -> int:
@@ -79,7 +78,7 @@ def _first(live: Callable[[Callable[[int], int]], int], writer: int) -> None:
 
 def _report(live: Callable[[Callable[[int], int]], int], reports: IO[bytes]) -> None:
     try:
-        _own_proc()
+        proc.own()
         _tell(reports, live(lambda _root: _tell(reports, 0)))
     except KernelError as error:
         _tell_failure(reports, _impossible(error))
@@ -102,18 +101,6 @@ def _others_live() -> bool:
     except ChildProcessError:
         return False
     return True
-
-
-def _own_proc() -> None:
-    """A /proc that shows this namespace, for us and what we start."""
-    libc.call("unshare", CLONE_NEWNS)
-    _mount(b"none", b"/", b"", MS_REC | MS_SLAVE)
-    _mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-
-
-def _mount(source: bytes, target: bytes, kind: bytes, flags: int) -> None:
-    texts = [ctypes.create_string_buffer(text) for text in (source, target, kind)]
-    libc.call("mount", *(ctypes.addressof(text) for text in texts), flags, 0, what=target.decode())
 
 
 def _impossible(error: KernelError) -> Failure:

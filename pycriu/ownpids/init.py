@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import time
@@ -11,7 +10,7 @@ from contextlib import suppress
 
 from pycriu.errors import KernelError, PidTaken, PycriuError, UserError
 from pycriu.kernel import libc
-from pycriu.ownpids import words
+from pycriu.ownpids import proc, words
 from pycriu.record import replace
 from pycriu.restore import restore
 
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
     from pycriu.options import RestoreOptions
     from pycriu.restore import RestoreResult
 
-CLONE_NEWNS = 0x20000
 PR_SET_PDEATHSIG = 1
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
 NAME = "pycriu-init"
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -94,17 +91,9 @@ def _settle_in(options: RestoreOptions) -> None:
     if not options.shell_job:
         os.setsid()
     try:
-        libc.call("unshare", CLONE_NEWNS)
-        _mount("none", "/", "", MS_REC | MS_SLAVE)
-        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        proc.own()
     except KernelError as error:
         raise UserError(f"--new-pid: {error.message}", "a mount namespace and a new /proc need CAP_SYS_ADMIN") from None
-
-
-def _mount(source: str, target: str, kind: str, flags: int) -> None:
-    words = [ctypes.c_char_p(word.encode()) for word in (source, target, kind)]
-    addresses = [ctypes.cast(word, ctypes.c_void_p).value or 0 for word in words]
-    libc.call("mount", *addresses, flags, what=target)
 
 
 def _tell(line: words.Line, stage: str, pid: int) -> None:
