@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 from pycriu.crit.check import findings
 from pycriu.crit.source import open_source
 from tests import gdb
-from tests.host.conftest import DEADLINE, Host, Subject, alive, reap
+from tests.host.conftest import DEADLINE, Host, Subject, alive, reap, wait_until
+from tests.host.programs import need
 
 PATTERN = Path("/proc/sys/kernel/core_pattern")
 RESTART = "import sys; from pycriu.restart_command import main; sys.exit(main())"
@@ -112,3 +114,28 @@ def quit_(subject: Subject) -> int:
     assert os.WTERMSIG(status) == signal.SIGQUIT
     assert os.WCOREDUMP(status), "no core was written"
     return status
+
+
+def redis(host: Host, **options: object) -> tuple[Subject, Callable[..., bytes]]:
+    """A redis-server that answers, and what asks it."""
+    server = need("redis-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"echo ready; exec {server} --port {port} --save '' --appendonly no"
+    subject = host.start("sh", "-c", command, **options)
+
+    def ask(*words: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            data = [f"${len(word)}\r\n{word}\r\n" for word in words]
+            connection.sendall(f"*{len(words)}\r\n{''.join(data)}".encode())
+            return connection.recv(100)
+
+    def serves() -> bool:
+        try:
+            return ask("PING") == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    wait_until(serves, "redis answers")
+    return subject, ask

@@ -22,7 +22,7 @@ import pytest
 
 from tests import gdb
 from tests.host.conftest import PRELUDE, Host, Subject, alive, reap, state, wait_until
-from tests.host.cores import PATTERN, handler, imported, kernel_cores, may_dump_core, quit_, restart
+from tests.host.cores import PATTERN, handler, imported, kernel_cores, may_dump_core, quit_, redis, restart
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [str(number) for number in range(1, 41)]
@@ -363,6 +363,17 @@ def test_a_server_serves_on_and_its_clients_have_gone(host: Host) -> None:
     ask(b"after\n").close()
     subject.wait_for("[b'before\\n', b'after\\n']")
     assert subject.said()[2:] == ["a client has gone"] * 2 + ["[b'before\\n', b'after\\n']"]
+
+
+def test_redis_serves_on_after_a_sigquit(host: Host) -> None:
+    with handler(host) as cores:
+        server, ask = redis(host, preexec_fn=may_dump_core)
+        assert ask("SET", "key", "value") == b"+OK\r\n"
+        quit_(server)
+    done = host.run("core", "restore", "-d", str(cores / f"core.{server.pid}"))
+    assert done.ok, done
+    assert ask("GET", "key") == b"$5\r\nvalue\r\n"
+    assert ask("INCR", "count") == b":1\r\n"
 
 
 def test_a_folder_of_others_is_refused(host: Host) -> None:

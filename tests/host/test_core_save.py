@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,7 @@ import pytest
 
 from tests import gdb
 from tests.host.conftest import Host, Subject, alive, reap, wait_until
-from tests.host.cores import end, imported
-from tests.host.programs import need
+from tests.host.cores import end, imported, redis
 
 EVERYTHING = """
 import threading
@@ -109,28 +107,10 @@ def test_what_a_debugger_changes_in_the_core_counts(host: Host, compiled: Callab
 
 def test_redis_serves_on(host: Host) -> None:
     """Listening sockets, event loop, threads."""
-    server = need("redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = host.start("sh", "-c", f"echo ready; exec {server} --port {port} --save '' --appendonly no")
-
-    def ask(*words: str) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            data = [f"${len(word)}\r\n{word}\r\n" for word in words]
-            connection.sendall(f"*{len(words)}\r\n{''.join(data)}".encode())
-            return connection.recv(100)
-
-    def serves() -> bool:
-        try:
-            return ask("PING") == b"+PONG\r\n"
-        except OSError:
-            return False
-
-    wait_until(serves, "redis answers")
+    server, ask = redis(host)
     assert ask("SET", "key", "value") == b"+OK\r\n"
-    core = save(host, process, "--kill", "--tcp-established")
-    reap(process.pid)
+    core = save(host, server, "--kill", "--tcp-established")
+    reap(server.pid)
     done = host.run("core", "restore", "-d", str(core), "--tcp-established")
     assert done.ok, done
     assert ask("GET", "key") == b"$5\r\nvalue\r\n"
