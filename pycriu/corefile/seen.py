@@ -40,6 +40,7 @@ _KEPT = (
     "memfd", "regular", "pipe", "fifo", "eventfd", "signalfd", "timerfd", "inotify", "tty.kind", "unix.kind",
     "inet.kind", "netlink", "epoll",
 )  # fmt: skip
+_STANDARD = 3  # descriptors that the restore gives, where they are left out
 _SIG_IGN = 1
 _NAMESPACES = ("net", "ipc", "uts", "user", "time")
 _VIEWS = ("mnt", "pid")  # in which paths and PIDs mean something else
@@ -147,7 +148,7 @@ class Seen:
         """For what is left out: of the standard descriptors those of the restore, and ends of what is over."""
         for fd, file in left_out.items():
             number = saving.fresh()
-            if fd < 3:
+            if fd < _STANDARD:
                 entry = external(number, fd, os.O_RDWR)
             elif _had_another_end(file):
                 entry = checked.ended_entry(number, file.flags & os.O_NONBLOCK)
@@ -222,11 +223,11 @@ class Seen:
 
 
 def _had_another_end(file: OpenFile) -> bool:
-    """Whether it can be over: a socket or a pipe."""
-    return file.is_socket() or stat.S_ISFIFO(file.status.st_mode)
+    """Whether one that has ended can stand in for it: for a socket or a pipe, but those that the restore gives."""
+    return file.fd >= _STANDARD and (file.is_socket() or stat.S_ISFIFO(file.status.st_mode))
 
 
 def _fate(file: OpenFile) -> str:
-    if file.fd < 3:
+    if file.fd < _STANDARD:
         return "it is that of the restore"
     return "its other end has gone" if _had_another_end(file) else "it ended with the process"

@@ -119,7 +119,7 @@ class Epoll(Kind):
                 f"{file.name} watches what was its descriptor {watch.number} and is open outside the tree only",
                 "let the task end that watch, or close that file everywhere",
             )
-        if watch.number in self.ended:
+        if watch.number in self.ended and all(at != watch.number for _, at in self._found[number]):
             self._found[number].append((watch, watch.number))
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:

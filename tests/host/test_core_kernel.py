@@ -297,9 +297,11 @@ def test_what_ends_with_a_process_is_listed_and_the_rest_is_there(host: Host) ->
     ours, theirs = socket.socketpair()
     with handler(host) as cores:
         reader, writer = os.pipe()
-        (host.folder / "piped.py").write_text(PRELUDE + "pause_for_dump()\nsay('here')\n")
+        (host.folder / "piped.py").write_text(
+            PRELUDE + "watch = select.epoll()\nwatch.register(0)\npause_for_dump()\nsay('here')\n"
+        )
         process = subprocess.Popen(
-            [sys.executable, "-IS", "piped.py"], cwd=host.folder, stdin=subprocess.DEVNULL, stdout=writer,
+            [sys.executable, "-IS", "piped.py"], cwd=host.folder, stdin=theirs, stdout=writer,
             stderr=subprocess.DEVNULL, pass_fds=[theirs.fileno()], preexec_fn=may_dump_core, start_new_session=True,
         )  # fmt: skip
         host.pids.add(process.pid)
