@@ -64,6 +64,8 @@ def take(folder: str, pid: int, stream: int, log: Log) -> str:
 
     A side-car that cannot be made is told to the log: the core alone is worth having.
     """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such directory")
     path = os.path.join(folder, f"core.{pid}")
     _sweep(folder, f"core.{pid}")
     try:

@@ -6,6 +6,7 @@ It is a dump, of which `crit core` makes the core; a process that is to end does
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
@@ -39,6 +40,10 @@ def run(options: DumpOptions, path: str, log: Log) -> tuple[int, int]:
     place = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(place) or not os.access(place, os.W_OK):
         raise UserError(f"{place}: no directory that may be written", "pycriu core save PID CORE")
+    for taken in (path, path + sidecar.SUFFIX):
+        if os.path.lexists(taken) and not os.path.isfile(taken):
+            what = os.strerror(errno.EISDIR) if os.path.isdir(taken) else "not a regular file"
+            raise UserError(f"{taken}: {what}", "a file would take its place: choose another name")
     with tempfile.TemporaryDirectory(prefix=".pycriu-core-", dir=place) as folder:
         leaves = options.leave_running
         dump(replace(options, images_dir=folder, work_dir=folder, leave_stopped=not leaves), log)

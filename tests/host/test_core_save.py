@@ -140,6 +140,20 @@ def test_a_core_that_cannot_be_written_leaves_the_process_running(host: Host, wo
     assert subject.go() == ["unharmed"]
 
 
+def test_nothing_but_a_file_is_replaced(host: Host) -> None:
+    """Least of all a device: root could."""
+    subject = host.python("pause_for_dump()\nsay('unharmed')")
+    os.mkfifo(host.folder / "fifo")
+    (host.folder / "link").symlink_to("fifo")
+    os.mkfifo(host.folder / "core.side")
+    for name, refused in (("fifo", "fifo"), ("link", "link"), ("core", "core.side")):
+        done = host.run("core", "save", str(subject.pid), name, "--kill")
+        assert not done.ok
+        assert f"{refused}: not a regular file" in done.errors()
+    assert (host.folder / "fifo").is_fifo()
+    assert subject.go() == ["unharmed"]
+
+
 def test_a_side_car_of_another_process_is_refused(host: Host, compiled: Callable[..., str]) -> None:
     program = compiled("numbers")
     subject = host.start(program, "numbers", "30", "5", "20")
