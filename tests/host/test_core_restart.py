@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -325,15 +324,16 @@ def test_whoever_is_interrupted_leaves_nothing(host: Host, compiled: Callable[..
     gcore(host, subject.pid, program)
     end(subject.pid)
     words = [sys.executable, "-c", RESTART, "-s", "-n", "-w", program, "core.gdb"]
-    before = set(Path(tempfile.gettempdir()).glob("pycriu-core-*"))
     reader, writer = os.pipe()
+    (host.folder / "tmp").mkdir()
+    own = os.environ | {"TMPDIR": str(host.folder / "tmp")}
     with open(host.folder / "said", "w") as said:
-        process = subprocess.Popen(words, cwd=host.folder, stdin=reader, stdout=said, stderr=said)
+        process = subprocess.Popen(words, cwd=host.folder, stdin=reader, stdout=said, stderr=said, env=own)
         wait_until(lambda: "(0=No, 1=Yes)" in (host.folder / "said").read_text(), "it asks")
         process.terminate()
         assert process.wait(DEADLINE) == 1
         assert "restart: interrupted; what was begun has been undone" in (host.folder / "said").read_text()
-        assert set(Path(tempfile.gettempdir()).glob("pycriu-core-*")) == before
+        assert not list((host.folder / "tmp").iterdir())
         (host.folder / "list").write_text(f"3 : {host.folder}/numbers : 0 : 01\n")
         process = subprocess.Popen([*words[:3], "-flist", *words[4:]], cwd=host.folder, stdout=said, stderr=said)
         wait_until(lambda: "Waiting for" in (host.folder / "said").read_text(), "it waits")
