@@ -26,6 +26,7 @@ _HEAD_AT = 16  # from the id to struct robust_list_head
 _HEAD_SIZE = 24
 _TO_LOCK = (-32 & (1 << 64) - 1).to_bytes(8, "little")  # futex_offset: from the link in a mutex to its word
 _RSEQ_UNIT = 32
+_CPU_AT = 4  # struct rseq: cpu_id_start, cpu_id
 
 
 @record
@@ -56,10 +57,15 @@ class Finder:
         if not at:
             return Registered()
         rseq = None
-        if self._rseq is not None:
+        if self._rseq is not None and not self._begins(pointer + self._rseq[0]):
             offset, size = self._rseq
             rseq = (pointer + offset, size, elfcore.facts(self._space.core.arch).rseq_signature)
         return Registered(at, at + _HEAD_AT, _HEAD_SIZE, rseq)
+
+    def _begins(self, area: int) -> bool:
+        """Whether a thread has not registered its rseq area yet: then the kernel has not written a CPU into it."""
+        cpu = self._space.read(area + _CPU_AT, 4)
+        return len(cpu) == 4 and int.from_bytes(cpu, "little", signed=True) < 0
 
     def _window(self, start: int, size: int) -> bytes:
         """The descriptor may lie near the end or the beginning of a mapping."""

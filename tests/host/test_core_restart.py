@@ -138,6 +138,16 @@ def test_threads_of_cpp_go_on_and_can_be_joined(host: Host) -> None:
     assert said.endswith("exiting with value 7\n")
 
 
+def test_a_thread_that_has_not_registered_its_rseq_area(host: Host, compiled: Callable[..., str]) -> None:
+    """glibc ends the process where the area of a new thread is taken already."""
+    program = compiled("rseq")
+    subject = host.start(program)
+    gcore(host, subject.pid, program)
+    end(subject.pid)
+    (host.folder / "go").touch()
+    assert "registered 0\n" in restart(host, "-n", "-w", program, "core.gdb")
+
+
 def test_it_gets_another_pid_where_its_own_is_taken(host: Host, compiled: Callable[..., str]) -> None:
     """gcore's process goes on; the other one has the rest of its numbers, too."""
     program = compiled("numbers")
