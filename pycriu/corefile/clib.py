@@ -57,13 +57,13 @@ class Finder:
         if not at:
             return Registered()
         rseq = None
-        if self._rseq is not None and not self._begins(pointer + self._rseq[0]):
+        if self._rseq is not None and not (begins(self._space, thread) or self._unregistered(pointer + self._rseq[0])):
             offset, size = self._rseq
             rseq = (pointer + offset, size, elfcore.facts(self._space.core.arch).rseq_signature)
         return Registered(at, at + _HEAD_AT, _HEAD_SIZE, rseq)
 
-    def _begins(self, area: int) -> bool:
-        """Whether a thread has not registered its rseq area yet: then the kernel has not written a CPU into it."""
+    def _unregistered(self, area: int) -> bool:
+        """Whether glibc or the kernel has noted that there is no rseq: else there is a CPU."""
         cpu = self._space.read(area + _CPU_AT, 4)
         return len(cpu) == 4 and int.from_bytes(cpu, "little", signed=True) < 0
 
@@ -105,6 +105,18 @@ class Finder:
 
     def _value(self, path: str, name: str, width: int) -> int | None:
         return value(self._space, path, name, width)
+
+
+def begins(space: Space, thread: Thread) -> bool:
+    """Whether a thread comes out of clone3(2) and has done nothing yet: what each registers for itself, it has not."""
+    arch = space.core.arch
+    gpr = list(arch.gpr.unpack(thread.general))
+    number = arch.interrupted_call(gpr)
+    if number < 0 and arch.nr != arch.result:  # the kernel keeps the number where the task had it
+        number = gpr[arch.nr]
+    size = len(arch.syscall_insn)
+    there = number == arch.syscall_number("clone3") and not gpr[arch.result]
+    return there and space.read(gpr[arch.pc] - size, size) == arch.syscall_insn
 
 
 def value(space: Space, path: str, name: str, width: int = 8) -> int | None:

@@ -229,7 +229,8 @@ class Import:
         if finder is not None:
             found = finder.of(thread, info)
             info.clear_tid_addr = found.tid_address
-            if found.rseq is not None:
+            # a thread registers its robust list behind its rseq area
+            if found.rseq is not None and entry.thread_core.futex_rla:
                 address, size, signature = found.rseq
                 entry.thread_core.rseq_entry.CopyFrom(
                     m.rseq_entry(rseq_abi_pointer=address, rseq_abi_size=size, signature=signature)

@@ -399,6 +399,19 @@ def test_a_process_without_its_first_thread_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "images").iterdir())
 
 
+@pytest.mark.parametrize(("result", "number", "says"), [(0, 435, True), (200, 435, False), (0, 202, False)])
+def test_a_thread_that_has_done_nothing_yet(tmp_path: Path, result: int, number: int, says: bool) -> None:
+    gpr = [0] * 27
+    gpr[x86_64.AX], gpr[x86_64.ORIG_AX], gpr[x86_64.IP] = result, number, 0x10102
+    data = elf.note("CORE", elf.NT_PRSTATUS, status(100, struct.pack("<27Q", *gpr)))
+    path = written(tmp_path, [stored(0x10000)], data)
+    with open(path, "r+b") as file:
+        file.seek(-PAGE + 0x100, os.SEEK_END)
+        file.write(b"\x0f\x05")
+    with Core(str(path)) as core:
+        assert clib.begins(Space(core, "/bin/true"), core.threads[0]) is says
+
+
 def test_what_is_not_known_of_threads_is_told_once(tmp_path: Path) -> None:
     """Of a C library that is not glibc, or of a debugger that writes less than there is."""
     (tmp_path / "images").mkdir()
