@@ -252,7 +252,7 @@ def test_images_of_an_import_are_restored_by_pycriu_restore(host: Host, compiled
     assert "not in the core: signal handlers" in said
     assert "open files" not in said
     (host.folder / "go").touch()
-    restored = host.restore()
+    restored = host.restore("--wait-pid", "10")  # who has come by that PID meanwhile is soon gone
     assert restored.ok, restored
     reap(subject.pid)
     assert (host.folder / "numbers").read_text().split() == [str(number) for number in range(1, 31)]
