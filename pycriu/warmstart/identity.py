@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +151,13 @@ def _is_installed(path: str) -> bool:
     return any(f"/{name}/" in path for name in _INSTALLED) or path.startswith(_LIBRARY)
 
 
+def is_older(content: str, moment: int) -> bool:
+    """Whether no file of a manifest has been changed since a moment, in ns: what has been imported is what is there."""
+    now = time.time_ns()
+    changed = (line.partition(" ")[0] for line in content.split("\0")[1:])
+    return not any(moment < int(one) <= now for one in changed if one.isdecimal())
+
+
 def holds(content: str) -> bool:
     """Whether everything is as the manifest says."""
     version, *lines = content.split("\0")
@@ -158,8 +166,11 @@ def holds(content: str) -> bool:
 
 def _is_so(line: str) -> bool:
     first, _, rest = line.partition(" ")
-    path = rest.partition(" ")[2]
-    return line == (_folder_line(path) if first == "names" else _line(path))
+    second, _, path = rest.partition(" ")
+    if first != "names":
+        return line == _line(path)
+    changed, _, names = second.partition("/")
+    return changed == _changed(path) != "-" or names == _names(path)
 
 
 def _line(path: str) -> str:
@@ -171,15 +182,24 @@ def _line(path: str) -> str:
 
 
 def _folder_line(folder: str) -> str:
-    """Of one that holds distributions, or the library, its time: whatever is added or taken away changes that."""
+    """Of one that holds distributions, or the library, its time: whatever is added or taken away changes that. Of
+    others, the names: programs write into their directories what they like.
+    """
     if folder.endswith(_INSTALLED) or folder.startswith(_LIBRARY):
         return _line(folder)
+    return f"names {_changed(folder)}/{_names(folder)} {folder}"
+
+
+def _changed(folder: str) -> str:
+    return _line(folder).partition(" ")[0]
+
+
+def _names(folder: str) -> str:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(one.name for one in entries if _can_be_imported(one))
+            return digest(sorted(one.name for one in entries if _can_be_imported(one)))
     except OSError:
-        return f"names - {folder}"
-    return f"names {digest(names)} {folder}"
+        return "-"
 
 
 def _can_be_imported(entry: os.DirEntry[str]) -> bool:

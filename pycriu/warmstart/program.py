@@ -20,6 +20,7 @@ import io
 import os
 import signal
 import sys
+import time
 
 from pycriu import streams
 from pycriu.hooks import asking
@@ -36,6 +37,7 @@ OFF = "PYCRIU_WARM_START"  # 0: never
 # Set by `pycriu snapshot run`: the key under which this start is to be kept, and the interpreter that has pycriu.
 PLACE, PYTHON = "PYCRIU_SNAPSHOT", "PYCRIU_PYTHON"
 _PR_SET_PDEATHSIG = 1
+_LOADED = time.time_ns()
 _STREAMS = (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w"))
 
 
@@ -119,7 +121,11 @@ def _made(place: shelf.Place, command: identity.Command, given: list[int]) -> st
         options = [word for name in streams.external(given) for word in ("--external", name)]
         outcome = asking.checkpoint(place.new, options=options)
         if outcome.continued:
-            place.keep(identity.manifest(command), given)
+            content = identity.manifest(command)
+            if identity.is_older(content, _LOADED):
+                place.keep(content, given)
+            else:
+                place.forget()
     except (OSError, RuntimeError) as error:
         return str(error)
     finally:

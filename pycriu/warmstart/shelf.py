@@ -93,6 +93,10 @@ class Place:
         remove(self._failed)
         tidy_up(self._base)
 
+    def forget(self) -> None:
+        """It is of no use, for a reason that may be gone the next time."""
+        remove(self.new)
+
     def give_up(self, why: str) -> None:
         """It cannot be made."""
         remove(self.new)

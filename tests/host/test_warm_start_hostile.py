@@ -384,6 +384,15 @@ def test_a_block_that_fails(starts: Starts) -> None:
     assert starts.names() == []
 
 
+def test_a_source_that_changes_meanwhile(starts: Starts) -> None:
+    """Behind its import, and before the checkpoint: that has the old one, and is not kept."""
+    change = "import helper\n    if len(open('helper.py.ran').read()) == 1: open('helper.py', 'a').write('#')"
+    starts.write("app.py", APP.replace("import helper", change))
+    for runs in (1, 2, 2):
+        starts.report("app.py")
+        assert starts.runs() == runs, starts.why_not()
+
+
 def test_ptrace_is_forbidden(starts: Starts) -> None:
     """By a filter, as in containers: each start is an ordinary one, and says nothing."""
     if os.uname().machine not in ("x86_64", "aarch64"):
