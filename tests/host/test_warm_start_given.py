@@ -133,7 +133,8 @@ def test_a_file_by_its_number(starts: Starts) -> None:
     for number in range(4):
         if number == 2:
             starts.run("app.py", os.devnull)
-        command = f'exec "{sys.executable}" app.py <(echo {number})'
+        child = f"echo {number}; exec sleep 3 >/dev/null 2>&1"  # which is still there when the program begins
+        command = f'exec "{sys.executable}" app.py <({child})'
         done = subprocess.run(
             ["bash", "-c", command], cwd=starts.folder, env=starts.environment(), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=DEADLINE, check=True,
