@@ -104,10 +104,13 @@ def test_a_note_that_cannot_be_is_refused(bad: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/run/a/b.sock", "/run/../b.sock", "b.sock", "x/../b.sock", "../../b.sock"])
-def test_a_name_whose_file_is_gone_is_the_same_and_leaves_nothing(tmp_path: Path, text: str) -> None:
+def test_a_name_whose_file_is_gone_is_the_same_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     if os.geteuid():
         pytest.skip("chroot(2) is for root")
-    before, here = os.listdir("/tmp"), os.getcwd()
+    monkeypatch.setattr(naming, "_SOMEWHERE", (str(tmp_path),))
+    here = os.getcwd()
     with socket.socket(socket.AF_UNIX) as one:
         fd = naming.bind(one.fileno(), naming.Name(text.encode(), "/", None, None))
         assert one.getsockname() == text
@@ -115,7 +118,7 @@ def test_a_name_whose_file_is_gone_is_the_same_and_leaves_nothing(tmp_path: Path
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"/proc/self/fd/{fd}")
         os.close(fd)
-    assert (os.listdir("/tmp"), os.getcwd()) == (before, here)
+    assert (os.listdir(tmp_path), os.getcwd()) == ([], here)
 
 
 def test_a_file_that_was_renamed_has_its_new_name_and_its_mode(tmp_path: Path) -> None:
