@@ -11,8 +11,9 @@ import os
 import sys
 import time
 
-from pycriu import __version__, arguments, log
+from pycriu import __version__, log
 from pycriu.actions import ALARM, Request, Signals, say, tell_late
+from pycriu.command import arguments
 from pycriu.errors import PycriuError, UserError
 
 TYPE_CHECKING = False
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from pycriu.actions import Outcome
-    from pycriu.arguments import Action, Values
+    from pycriu.command.arguments import Action, Values
     from pycriu.log import Log
 
 DEFAULT_CONFIGS = ("/etc/criu/default.conf", "~/.criu/default.conf")
@@ -77,7 +78,7 @@ def _read(words: Sequence[str]) -> tuple[Values, list[str]]:
     found = [name for name in files if os.path.exists(name)] + demanded
     if not found:
         return asked, plain
-    from pycriu import configuration
+    from pycriu.command import configuration
 
     return configuration.parse(found, words)
 
@@ -105,7 +106,7 @@ def _refuse_encoding() -> None:
 
 
 def _usage(action: Action | None) -> str:
-    from pycriu import usage
+    from pycriu.command import usage
 
     return usage.usage(action)
 

@@ -21,11 +21,12 @@ import _signal  # type: ignore[import-not-found]
 import os
 import time
 
-from pycriu import arch, entries, errors, pagecopy, pageimages, pstree, sharing
+from pycriu import arch, errors, sharing
+from pycriu.dumping import entries
+from pycriu.dumping.snapshot import Snapshot
+from pycriu.dumping.survey import check_sessions, refuse_foreign, refuse_relations, survey
 from pycriu.fds.saving import Saving
 from pycriu.fds.table import Kinds
-from pycriu.haste import Haste
-from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.images.durable import sync_together
@@ -33,21 +34,23 @@ from pycriu.kernel import names
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.log import DEBUG, TOO_LATE, Log
 from pycriu.options import DumpOptions
+from pycriu.pages import copying, imagefiles
 from pycriu.record import record
 from pycriu.resources import limits, memory
-from pycriu.snapshot import Snapshot
-from pycriu.survey import check_sessions, refuse_foreign, refuse_relations, survey
-from pycriu.tracee import SIGSTOP
+from pycriu.tracing import pstree
+from pycriu.tracing.haste import Haste
+from pycriu.tracing.home import Gadgets
+from pycriu.tracing.tracee import SIGSTOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.command.progress import Progress
+    from pycriu.dumping.incremental import Parent
+    from pycriu.dumping.tracking import Tracker
     from pycriu.hooks.audience import Audience
-    from pycriu.incremental import Parent
     from pycriu.plugins import Paused
-    from pycriu.progress import Progress
-    from pycriu.tracking import Tracker
 
 ENDING = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 
@@ -239,7 +242,7 @@ def opened_tracker(options: DumpOptions, log: Log) -> Tracker | NoTracker:
     """Who lets the kernel note what changes from now on, where that is wanted and possible."""
     if not options.track_mem:
         return NoTracker()
-    from pycriu import tracking
+    from pycriu.dumping import tracking
 
     return tracking.opened(options, log) or NoTracker()
 
@@ -258,7 +261,7 @@ def opened_parent(options: DumpOptions, log: Log) -> Parent | NoParent:
     """The images to build upon."""
     if options.prev_images_dir is None:
         return NoParent()
-    from pycriu import incremental
+    from pycriu.dumping import incremental
 
     return incremental.Parent(options.prev_images_dir, options.images_dir, log)
 
@@ -341,7 +344,7 @@ def copy_pages(
 ) -> memory.Attached:
     """The pages of each task, and of each object, into an image of its own; the System V segments are returned."""
     segments = memory.Attached()
-    numbers = pageimages.Numbers()
+    numbers = imagefiles.Numbers()
     by_pid = {snapshot.pid: snapshot for snapshot in snapshots}
     try:
         for snapshot in snapshots:
@@ -355,7 +358,7 @@ def copy_pages(
             out = new.create_raw(f"pages-{snapshot.pages_id}.img").fileno()
             write_back = not options.leave_running
             if parent is None:
-                pagecopy.copy(snapshot.task, snapshot.runs, out, write_back=write_back)
+                copying.copy(snapshot.task, snapshot.runs, out, write_back=write_back)
             else:
                 parent.copy_snapshot(snapshot, out, write_back=write_back)
         for snapshot in snapshots:

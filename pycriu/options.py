@@ -9,16 +9,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycriu.newlife import Start
     from pycriu.pageserver.tls import Files
-    from pycriu.pstree import Process
+    from pycriu.restoring.newlife import Start
+    from pycriu.tracing.pstree import Process
 
     # Called with the name of a stage, which CRIU's action scripts have, and the PID of the root (0: not known yet). It
     # raises HookFailed where the work must not go on: possible at pre-dump, post-dump, pre-restore and post-restore.
     Hook = Callable[[str, int], None]
 
+    from pycriu.command.progress import Progress
     from pycriu.edits import Edits
-    from pycriu.progress import Progress
 
 
 def no_hook(_stage: str, _pid: int) -> None:

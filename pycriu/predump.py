@@ -16,26 +16,29 @@ from __future__ import annotations
 import os
 import time
 
-from pycriu import arch, entries, errors, incremental, pagecompare, pageimages, pstree, sharing, tracking
+from pycriu import arch, errors, sharing
 from pycriu.dump import begin_images, opened_parent
+from pycriu.dumping import entries, incremental, tracking
+from pycriu.dumping.survey import refuse_foreign, survey
 from pycriu.errors import TraceeGone
 from pycriu.fds.table import Kinds
-from pycriu.haste import Haste
-from pycriu.home import Gadgets
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.pages import comparing, imagefiles
 from pycriu.record import record, replace
 from pycriu.resources import limits, memory
-from pycriu.survey import refuse_foreign, survey
-from pycriu.tracee import Tracee
+from pycriu.tracing import pstree
+from pycriu.tracing.haste import Haste
+from pycriu.tracing.home import Gadgets
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pycriu.incremental import Parent
+    from pycriu.dumping.incremental import Parent
+    from pycriu.dumping.tracking import Begun, Tracker
     from pycriu.log import Log
     from pycriu.options import DumpOptions
-    from pycriu.tracking import Begun, Tracker
 
 
 @record
@@ -56,7 +59,7 @@ class Look:
     def __init__(self, pid: int, kinds: Kinds) -> None:
         self.pid = pid
         self.mappings = memory.look(pid, kinds.regular)
-        self.runs = pagecompare.union(memory.content(pid, self.mappings)[0])
+        self.runs = comparing.union(memory.content(pid, self.mappings)[0])
         self.same: list[Run] = []  # the part of `runs` that is known to be as the parent has it
         self.begun: Begun | None = None  # if it is tracked
 
@@ -100,7 +103,7 @@ class PreDump:
 
     def __init__(self, new: store.NewCheckpoint, kinds: Kinds, parent: Parent | None, looks: dict[int, Look]) -> None:
         self._new, self._kinds, self._parent, self._looks = new, kinds, parent, looks
-        self._numbers = pageimages.Numbers()
+        self._numbers = imagefiles.Numbers()
         self._objects: set[tuple[int, int]] = set()
         self.pages = self.skipped = 0
 
@@ -121,16 +124,16 @@ class PreDump:
         pid, begun = look.pid, look.begun
         pages_id = self._numbers.pages()
         out = self._new.create_raw(f"pages-{pages_id}.img").fileno()
-        runs = pagecompare.without(look.runs, look.same)
+        runs = comparing.without(look.runs, look.same)
         with incremental.Running(pid) as task:
             read = task.read if begun is None else begun.watched(task.read, pid)
             if self._parent is None:
                 written, inherited = incremental.copy_running(runs, out, read)
             else:
                 written, inherited = self._parent.copy_running(pid, runs, out, read)
-        inherited = pagecompare.union(inherited + look.same)
+        inherited = comparing.union(inherited + look.same)
         self._note(written, inherited)
-        self._new.write(f"pagemap-{pid}.img", pageimages.entries(pages_id, written, inherited))
+        self._new.write(f"pagemap-{pid}.img", imagefiles.entries(pages_id, written, inherited))
         if begun is not None:
             begun.keep(look.same)
             self._new.write(f"pycriu-track-{pid}.img", [begun.image()])
@@ -153,7 +156,7 @@ class PreDump:
         except OSError:
             return  # unmapped meanwhile
         try:
-            saved = pageimages.save(self._new, self._numbers, fd, self._numbers.shmem(number), page_size)
+            saved = imagefiles.save(self._new, self._numbers, fd, self._numbers.shmem(number), page_size)
         finally:
             os.close(fd)
         self._note(list(saved.runs), list(saved.in_parent))

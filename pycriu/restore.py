@@ -17,20 +17,21 @@ import errno
 import os
 import time
 
-from pycriu import arch, spawn
+from pycriu import arch
 from pycriu.errors import ImageError, UserError
 from pycriu.fds.opening import Opening
 from pycriu.fds.table import Kinds
-from pycriu.haste import Haste
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import procfs
 from pycriu.options import RestoreOptions
-from pycriu.reading import Checkpoint
-from pycriu.rebuild import Builder
 from pycriu.record import record
 from pycriu.resources import limits, stops
-from pycriu.tracee import SIGSTOP
+from pycriu.restoring import spawn
+from pycriu.restoring.reading import Checkpoint
+from pycriu.restoring.rebuild import Builder
+from pycriu.tracing.haste import Haste
+from pycriu.tracing.tracee import SIGSTOP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
             for said in edits.check_used() if edits else ():
                 log.info("%s", said)
             if options.wait_pid:
-                from pycriu import pidwait
+                from pycriu.restoring import pidwait
 
                 pidwait.wait(checkpoint, options.wait_pid, log, shell_job=options.shell_job)
             for remark in checkpoint.check_here():
@@ -97,7 +98,7 @@ def images_of(options: RestoreOptions) -> store.ImagesDir:
     """The images, as they are or as they would be of a process with another PID."""
     if options.new_life is None:
         return store.ImagesDir(options.images_dir)
-    from pycriu import newlife
+    from pycriu.restoring import newlife
 
     return newlife.NewLife(options.images_dir, options.new_life)
 
@@ -162,7 +163,7 @@ def restore_tree(
 def settle(builder: Builder, old: dict[int, int], kinds: Kinds, nursery: spawn.Nursery) -> None:
     """Let complete threads know their new ids, where they have such; and plugins bring back what they have of them."""
     if old:
-        from pycriu import newlife
+        from pycriu.restoring import newlife
 
         newlife.settle(builder.threads(), old)
     if kinds.plugins is not None:
@@ -241,7 +242,7 @@ class Pidfile:
 
     def __enter__(self) -> None:
         if self._path is not None:
-            from pycriu.background import write_pid
+            from pycriu.command.background import write_pid
 
             write_pid(self._path, self._pid)
 

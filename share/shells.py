@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The completions for zsh and fish, made of the tables of `pycriu/arguments.py`."""
+"""The completions for zsh and fish, made of the tables of `pycriu/command/arguments.py`."""
 
 from __future__ import annotations
 
-from pycriu.arguments import ACTIONS, ALL, LEVEL, LIST, OPTIONAL, OPTIONS, VALUE, Action, Option
+from pycriu.command.arguments import ACTIONS, ALL, LEVEL, LIST, OPTIONAL, OPTIONS, VALUE, Action, Option
 
 CHOICES = {
     "hooks": "ask try skip",

@@ -12,7 +12,8 @@ import os
 import sys
 from io import TextIOWrapper
 
-from pycriu import arguments, log
+from pycriu import log
+from pycriu.command import arguments
 from pycriu.errors import UserError
 
 TYPE_CHECKING = False
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, ClassVar, TypeVar
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
+    from pycriu.command.progress import Progress
     from pycriu.dryrun.report import Report
     from pycriu.log import Log
     from pycriu.options import DumpOptions, Hook, PageServer
-    from pycriu.progress import Progress
     from pycriu.restore import RestoreResult
 
     Outcome = int | Callable[[], int]
@@ -82,7 +83,7 @@ class Request:
         programs = arguments.texts(self.values, "action-script")
         if not programs:
             return told
-        from pycriu.scripts import Scripts
+        from pycriu.command.scripts import Scripts
 
         scripts = Scripts(programs, self.images, self.work, self.log)
 
@@ -96,7 +97,7 @@ class Request:
         """For somebody who watches at a terminal: not where standard output is the log, and not for a service."""
         if self.client or self.log.fd == log.STDOUT or not os.isatty(log.STDERR):
             return None
-        from pycriu.progress import Progress
+        from pycriu.command.progress import Progress
 
         return Progress(log.STDERR)
 
@@ -229,8 +230,8 @@ def free_images(request: Request, *, restored: bool) -> None:
     """--auto-dedup: what the images have in vain, now that the work is done. That this fails, fails nothing."""
     if not request.flag("auto-dedup"):
         return
-    from pycriu import dedup
     from pycriu.errors import PycriuError
+    from pycriu.pages import dedup
 
     try:
         freed = dedup.consume(request.images) if restored else dedup.dedup(request.images)
@@ -373,7 +374,7 @@ def say(lines: Iterable[str]) -> None:
 
 def say_stats(request: Request, entry: Any) -> None:
     """--display-stats, once all is done: that nobody can read it fails nothing."""
-    from pycriu import statistics
+    from pycriu.command import statistics
 
     try:
         say(statistics.lines(entry))

@@ -45,7 +45,7 @@ def perform(request: Request) -> DumpResult:
 
 def summary(result: DumpResult, seconds: float) -> str:
     """In a line, for somebody who has watched."""
-    from pycriu.progress import PAGE, size
+    from pycriu.command.progress import PAGE, size
 
     pages = result.pages + result.shared
     return (

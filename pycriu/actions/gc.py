@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 
-from pycriu import arguments
 from pycriu.actions import Request, say
+from pycriu.command import arguments
 from pycriu.errors import UserError, printable
 
 TYPE_CHECKING = False

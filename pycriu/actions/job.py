@@ -16,10 +16,10 @@ import _signal  # type: ignore[import-not-found]
 import os
 import signal
 
-from pycriu import streams
 from pycriu.actions import Request, Signals, light_protobuf
+from pycriu.command import streams
+from pycriu.command.jobfolder import JobFolder
 from pycriu.errors import HookFailed, PycriuError, UserError
-from pycriu.jobfolder import JobFolder
 from pycriu.options import RestoreOptions
 
 TYPE_CHECKING = False

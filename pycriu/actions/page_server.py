@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 
-from pycriu import arguments, background
 from pycriu.actions import Request, light_protobuf
+from pycriu.command import arguments, background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

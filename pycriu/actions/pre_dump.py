@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pycriu import arguments
 from pycriu.actions import Request, free_images, light_protobuf, say_stats
+from pycriu.command import arguments
 from pycriu.record import replace
 
 TYPE_CHECKING = False

@@ -6,7 +6,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 
-from pycriu import arguments
 from pycriu.actions import (
     Request,
     free_images,
@@ -19,6 +18,7 @@ from pycriu.actions import (
     stay,
     tell_dry_run,
 )
+from pycriu.command import arguments
 from pycriu.errors import Several, Unsupported, UserError
 from pycriu.options import RestoreOptions
 
@@ -89,7 +89,7 @@ def others(request: Request, asked: RestoreOptions, error: PycriuError) -> list[
 
 def summary(result: RestoreResult) -> str:
     """In a line, for somebody who has watched."""
-    from pycriu.progress import PAGE, size
+    from pycriu.command.progress import PAGE, size
 
     return f"restored {size(result.pages * PAGE)} in {result.pages} pages; it took {result.took / 1e6:.1f} s"
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import gc
 import os
 
-from pycriu import background
 from pycriu.actions import Request, light_protobuf
+from pycriu.command import background
 
 
 def run(request: Request) -> int:

@@ -16,7 +16,7 @@ from pycriu.errors import (
     TraceeGone,
     Unsupported,
 )
-from pycriu.holders import WAYS
+from pycriu.restoring.holders import WAYS
 
 USAGE = 255
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 
-from pycriu import pstree
 from pycriu.blcr.codes import CR_EPTRACED, CR_EPTRACER, Busy, Failure
 from pycriu.blcr.options import ALWAYS, ERROR, MAYBE, NEVER, PROCESS, SESSION, SKIP, TREE
 from pycriu.errors import NoProcess, TraceeGone
 from pycriu.kernel import procfs
+from pycriu.tracing import pstree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,17 +15,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from pycriu import entries, pageimages
 from pycriu.corefile import build, clib, sidecar
 from pycriu.corefile.asked import NEW, SAME, Imported, Options
 from pycriu.corefile.pages import Writer
 from pycriu.corefile.reader import Core
 from pycriu.corefile.space import Space
+from pycriu.dumping import entries
 from pycriu.errors import Unsupported
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.pages import imagefiles
 from pycriu.resources import seccomp
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Import:
             writer.take(self._space)
         except OSError as error:
             raise store.refusal(error, new.path) from None
-        new.write(f"pagemap-{pid}.img", pageimages.entries(1, writer.runs))
+        new.write(f"pagemap-{pid}.img", imagefiles.entries(1, writer.runs))
         return writer.written // PAGE_SIZE
 
     def _write_rest(self, new: store.NewCheckpoint, tids: list[int], table: list[Any]) -> None:

@@ -12,13 +12,13 @@ import signal
 import tempfile
 from typing import TYPE_CHECKING
 
-from pycriu import pstree
 from pycriu.corefile import sidecar
 from pycriu.crit import core as writer
 from pycriu.crit.space import Memory, opened, processes
 from pycriu.dump import dump
 from pycriu.errors import Unsupported, UserError
 from pycriu.record import replace
+from pycriu.tracing import pstree
 
 if TYPE_CHECKING:
     from pycriu.log import Log

@@ -13,9 +13,9 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from pycriu import entries, pstree
 from pycriu.arch import native
 from pycriu.corefile.build import ALIVE, NO_CGROUPS, external
+from pycriu.dumping import entries
 from pycriu.errors import About, Gathering, PycriuError, Unsupported
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.openfile import look as look_descriptors
@@ -26,8 +26,9 @@ from pycriu.images import messages as m
 from pycriu.images import own, store
 from pycriu.kernel import libc, procfs
 from pycriu.options import DumpOptions
-from pycriu.pageimages import Numbers
+from pycriu.pages.imagefiles import Numbers
 from pycriu.resources import clocks, credentials, files, limits, memory, scheduling, seccomp, signals
+from pycriu.tracing import pstree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

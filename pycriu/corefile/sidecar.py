@@ -14,7 +14,6 @@ import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from pycriu import pageimages
 from pycriu.arch import elfcore
 from pycriu.corefile import build, clib, layout
 from pycriu.corefile.asked import Imported
@@ -27,6 +26,7 @@ from pycriu.fds import validation
 from pycriu.images import catalogue, commit, store
 from pycriu.images import messages as m
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.pages import imagefiles
 from pycriu.resources.memory import mappings
 from pycriu.resources.memory.advice import GUARD
 
@@ -250,7 +250,7 @@ class Import:
             writer.take(space)
         except OSError as error:
             raise store.refusal(error, new.path) from None
-        new.write(f"pagemap-{pid}.img", pageimages.entries(number, writer.runs))
+        new.write(f"pagemap-{pid}.img", imagefiles.entries(number, writer.runs))
         return writer.written // PAGE_SIZE
 
 

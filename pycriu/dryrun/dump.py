@@ -10,24 +10,25 @@ import os
 import time
 from dataclasses import replace
 
-from pycriu import arch, pstree, sharing
+from pycriu import arch, sharing
 from pycriu.dryrun import report, rounds
 from pycriu.dump import opened_parent, preload, take_files
+from pycriu.dumping.snapshot import Snapshot
+from pycriu.dumping.survey import check_sessions, refuse_relations, survey
 from pycriu.errors import About, Gathering, PycriuError, UserError
 from pycriu.fds.openfile import OpenFile
 from pycriu.fds.table import KINDS, Kinds
-from pycriu.haste import Haste
-from pycriu.home import Gadgets
 from pycriu.images import store
 from pycriu.resources import limits, memory
-from pycriu.snapshot import Snapshot
-from pycriu.survey import check_sessions, refuse_relations, survey
+from pycriu.tracing import pstree
+from pycriu.tracing.haste import Haste
+from pycriu.tracing.home import Gadgets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
     from pycriu.log import Log
     from pycriu.options import DumpOptions
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu import arch, spawn
+from pycriu import arch
 from pycriu.arch import cpuinfo
 from pycriu.check import describe, probe, running_configuration
 from pycriu.dryrun import report, rounds
@@ -19,15 +19,16 @@ from pycriu.fds.table import KINDS, Kinds
 from pycriu.images import store
 from pycriu.probes.subject import Subject
 from pycriu.probes.table import FEATURES
-from pycriu.reading import Checkpoint
 from pycriu.resources import limits, memory
 from pycriu.restore import asked_edits, check_cpu, check_uprobes, demand_plugins, refuse_pidfile
+from pycriu.restoring import spawn
+from pycriu.restoring.reading import Checkpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
     from pycriu.log import Log
     from pycriu.options import RestoreOptions
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pycriu import arguments
+from pycriu.command import arguments
 from pycriu.dryrun.report import Descriptor, Obstacle, Report, count
 from pycriu.errors import PycriuError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
 
     Found = dict[str, tuple[PycriuError, object]]
     Named = tuple[str, str | bool]

@@ -24,7 +24,7 @@ from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
     from pycriu.options import DumpOptions, RestoreOptions
-    from pycriu.pageimages import Numbers
-    from pycriu.tracee import Remote, Row
+    from pycriu.pages.imagefiles import Numbers
+    from pycriu.tracing.tracee import Remote, Row
 
 
 class Kind:

@@ -16,7 +16,7 @@ import struct
 from pycriu.errors import About, ImageError, Unsupported, UserError
 from pycriu.images import messages as m
 from pycriu.record import record
-from pycriu.tracee import Row
+from pycriu.tracing.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pycriu.fds.openfile import OpenFile
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.options import DumpOptions, RestoreOptions
-    from pycriu.tracee import Remote
+    from pycriu.tracing.tracee import Remote
 
 IMAGE = "filelocks.img"
 POSIX, FLOCK, OFD, LEASE = 1, 2, 4, 8  # file_lock_entry.flag

@@ -20,7 +20,7 @@ from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.pageimages import Content, Numbers, Saved, save
+from pycriu.pages.imagefiles import Content, Numbers, Saved, save
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

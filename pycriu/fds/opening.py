@@ -13,7 +13,7 @@ import os
 from pycriu.errors import ImageError, NotHere
 from pycriu.fds import owner
 from pycriu.fds.table import Kinds
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ import struct
 from pycriu.errors import ImageError, KernelError, Unsupported
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
-from pycriu.tracee import Row
+from pycriu.tracing.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pycriu import pstree
     from pycriu.fds.openfile import OpenFile
+    from pycriu.tracing import pstree
 
 F_SETSIG, F_GETSIG, F_SETOWN_EX, F_GETOWN_EX, F_GETOWNER_UIDS = 10, 11, 15, 16, 17
 OWNER_TID, OWNER_PID, OWNER_PGRP = 0, 1, 2

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
-    from pycriu.pstree import Process
+    from pycriu.tracing.pstree import Process
 
 PIDFD_THREAD = os.O_EXCL  # of one thread, not of its process; Linux 6.9
 _FLAGS = os.O_NONBLOCK | PIDFD_THREAD

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
     from typing import Any
 
-    from pycriu import pstree
     from pycriu.images.store import NewCheckpoint
+    from pycriu.tracing import pstree
 
 Known = tuple[OpenFile, Kind]
 """A descriptor and the object for its kind."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
 
-    from pycriu import pstree
     from pycriu.log import Log
     from pycriu.options import DumpOptions
+    from pycriu.tracing import pstree
 
     T = TypeVar("T")
 

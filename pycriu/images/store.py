@@ -52,7 +52,7 @@ if TYPE_CHECKING:
             """See there."""
 
     class Parent(Protocol):
-        """What `pageimages` needs of `incremental.Parent`."""
+        """What `pages.imagefiles` needs of `incremental.Parent`."""
 
         def copy_file(self, fd: int, shmid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
             """See there."""

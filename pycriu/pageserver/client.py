@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 
-from pycriu import incremental, pagecopy
+from pycriu.dumping import incremental
 from pycriu.errors import UserError
 from pycriu.images.catalogue import PRESENT
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecopy import Buffer
+from pycriu.pages import copying
+from pycriu.pages.copying import Buffer
 from pycriu.pageserver import wire
 
 TYPE_CHECKING = False
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from pycriu.dumping.snapshot import Snapshot
     from pycriu.options import PageServer
-    from pycriu.pagecopy import Batch
-    from pycriu.snapshot import Snapshot
+    from pycriu.pages.copying import Batch
 
-    Read = Callable[[memoryview, int, Batch], list[tuple[int, int]]]  # as in `pagecompare`
+    Read = Callable[[memoryview, int, Batch], list[tuple[int, int]]]  # as in `pages.comparing`
 
 
 class Remote:
@@ -60,7 +61,7 @@ class Remote:
                 self._send(wire.TASK, pid, snapshot.runs, lambda *to: incremental.read_task(snapshot.task, *to))
             return
         spool = self._spool(self._spool_dir)
-        pagecopy.copy(snapshot.task, snapshot.runs, spool, write_back=False)
+        copying.copy(snapshot.task, snapshot.runs, spool, write_back=False)
         self._later += [(wire.TASK, pid, snapshot.runs, spool) for pid in sharers]
 
     def take_file(self, fd: int, shmid: int, runs: list[Run]) -> None:
@@ -69,7 +70,7 @@ class Remote:
             self._send(wire.OBJECT, shmid, runs, lambda *to: incremental.read_file(fd, *to))
             return
         spool = self._spool(self._spool_dir)
-        pagecopy.copy_file(fd, runs, spool)
+        copying.copy_file(fd, runs, spool)
         self._later.append((wire.OBJECT, shmid, runs, spool))
 
     def _spool(self, folder: str) -> int:
@@ -100,7 +101,7 @@ class Remote:
         link, buffer, sent = self._link, self._buffer, 0
         link.send(link.header(wire.OPEN2, kind, number))
         link.answer(wire.ANSWER_OPEN)
-        for batch in pagecopy.batches(runs):
+        for batch in copying.batches(runs):
             at = 0
             for address, size in read(buffer.view[: batch.size], buffer.address, batch):
                 head = link.header(wire.ADD_F, kind, number, address, size // PAGE_SIZE, PRESENT)

@@ -199,7 +199,7 @@ def _parent_names(images_dir: str) -> set[str]:
     """The pagemaps of the set before, if there is one."""
     if not os.path.lexists(f"{images_dir}/{commit.PARENT}"):
         return set()
-    from pycriu import lineage
+    from pycriu.pages import lineage
 
     path = f"{images_dir}/{commit.PARENT}"
     with lineage.open_set(path, path, os.stat(images_dir).st_uid) as parent:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pycriu.fds.openfile import OpenFile
     from pycriu.kernel.procfs import Mapping as Line
     from pycriu.log import Log
-    from pycriu.pstree import Freeze
-    from pycriu.tracee import Tracee
+    from pycriu.tracing.pstree import Freeze
+    from pycriu.tracing.tracee import Tracee
 
 
 class Plugin:

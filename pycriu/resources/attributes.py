@@ -11,7 +11,7 @@ from pycriu.errors import ImageError, KernelError
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.record import record
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

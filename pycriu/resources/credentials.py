@@ -8,7 +8,7 @@ import struct
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pycriu.fds.openfile import look as look_descriptors
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
 from pycriu.record import record
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

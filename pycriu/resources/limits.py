@@ -13,7 +13,7 @@ import struct
 from pycriu.errors import About, UserError
 from pycriu.images import messages as m
 from pycriu.kernel import procfs
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pycriu.errors import ImageError, KernelError, TraceeGone, Unsupported
 from pycriu.images import messages as m
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

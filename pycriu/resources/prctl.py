@@ -18,7 +18,7 @@ from pycriu.errors import KernelError, Unsupported
 from pycriu.images.own import Numbers
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.record import record
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

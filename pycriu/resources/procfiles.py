@@ -12,7 +12,7 @@ import os
 from pycriu.errors import ImageError, KernelError, TraceeGone, UserError
 from pycriu.images.own import Numbers
 from pycriu.kernel import procfs
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.images.own import Facts, Numbers
 from pycriu.kernel import libc
 from pycriu.record import record
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

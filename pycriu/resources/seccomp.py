@@ -21,7 +21,7 @@ from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.images import messages as m
 from pycriu.kernel import bpf, procfs, ptrace
 from pycriu.record import record
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

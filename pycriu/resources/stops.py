@@ -15,7 +15,7 @@ import os
 from pycriu.errors import ImageError, PycriuError
 from pycriu.images.own import Numbers
 from pycriu.kernel import ptrace
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 
 from pycriu.images import messages as m
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ Every field of the message is a row here, or a name in `ELSEWHERE`; a unit test 
 
 from __future__ import annotations
 
-from pycriu import arguments
+from pycriu.command import arguments
 from pycriu.errors import UserError
 from pycriu.images import schema
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from pycriu.command.scripts import TOO_LATE
 from pycriu.errors import HookFailed
 from pycriu.images import messages as m
 from pycriu.images import schema
 from pycriu.kernel import procfs
-from pycriu.scripts import TOO_LATE
 from pycriu.service import wire
 
 TYPE_CHECKING = False

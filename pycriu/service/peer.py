@@ -148,6 +148,6 @@ class _as:  # noqa: N801  # reads as a word
 
 def processes(root: int) -> Iterator[int]:
     """A process and everybody below it."""
-    from pycriu import pstree
+    from pycriu.tracing import pstree
 
     return (process.pid for process in pstree.scan(root).walk())

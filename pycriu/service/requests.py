@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import select
 
-from pycriu import __version__, arguments, log
+from pycriu import __version__, log
 from pycriu.actions import Request
+from pycriu.command import arguments
 from pycriu.errors import ImageError, PycriuError, UserError
 from pycriu.images import messages as m
 from pycriu.service import pageserving

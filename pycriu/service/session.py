@@ -11,8 +11,9 @@ import os
 import stat
 import time
 
-from pycriu import __version__, arguments, configuration, log
+from pycriu import __version__, log
 from pycriu.actions import Request
+from pycriu.command import arguments, configuration
 from pycriu.errors import PycriuError, UserError
 from pycriu.service import fields
 
@@ -20,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
     from pycriu.images import messages as m
     from pycriu.service.peer import Peer
 

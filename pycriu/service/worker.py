@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 
-from pycriu import arguments, log
+from pycriu import log
 from pycriu.actions import ALARM, Client, Request, Signals, tell_late
+from pycriu.command import arguments
 from pycriu.errors import KernelError, NoProcess, PidTaken, PycriuError
 from pycriu.images import messages as m
 from pycriu.images import schema
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
     from pycriu.log import Log
 
     Result = TypeVar("Result")

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 
-from pycriu import streams
+from pycriu.command import streams
 from pycriu.hooks import asking
 from pycriu.hooks.listener import here
 from pycriu.hooks.moment import Moment

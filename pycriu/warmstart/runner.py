@@ -82,11 +82,11 @@ def ignored() -> tuple[int, ...]:
 
 
 def _restored(place: Place, said: bytes) -> int:
-    from pycriu import newlife
     from pycriu.errors import PidTaken
     from pycriu.log import Log
     from pycriu.options import RestoreOptions
     from pycriu.restore import restore
+    from pycriu.restoring import newlife
 
     start = newlife.Start(place.given)
     options = RestoreOptions(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pycriu import pagecompare, pageimages
 from pycriu.images import framing, store
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.pages import comparing, imagefiles
 from tests.host.conftest import PRELUDE, alive, reap, wait_until
 from tests.host.test_peer import criu  # noqa: F401 - a fixture
 
@@ -346,7 +346,7 @@ def thin(folder: Path, parent: Path) -> int:
                     kept += content
             left += len(inherited)
             number = head.pages_id  # type: ignore[attr-defined]
-            entries = pageimages.entries(number, pagecompare.merged(written), pagecompare.merged(inherited))
+            entries = imagefiles.entries(number, comparing.merged(written), comparing.merged(inherited))
             (folder / name).write_bytes(b"".join(framing.build(store.kind_of(name), entries, name)))
             (folder / f"pages-{number}.img").write_bytes(kept)
     return left
@@ -358,7 +358,7 @@ def pages_of(set_: store.ImagesDir, name: str) -> dict[int, bytes]:
         data = file.read()
     return {
         start + at: data[offset + at : offset + at + PAGE_SIZE]
-        for start, pages, offset in pageimages.placed(entries, len(data))
+        for start, pages, offset in imagefiles.placed(entries, len(data))
         for at in range(0, pages * PAGE_SIZE, PAGE_SIZE)
     }
 

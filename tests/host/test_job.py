@@ -231,7 +231,7 @@ MOMENTS = {
     "copied": "pycriu.dump.thaw = pycriu.dump.sync_together = die",
     "whole": "pycriu.images.commit.publish = die",
     "committed": "pycriu.dump.finish = die",
-    "ended": "pycriu.jobfolder.JobFolder.end_saving = die",
+    "ended": "pycriu.command.jobfolder.JobFolder.end_saving = die",
 }
 
 
@@ -241,7 +241,7 @@ def test_killed_while_it_saves(batch: Batch, moment: str) -> None:
     saved(batch, batch.counting(), signal.SIGTERM)
     first = batch.numbers()[-1]
     killer = f"""
-import os, sys, pycriu.dump, pycriu.images.commit, pycriu.jobfolder
+import os, sys, pycriu.dump, pycriu.images.commit, pycriu.command.jobfolder
 from pycriu.cli import main
 def die(*_, **__): os.kill(os.getpid(), 9)
 {MOMENTS[moment]}

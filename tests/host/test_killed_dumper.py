@@ -2,7 +2,7 @@
 """A dumper that is killed outright, before each of its ptrace requests in turn: the application must not notice.
 
 A tracer that dies leaves its tracee where it stands, which may be in the middle of a call that it makes for the tracer.
-See pycriu/home.py for why it finds back.
+See pycriu/tracing/home.py for why it finds back.
 """
 
 from __future__ import annotations

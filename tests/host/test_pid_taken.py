@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import pycriu
-from pycriu import holders
 from pycriu.errors import KernelError, UserError
 from pycriu.kernel import libc
 from pycriu.kernel.procfs import parse_status, text
+from pycriu.restoring import holders
 from tests.host.conftest import DEADLINE, Host, Subject, alive, below, reap, state, wait_until
 
 CAP_SYS_RESOURCE = 24

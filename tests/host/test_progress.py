@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 BIG = "block = bytearray(os.urandom(1 << 20) * 240)\npause_for_dump()\nsay(block[:1 << 20] * 240 == block)"
 # What takes a second elsewhere is long here.
-HASTY = "from pycriu import cli, progress; progress.FIRST = progress.AGAIN = 0.002; import sys; sys.exit(cli.main())"
+HASTY = (
+    "from pycriu import cli; from pycriu.command import progress; progress.FIRST = progress.AGAIN = 0.002; "
+    "import sys; sys.exit(cli.main())"
+)
 
 
 def at_terminal(host: Host, *words: str) -> tuple[int, str]:

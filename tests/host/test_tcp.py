@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from pycriu import pstree
 from pycriu.dump import dump
 from pycriu.fds.inet import connections, endpoints, locks
 from pycriu.fds.inet import kind as inet
@@ -30,6 +29,7 @@ from pycriu.kernel import nftables, ptrace, segment, tcp
 from pycriu.log import Log
 from pycriu.options import DumpOptions, RestoreOptions
 from pycriu.restore import restore
+from pycriu.tracing import pstree
 from tests import rules
 from tests.host.conftest import Host, Subject, alive, below, reap, wait_until
 from tests.images import framed

@@ -234,8 +234,8 @@ def begin(words: list[str]) -> None:
 def content(path: str) -> dict[str, dict[int, tuple[int, bool]]]:
     """Pages by kind and number: the first eight bytes, and whether they are in these images themselves."""
     sys.path.append("/usr/lib/python3/dist-packages")
-    from pycriu import lineage, pageimages
     from pycriu.images import store
+    from pycriu.pages import imagefiles, lineage
 
     found: dict[str, dict[int, tuple[int, bool]]] = {"private": {}, "shared": {}}
     with store.ImagesDir(path) as images, lineage.Lineage(images) as chain:
@@ -243,10 +243,10 @@ def content(path: str) -> dict[str, dict[int, tuple[int, bool]]]:
             if not name.startswith("pagemap-"):
                 continue
             _, *entries = images.read(name)
-            wanted = [(entry.vaddr, pageimages.count(entry)) for entry in entries]
+            wanted = [(entry.vaddr, imagefiles.count(entry)) for entry in entries]
             own = {
                 at
-                for start, pages, _ in pageimages.placed(entries, 1 << 60)
+                for start, pages, _ in imagefiles.placed(entries, 1 << 60)
                 for at in range(start, start + pages * PAGE, PAGE)
             }
             kind, base = ("shared", 0) if "shmem" in name else ("private", BASE)

@@ -33,7 +33,7 @@ from pycriu.errors import (
     Unsupported,
     UserError,
 )
-from pycriu.holders import WAYS
+from pycriu.restoring.holders import WAYS
 
 # BLCR 0.8.6: what each command takes, with its short form. Flags of one name that stand for others have none.
 LONGS = {

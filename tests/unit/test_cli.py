@@ -84,7 +84,7 @@ def test_a_dump_without_a_pid_fails_in_the_log_and_on_standard_error(tmp_path: P
     lines = path.read_text().splitlines()
     assert re.fullmatch(r"\(\d\d\.\d{6}\) Version: .*", lines[0])
     assert re.fullmatch(r"\(\d\d\.\d{6}\) Running on .* Linux .*", lines[1])
-    assert re.fullmatch(r"\(\d\d\.\d{6}\) Error \(pycriu/[a-z]+\.py:\d+\): --tree is missing", lines[2])
+    assert re.fullmatch(r"\(\d\d\.\d{6}\) Error \(pycriu/[a-z/]+\.py:\d+\): --tree is missing", lines[2])
     assert re.fullmatch(r"\(\d\d\.\d{6}\) Error \(pycriu/cli\.py:\d+\): Dumping FAILED\.", lines[-1])
 
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from pycriu import arguments
+from pycriu.command import arguments
+from pycriu.command.usage import usage
 from pycriu.errors import UserError
-from pycriu.usage import usage
 
 
 @pytest.mark.parametrize(

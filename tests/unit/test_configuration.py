@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import cli, configuration
+from pycriu import cli
+from pycriu.command import configuration
 from pycriu.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError
 from pycriu.resources import credentials
-from pycriu.tracee import Remote, Tracee
+from pycriu.tracing.tracee import Remote, Tracee
 
 ALL = (1 << 41) - 1
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pycriu import entries, sharing
+from pycriu import sharing
+from pycriu.dumping import entries
 from pycriu.errors import ImageError, KernelError, Unsupported, UserError
 from pycriu.fds import epoll, eventfd, fanotify, inotify, namespace, pidfd, refused, timerfd, watched
 from pycriu.fds.openfile import no_owner

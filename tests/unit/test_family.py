@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pycriu.errors import Unsupported
-from pycriu.family import CHILD, END, ROOT, SETPGID, SETSID, SIBLING, THROUGH, Kin, Plan
+from pycriu.restoring.family import CHILD, END, ROOT, SETPGID, SETSID, SIBLING, THROUGH, Kin, Plan
 
 US = 0
 

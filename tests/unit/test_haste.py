@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pycriu.haste import Haste
+from pycriu.tracing.haste import Haste
 
 OURS = os.PRIO_PROCESS, 0
 

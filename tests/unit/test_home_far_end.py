@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from pycriu import home
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.kernel.procfs import Mapping
+from pycriu.tracing import home
 
 START, END = 0x7FFF00000000, 0x7FFF00000000 + 33 * PAGE_SIZE
 STACK = Mapping(f"{START:x}-{END:x} rw-p 00000000 00:00 0 [stack]")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import survey
+from pycriu.dumping import survey
 from pycriu.hooks import channel, fresh, program
 from pycriu.hooks.page import Page
 from pycriu.hooks.registry import AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal, Registry, described

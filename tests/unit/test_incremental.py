@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import dedup, lineage, pagecompare, pagecopy, pageimages
+from pycriu.dumping.incremental import Parent, read_file
 from pycriu.errors import ImageError, PycriuError
 from pycriu.images import catalogue, store
 from pycriu.images import messages as m
-from pycriu.incremental import Parent, read_file
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.log import Log
+from pycriu.pages import comparing, copying, dedup, imagefiles, lineage
 
 NAME = "pagemap-7.img"
 Page = dict[int, bytes]
@@ -30,7 +30,7 @@ def page(seed: int) -> bytes:
 
 
 def runs_of(numbers: list[int]) -> list[Run]:
-    return pagecompare.merged([(number * PAGE_SIZE, 1) for number in sorted(numbers)])
+    return comparing.merged([(number * PAGE_SIZE, 1) for number in sorted(numbers)])
 
 
 def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = None, version: int = 2) -> Path:
@@ -40,7 +40,7 @@ def write_set(path: Path, own: Page, inherited: list[int], parent: str | None = 
         if parent is not None:
             new.link_parent(parent)
         new.write_raw("pages-1.img", b"".join(own[number] for number in sorted(own)))
-        new.write(NAME, pageimages.entries(1, runs_of(list(own)), runs_of(inherited)))
+        new.write(NAME, imagefiles.entries(1, runs_of(list(own)), runs_of(inherited)))
         new.write("inventory.img", [inventory() if version else m.inventory_entry(img_version=0, dump_uptime=7)])
         new.commit()
     return path
@@ -53,9 +53,9 @@ def read_back(path: Path) -> Page:
         head, *entries = images.read(NAME)
         with images.raw(f"pages-{head.pages_id}.img") as file:  # type: ignore[attr-defined]
             size = os.fstat(file.fileno()).st_size
-            sources = [(os.dup(file.fileno()), pageimages.placed(entries, size))]
-            pageimages.refuse_holes(images, file.fileno(), sources[0][1])
-        sources += lineage.sources(images, NAME, pageimages.in_parent(entries))
+            sources = [(os.dup(file.fileno()), imagefiles.placed(entries, size))]
+            imagefiles.refuse_holes(images, file.fileno(), sources[0][1])
+        sources += lineage.sources(images, NAME, imagefiles.in_parent(entries))
         for fd, runs in sources:
             for start, pages, offset in runs:
                 for index in range(pages):
@@ -84,11 +84,11 @@ def test_a_chain_of_dumps_of_changing_memory(tmp_path: Path, seed: int) -> None:
                 with Parent(f"../{generation - 1}", str(folder), Log()) as parent:
                     new.link_parent(parent.link)
                     known = parent.has(NAME)
-                    written, inherited = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out)  # noqa: B023
+                    written, inherited = comparing.copy(lambda *to: read_file(fd, *to), runs, known, out)  # noqa: B023
             else:
-                written, _ = pagecompare.copy(lambda *to: read_file(fd, *to), runs, pagecompare.Comparison([]), out)  # noqa: B023
+                written, _ = comparing.copy(lambda *to: read_file(fd, *to), runs, comparing.Comparison([]), out)  # noqa: B023
             assert runs_of([*numbers(written), *numbers(inherited)]) == runs
-            new.write(NAME, pageimages.entries(1, written, inherited))
+            new.write(NAME, imagefiles.entries(1, written, inherited))
             new.write("inventory.img", [inventory()])
             new.commit()
         assert read_back(folder) == memory
@@ -114,12 +114,12 @@ def test_sets_of_runs(seed: int) -> None:
     rng = random.Random(seed)
     left, right = (set(rng.sample(range(60), rng.randrange(60))) for _ in range(2))
     a, b = runs_of(list(left)), runs_of(list(right))
-    assert numbers(pagecompare.both(a, b)) == sorted(left & right)
-    assert numbers(pagecompare.without(a, b)) == sorted(left - right)
-    assert numbers(pagecompare.union([*a, *b])) == sorted(left | right)
+    assert numbers(comparing.both(a, b)) == sorted(left & right)
+    assert numbers(comparing.without(a, b)) == sorted(left - right)
+    assert numbers(comparing.union([*a, *b])) == sorted(left | right)
     split = [(start + index * PAGE_SIZE, 1) for start, pages in a for index in range(pages)]
-    assert numbers(pagecompare.both(split, b)) == sorted(left & right)
-    assert numbers(pagecompare.without(split, b)) == sorted(left - right)
+    assert numbers(comparing.both(split, b)) == sorted(left & right)
+    assert numbers(comparing.without(split, b)) == sorted(left - right)
 
 
 def hostile(tmp_path: Path) -> dict[str, tuple[Path, str]]:
@@ -202,11 +202,11 @@ def test_old_ways_to_say_where_pages_are() -> None:
         m.pagemap_entry(vaddr=2 * PAGE_SIZE, compat_nr_pages=1),
         m.pagemap_entry(vaddr=3 * PAGE_SIZE, compat_nr_pages=1, flags=6),
     ]
-    assert pageimages.in_parent(entries) == [(PAGE_SIZE, 1)]
-    assert pageimages.placed(entries, 2 * PAGE_SIZE) == [(2 * PAGE_SIZE, 1, 0), (3 * PAGE_SIZE, 1, PAGE_SIZE)]
+    assert imagefiles.in_parent(entries) == [(PAGE_SIZE, 1)]
+    assert imagefiles.placed(entries, 2 * PAGE_SIZE) == [(2 * PAGE_SIZE, 1, 0), (3 * PAGE_SIZE, 1, PAGE_SIZE)]
     for flags in (0, 2, 5):
         with pytest.raises(ImageError, match="another machine"):
-            pageimages.placed([m.pagemap_entry(vaddr=0, compat_nr_pages=1, flags=flags)], PAGE_SIZE)
+            imagefiles.placed([m.pagemap_entry(vaddr=0, compat_nr_pages=1, flags=flags)], PAGE_SIZE)
 
 
 def chain_of_three(tmp_path: Path) -> tuple[list[Path], list[Page]]:
@@ -309,22 +309,22 @@ def test_two_threads_find_what_one_finds(seed: int, tmp_path: Path, monkeypatch:
         for number in here:
             os.pwrite(now.fileno(), page(number % 7 if rng.random() < 0.7 else 99), number * PAGE_SIZE)
         placed = [(number * PAGE_SIZE, 1, index * PAGE_SIZE) for index, number in enumerate(there)]
-        known, runs, fd = pagecompare.Comparison([(then.fileno(), placed)]), runs_of(here), now.fileno()
-        both = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out.fileno())
-        assert pagecompare.compare(lambda *to: read_file(fd, *to), runs, known) == both
-        monkeypatch.setattr(pagecopy, "_WORTH_A_THREAD", 1)
-        assert pagecompare.compare(lambda *to: read_file(fd, *to), runs, known) == both
+        known, runs, fd = comparing.Comparison([(then.fileno(), placed)]), runs_of(here), now.fileno()
+        both = comparing.copy(lambda *to: read_file(fd, *to), runs, known, out.fileno())
+        assert comparing.compare(lambda *to: read_file(fd, *to), runs, known) == both
+        monkeypatch.setattr(copying, "_WORTH_A_THREAD", 1)
+        assert comparing.compare(lambda *to: read_file(fd, *to), runs, known) == both
 
 
 def test_an_error_of_either_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagecopy, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(copying, "_WORTH_A_THREAD", 1)
     with open(tmp_path / "pages", "w+b") as file:
         os.ftruncate(file.fileno(), 400 * PAGE_SIZE)
         for wrong in (0, 300):
-            known = pagecompare.Comparison([(file.fileno(), [(0, 400, 0 if wrong else PAGE_SIZE)])])
+            known = comparing.Comparison([(file.fileno(), [(0, 400, 0 if wrong else PAGE_SIZE)])])
             os.ftruncate(file.fileno(), (wrong or 400) * PAGE_SIZE)
             with pytest.raises(ImageError, match="ends before its last page"):
-                pagecompare.compare(lambda *to: list(to[2].pieces), [(0, 400)], known)
+                comparing.compare(lambda *to: list(to[2].pieces), [(0, 400)], known)
 
 
 def test_a_pre_dump_of_crius(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from pycriu import interrupted
 from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.description import Arch
 from pycriu.arch.x86_64 import X86_64
+from pycriu.tracing import interrupted
 
 MINUS_ONE = (1 << 32) - 1
 

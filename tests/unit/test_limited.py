@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from pycriu import limited
 from pycriu.kernel import timerlist
 from pycriu.kernel.timerlist import Timers
+from pycriu.tracing import limited
 
 SAMPLE = """\
 Timer List Version: v0.10

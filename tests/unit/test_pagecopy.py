@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 
-from pycriu import pagecopy
 from pycriu.kernel.pagemap import PAGE_SIZE as P
+from pycriu.pages import copying
 
 A = 0x7F00_0000_0000
 
@@ -20,10 +20,10 @@ def test_batches_hold_every_byte_once_and_fit() -> None:
         at += (count + rng.randrange(1, 5)) * P
     seen: list[tuple[int, int]] = []
     offset = 0
-    for batch in pagecopy.batches(runs):
+    for batch in copying.batches(runs):
         assert batch.offset == offset
-        assert sum(length for _, length in batch.pieces) == batch.size <= pagecopy.AT_ONCE
-        assert 0 < len(batch.pieces) <= pagecopy._IOV_MAX
+        assert sum(length for _, length in batch.pieces) == batch.size <= copying.AT_ONCE
+        assert 0 < len(batch.pieces) <= copying._IOV_MAX
         seen += batch.pieces
         offset += batch.size
     flat = [page for start, length in seen for page in range(start, start + length, P)]
@@ -31,4 +31,4 @@ def test_batches_hold_every_byte_once_and_fit() -> None:
 
 
 def test_no_pages_are_no_batches() -> None:
-    assert pagecopy.batches([]) == []
+    assert copying.batches([]) == []

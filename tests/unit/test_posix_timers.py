@@ -11,7 +11,7 @@ from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError, Unsupported
 from pycriu.images import messages as m
 from pycriu.resources import posix_timers
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 SAMPLE = """\
 ID: 7

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import progress
+from pycriu.command import progress
 
 
 @pytest.mark.parametrize(

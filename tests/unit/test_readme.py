@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from layer import machine
-from pycriu import arguments
+from pycriu.command import arguments
 from tests import manifest
 
 TOP = Path(__file__).resolve().parent.parent.parent

@@ -13,7 +13,7 @@ from pycriu.errors import ImageError, Unsupported
 from pycriu.images import messages as m
 from pycriu.kernel import bpf
 from pycriu.resources import seccomp
-from pycriu.tracee import Tracee
+from pycriu.tracing.tracee import Tracee
 
 KILL, ERRNO, ALLOW, TRAP = bpf.RET_KILL_PROCESS, bpf.RET_ERRNO | 1, bpf.RET_ALLOW, bpf.RET_TRAP
 MMAP, PRCTL, SIGRETURN = 9, 157, 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pycriu import arguments
+from pycriu.command import arguments
 from pycriu.errors import UserError
 from pycriu.images import messages as m
 from pycriu.service import fields

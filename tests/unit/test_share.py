@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import arguments
 from pycriu.blcr import options as blcr
+from pycriu.command import arguments
 
 TOP = Path(__file__).parents[2]
 PAGE = TOP / "share/man/man1/pycriu.1"

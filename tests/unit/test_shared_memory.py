@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pycriu import pageimages
 from pycriu.errors import ImageError
 from pycriu.fds import memfd
 from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
 from pycriu.images import own, store
 from pycriu.kernel.pagemap import PAGE_SIZE as P
+from pycriu.pages import imagefiles
 from pycriu.resources.memory import Plan, advice, aio, huge, sysv
 
 A = 0x10000000
@@ -63,16 +63,16 @@ def test_the_content_of_an_object_comes_back_with_its_holes(tmp_path: Path) -> N
         os.ftruncate(fd, size)
         os.pwrite(fd, b"first", 0)
         os.pwrite(fd, b"last", size - 4)
-        assert pageimages.data_runs(fd, size) == [(0, 1), (40 * P, 1)]
+        assert imagefiles.data_runs(fd, size) == [(0, 1), (40 * P, 1)]
         folder = tmp_path / "images"
         folder.mkdir()
         with store.NewCheckpoint(str(folder)) as new:
-            saved = pageimages.save(new, pageimages.Numbers(), fd, 77)
+            saved = imagefiles.save(new, imagefiles.Numbers(), fd, 77)
             saved.write(new)
             new.write("inventory.img", [m.inventory_entry(img_version=2)])
             new.commit()
         images = stack.enter_context(store.ImagesDir(str(folder)))
-        content = pageimages.Content(images, 77, size)
+        content = imagefiles.Content(images, 77, size)
         stack.callback(content.close)
         to = os.memfd_create("to")
         stack.callback(os.close, to)
@@ -96,11 +96,11 @@ def test_the_content_of_an_object_comes_back_with_its_holes(tmp_path: Path) -> N
 def test_pages_that_cannot_be(tmp_path: Path, runs: Any, pages: int, size: int, words: str) -> None:
     images: Any = Images(tmp_path, pagemap__shmem__7=pagemap(*runs), pages__1=bytes(pages * P))
     with pytest.raises(ImageError, match=words):
-        pageimages.Content(images, 7, size)
+        imagefiles.Content(images, 7, size)
 
 
 def test_numbers_are_given_once() -> None:
-    numbers = pageimages.Numbers()
+    numbers = imagefiles.Numbers()
     assert [numbers.pages(), numbers.pages()] == [1, 2]
     assert [numbers.shmem(5), numbers.shmem(5), numbers.shmem(6), numbers.shmem((1 << 32) + 5)] == [5, 6, 7, 8]
     assert [numbers.shmem(0xFFFFFFFF), numbers.shmem(0xFFFFFFFF)] == [0xFFFFFFFF, 0]

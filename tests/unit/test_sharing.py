@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pycriu import sharing, spawn
+from pycriu import sharing
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
+from pycriu.restoring import spawn
 from tests.unit.test_spawn import cores, entry
 
 OWN = {pid: (pid, pid, pid, pid) for pid in range(1, 10)}

@@ -8,7 +8,7 @@ import struct
 from pycriu.arch.x86_64 import X86_64
 from pycriu.images import messages as m
 from pycriu.resources import signals
-from pycriu.tracee import Remote, Tracee
+from pycriu.tracing.tracee import Remote, Tracee
 
 ACTIONS = tuple((number, number << 8, number << 16, number << 24) for number in range(1, 63))
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pycriu import spawn
 from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.description import Arch, elf
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import ImageError, UserError
 from pycriu.images import messages as m
+from pycriu.restoring import spawn
 
 
 def entry(pid: int, ppid: int = 0, threads: tuple[int, ...] | None = None) -> Any:

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
+from pycriu.dumping.survey import check_sessions
 from pycriu.errors import UserError
 from pycriu.kernel import procfs
-from pycriu.pstree import Process
-from pycriu.survey import check_sessions
+from pycriu.tracing.pstree import Process
 
 NOBODY = 1 << 22  # a PID that nothing has
 

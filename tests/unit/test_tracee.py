@@ -8,7 +8,7 @@ import pytest
 from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.x86_64 import X86_64
 from pycriu.errors import KernelError, PycriuError, Unsupported
-from pycriu.tracee import Remote, Tracee, check, find_syscall
+from pycriu.tracing.tracee import Remote, Tracee, check, find_syscall
 
 
 def test_system_call_instruction() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import tracking
+from pycriu.dumping import tracking
 from pycriu.images import framing, store
 from pycriu.images import messages as m
 from pycriu.kernel import softdirty

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pycriu import newlife, streams
+from pycriu.command import streams
 from pycriu.errors import ImageError
+from pycriu.restoring import newlife
 from pycriu.warmstart import boot, identity, shelf
 from pycriu.warmstart.letter import Letter, unpacked
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pycriu.fds.saving import Saving
     from pycriu.images.store import ImagesDir, NewCheckpoint
     from pycriu.log import Log
-    from pycriu.pstree import Process
+    from pycriu.tracing.pstree import Process
 
     Borrowed = tuple[OpenFile, int]  # a descriptor of the tree, and ours for the same open file
 

@@ -15,7 +15,7 @@ from pycriu.errors import KernelError
 from pycriu.fds.lending import Lender
 from pycriu.kernel import libc, procfs
 from pycriu.record import record
-from pycriu.tracee import Remote, Row, Tracee
+from pycriu.tracing.tracee import Remote, Row, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

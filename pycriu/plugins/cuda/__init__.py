@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import struct
 
-from pycriu.alone import Alone
 from pycriu.errors import ImageError, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.kernel import procfs
 from pycriu.plugins.cuda import driver
 from pycriu.plugins.cuda.guard import PATIENCE, Guard
 from pycriu.plugins.interface import Plugin
-from pycriu.tracee import Tracee
+from pycriu.tracing.alone import Alone
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pycriu.fds.openfile import OpenFile
     from pycriu.log import Log
-    from pycriu.pstree import Freeze
+    from pycriu.tracing.pstree import Freeze
 
 DEVICES = "/dev/nvidia"
 ABOUT = "/proc/driver/nvidia"

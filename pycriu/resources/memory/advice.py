@@ -16,7 +16,7 @@ from pycriu.images import own
 from pycriu.images.catalogue import KERNEL_MADE, SYSVIPC
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.resources.memory.mappings import MAP_LOCKED, PROT_EXEC, PROT_WRITE, Mapping
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

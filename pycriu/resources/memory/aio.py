@@ -17,7 +17,7 @@ from pycriu.images.catalogue import AIORING
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.record import record
 from pycriu.resources.memory.mappings import Mapping
-from pycriu.tracee import Remote, Tracee
+from pycriu.tracing.tracee import Remote, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

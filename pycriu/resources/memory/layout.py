@@ -14,7 +14,7 @@ from pycriu.images import messages as m
 from pycriu.images.catalogue import VDSO, VVAR
 from pycriu.kernel import procfs
 from pycriu.resources.memory.mappings import SPECIAL, Mapping
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from pycriu.images.catalogue import (
     VVAR,
 )
 from pycriu.kernel import procfs
-from pycriu.tracee import Row
+from pycriu.tracing.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

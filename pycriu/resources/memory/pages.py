@@ -14,11 +14,11 @@ from pycriu.kernel import pagemap
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.resources.memory.mappings import Mapping
 from pycriu.resources.memory.plan import Plan
-from pycriu.tracee import Remote, Row
+from pycriu.tracing.tracee import Remote, Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pycriu.pageimages import Placed
+    from pycriu.pages.imagefiles import Placed
 
 _IOV_MAX = 1024
 _READ_AT_ONCE = 1 << 30  # preadv(2) moves at most 2 GiB less a page in one call

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 
-from pycriu import pageimages
 from pycriu.errors import ImageError
 from pycriu.images.catalogue import AIORING, ANON_SHARED, FILE_SHARED, KNOWN_STATUS, REGULAR, SYSVIPC, VSYSCALL
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.pages import imagefiles
 from pycriu.resources.memory import advice
 from pycriu.resources.memory.mappings import MAP_SHARED, PROT_WRITE
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pycriu.arch.description import Arch
     from pycriu.images.own import Facts
     from pycriu.kernel.pagemap import Run
-    from pycriu.pageimages import Source
+    from pycriu.pages.imagefiles import Source
 
 
 class Plan:
@@ -67,7 +67,7 @@ def plan(mm: Any, entries: list[Any], pages_size: int, page_size: int, arch: Arc
 
     `extra` are the entries of `pycriu-memory-PID.img`.
     """
-    result = Plan(mm, pageimages.placed(entries, pages_size, page_size), pageimages.in_parent(entries))
+    result = Plan(mm, imagefiles.placed(entries, pages_size, page_size), imagefiles.in_parent(entries))
     _check_mappings(result, page_size, arch)
     _check_inside(result, [(start, pages) for start, pages, _ in result.runs], page_size)
     _check_inside(result, result.in_parent, page_size)

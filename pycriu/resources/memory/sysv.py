@@ -24,11 +24,11 @@ from pycriu.images import messages as m
 from pycriu.images.catalogue import SYSVIPC
 from pycriu.kernel import libc
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.pageimages import Content, Numbers, Saved, save
+from pycriu.pages.imagefiles import Content, Numbers, Saved, save
 from pycriu.record import record
 from pycriu.resources.memory.layout import free_span
 from pycriu.resources.memory.mappings import MAP_HUGE_SHIFT, PROT_EXEC, PROT_WRITE, Mapping
-from pycriu.tracee import Row
+from pycriu.tracing.tracee import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

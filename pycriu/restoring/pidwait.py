@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import time
 
-from pycriu import holders, spawn
 from pycriu.errors import Gathering, PidTaken, Several
+from pycriu.restoring import holders, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.log import Log
-    from pycriu.reading import Checkpoint
+    from pycriu.restoring.reading import Checkpoint
 
 INTERVAL = 0.05  # seconds between two looks; one costs some milliseconds
 

@@ -18,9 +18,9 @@ import struct
 
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
 from pycriu.errors import KernelError, PycriuError, Unsupported
-from pycriu.home import Home
 from pycriu.kernel import names, procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.tracing.home import Home
 
 SIGTRAP, SIGKILL, SIGSTOP = 5, 9, 19
 _INTERRUPTS = (1, 2, 14, 15)  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pycriu import streams
+from pycriu.command import streams
 from pycriu.errors import NotHere, UserError
 from pycriu.images import messages as m
 from pycriu.images import own, store
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from pycriu.reading import ThreadImage
-    from pycriu.tracee import Tracee
+    from pycriu.restoring.reading import ThreadImage
+    from pycriu.tracing.tracee import Tracee
 
 _OF_THREADS = "pycriu-task"
 _OF_TASKS = ("core", "ids", "mm", "fs", "pagemap", _OF_THREADS, "pycriu-memory", "pycriu-xstate", "pycriu-sve")

@@ -12,13 +12,13 @@ from __future__ import annotations
 import errno
 import os
 
-from pycriu import lineage, pagecompare
 from pycriu.errors import KernelError, UserError
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.images.catalogue import PUNCHED
 from pycriu.kernel import libc, procfs
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
+from pycriu.pages import comparing, lineage
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -55,8 +55,8 @@ def _punch_older(images: ImagesDir, name: str, newer: dict[str, list[Run]]) -> i
     head, *entries = images.read(name)
     located = lineage.located(entries, f"{images.path}/{name}")
     here = [(start, (end - start) // PAGE_SIZE) for start, end, offset in located if offset >= 0]
-    vain, _, _ = lineage.overlay(pagecompare.both(here, newer.get(name, [])), entries, name)
-    newer[name] = pagecompare.union(here + newer.get(name, []))
+    vain, _, _ = lineage.overlay(comparing.both(here, newer.get(name, [])), entries, name)
+    newer[name] = comparing.union(here + newer.get(name, []))
     return _punch(images, f"pages-{head.pages_id}.img", [(at, pages * PAGE_SIZE) for _, pages, at in vain])  # type: ignore[attr-defined]
 
 

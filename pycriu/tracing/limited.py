@@ -19,14 +19,14 @@ from __future__ import annotations
 import struct
 import time
 
-from pycriu import interrupted
 from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import procfs, timerlist
+from pycriu.tracing import interrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pycriu.arch.description import Arch
-    from pycriu.tracee import Tracee
+    from pycriu.tracing.tracee import Tracee
 
 _LIMIT, _LIMIT_OF_POLL = 3, 2  # which argument
 _MS, _S = 10**6, 10**9

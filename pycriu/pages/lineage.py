@@ -18,14 +18,14 @@ from pycriu.errors import ImageError, UserError
 from pycriu.images import commit, store
 from pycriu.images.catalogue import PRESENT
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pageimages import count, kind, refuse_holes
+from pycriu.pages.imagefiles import count, kind, refuse_holes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
     from pycriu.images.store import ImagesDir
-    from pycriu.pageimages import Placed, Source
+    from pycriu.pages.imagefiles import Placed, Source
 
 MAX_SETS = 256  # in a chain; each costs descriptors and a look at its pagemaps
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 
-from pycriu import pageimages, spawn
 from pycriu.arch.description import Arch
 from pycriu.errors import About, ImageError, OtherCpu, UserError
 from pycriu.fds.table import Kinds
 from pycriu.images import own, store
 from pycriu.kernel import procfs
 from pycriu.kernel.pagemap import PAGE_SIZE
+from pycriu.pages import imagefiles
 from pycriu.resources import clocks, files, limits, memory, posix_timers, procfiles, scheduling, seccomp, stops
+from pycriu.restoring import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ class TaskImage:
         size = os.fstat(self.pages.fileno()).st_size
         extra = images.read_if_there(f"pycriu-memory-{pid}.img")
         self.plan = memory.plan(self.mm, entries, size, PAGE_SIZE, cpu, extra)
-        pageimages.refuse_holes(images, self.pages.fileno(), self.plan.runs)
+        imagefiles.refuse_holes(images, self.pages.fileno(), self.plan.runs)
         if self.plan.in_parent:
-            from pycriu import lineage
+            from pycriu.pages import lineage
 
             self.plan.inherited = lineage.sources(images, f"pagemap-{pid}.img", self.plan.in_parent)
         self.facts = _facts(images, member)

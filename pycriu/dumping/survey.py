@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 
-from pycriu import family, pstree
 from pycriu.errors import About, TraceeGone, Unsupported, UserError
 from pycriu.fds.table import Kinds
-from pycriu.home import Gadgets
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
 from pycriu.resources import clocks, files, memory, posix_timers, seccomp
+from pycriu.restoring import family
 from pycriu.sharing import PARTS, Shares, makers, refuse_own_parts, shares
+from pycriu.tracing import pstree
+from pycriu.tracing.home import Gadgets
 
 _LOOKS = 10
 _HOOKS = "/memfd:pycriu-hooks (deleted)"  # hooks.channel.MARK

@@ -12,13 +12,13 @@ import ctypes
 import os
 import struct
 
-from pycriu import family
-from pycriu.allornone import AllOrNone
 from pycriu.arch.description import Arch, elf
 from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError
 from pycriu.kernel import libc, procfs, ptrace
+from pycriu.restoring import family
 from pycriu.sharing import apart, clone_flags, makers
-from pycriu.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
+from pycriu.tracing.allornone import AllOrNone
+from pycriu.tracing.tracee import ALL_SIGNALS, SIGKILL, Remote, Row, Tracee, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def refuse_taken(pids: list[int]) -> None:
 
 def taken(pid: int) -> PycriuError:
     """Who holds a PID that is needed."""
-    from pycriu import holders
+    from pycriu.restoring import holders
 
     return holders.taken(pid)
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 
-from pycriu import spawn
 from pycriu.errors import UserError
 from pycriu.fds.opening import Opening
 from pycriu.kernel import procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
-from pycriu.reading import TaskImage, ThreadImage
 from pycriu.resources import (
     attributes,
     credentials,
@@ -28,7 +26,9 @@ from pycriu.resources import (
     signals,
     timers,
 )
-from pycriu.tracee import SCRATCH_SIZE, Remote, Row, Tracee, find_syscall
+from pycriu.restoring import spawn
+from pycriu.restoring.reading import TaskImage, ThreadImage
+from pycriu.tracing.tracee import SCRATCH_SIZE, Remote, Row, Tracee, find_syscall
 
 _LOWEST_SCRATCH = 1 << 20
 

@@ -22,22 +22,22 @@ from pycriu.images import messages as m
 from pycriu.images.catalogue import AIORING, KERNEL_MADE
 from pycriu.kernel import procfs, softdirty
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecompare import both, merged, union, without
+from pycriu.pages.comparing import both, merged, union, without
 from pycriu.record import record
 from pycriu.resources.memory.mappings import PROT_READ, PROT_WRITE, Mapping
 from pycriu.sharing import VM
-from pycriu.tracee import Tracee
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycriu.dumping.snapshot import Snapshot
     from pycriu.images.store import NewCheckpoint
     from pycriu.log import Log
     from pycriu.options import DumpOptions
-    from pycriu.pagecompare import Read
-    from pycriu.pagecopy import Batch
-    from pycriu.snapshot import Snapshot
+    from pycriu.pages.comparing import Read
+    from pycriu.pages.copying import Batch
 
 PLACE = "/run/pycriu/tracked"  # a file for each process whose bits we have cleared, with the token of the images
 TOKEN = 16  # bytes

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from pycriu import pageimages, pstree, sharing
+from pycriu import sharing
 from pycriu.arch.description import Arch
+from pycriu.dumping.snapshot import EXIT_SIGNAL, SIGCHLD, Snapshot, Thread
 from pycriu.images import messages as m
 from pycriu.images import own, store
 from pycriu.kernel import procfs
+from pycriu.pages import imagefiles
 from pycriu.resources import attributes, credentials, files, limits, memory, posix_timers, seccomp, signals, timers
-from pycriu.snapshot import EXIT_SIGNAL, SIGCHLD, Snapshot, Thread
+from pycriu.tracing import pstree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def _write_process(
     if snapshot.has_own(sharing.FILES):
         new.write(f"fdinfo-{ids.files_id}.img", files.descriptor_table(snapshot.files, saving))
     if new.remote is None:
-        new.write(f"pagemap-{pid}.img", pageimages.entries(snapshot.pages_id, snapshot.runs, snapshot.inherited))
+        new.write(f"pagemap-{pid}.img", imagefiles.entries(snapshot.pages_id, snapshot.runs, snapshot.inherited))
     new.write_any(f"pycriu-memory-{pid}.img", memory.extra_entries(snapshot.mappings, snapshot.keys))
     new.write_any(f"pycriu-task-{pid}.img", own.task_entries(snapshot.facts))
 

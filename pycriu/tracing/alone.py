@@ -10,16 +10,16 @@ import _signal  # type: ignore[import-not-found]
 import os
 import time
 
-from pycriu import interrupted
 from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import ptrace
-from pycriu.tracee import ALL_SIGNALS, SIGTRAP, Tracee
+from pycriu.tracing import interrupted
+from pycriu.tracing.tracee import ALL_SIGNALS, SIGTRAP, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycriu.pstree import Freeze
+    from pycriu.tracing.pstree import Freeze
 
 _INTERRUPTS = {1, 2, 14, 15}  # SIGHUP, SIGINT, SIGALRM (--timeout), SIGTERM
 _PATIENCE = 10.0  # seconds for a stop

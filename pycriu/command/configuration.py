@@ -7,14 +7,14 @@ As for CRIU: the name of an option without dashes, then its value if it takes on
 
 from __future__ import annotations
 
-from pycriu import arguments
+from pycriu.command import arguments
 from pycriu.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pycriu.arguments import Values
+    from pycriu.command.arguments import Values
 
 _NOT_HERE = ("config", "no-default-config", "help", "version")  # which the command line alone can ask for
 

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import os
 
-from pycriu import lineage, pagecompare, pagecopy
 from pycriu.errors import ImageError, UserError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run, append
-from pycriu.tracee import Tracee
+from pycriu.pages import comparing, copying, lineage
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from pycriu.dumping.snapshot import Snapshot
+    from pycriu.dumping.tracking import Track
     from pycriu.images.store import NewCheckpoint
     from pycriu.log import Log
-    from pycriu.pagecompare import Read
-    from pycriu.pagecopy import Batch
+    from pycriu.pages.comparing import Read
+    from pycriu.pages.copying import Batch
     from pycriu.resources.memory import Mapping
-    from pycriu.snapshot import Snapshot
-    from pycriu.tracking import Track
 
-_NOTHING = pagecompare.Comparison([])
+_NOTHING = comparing.Comparison([])
 
 
 class Parent:
@@ -39,7 +39,7 @@ class Parent:
         self._log = log
         self._first = lineage.open_set(given, "--prev-images-dir", os.geteuid())
         self._chain = lineage.Lineage(self._first)
-        self._known: dict[str, pagecompare.Comparison] = {}
+        self._known: dict[str, comparing.Comparison] = {}
         self._open: list[int] = []
         self._tracks: dict[int, Track] = {}
         self._told: list[str] = []  # to the log, when nobody waits any more
@@ -98,7 +98,7 @@ class Parent:
                 "begin a new chain with a full dump",
             )
 
-    def _read(self, name: str) -> pagecompare.Comparison:
+    def _read(self, name: str) -> comparing.Comparison:
         _, *entries = self._first.read(name)
         wanted = [(start, (end - start) // PAGE_SIZE) for start, end, _ in lineage.located(entries, name)]
         found, lacking = lineage.find(self._chain, name, wanted, 0, missing_allowed=True)
@@ -110,7 +110,7 @@ class Parent:
                 f"{self._first.path}/{name}: the page at {lacking[0][0]:#x} is in no parent",
                 "the chain is broken: begin a new one with a full dump",
             )
-        return pagecompare.Comparison(found)
+        return comparing.Comparison(found)
 
     def _read_tracks(self) -> None:
         prefix = "pycriu-track-"
@@ -118,7 +118,7 @@ class Parent:
         pids = [int(number) for number in numbers if number.isascii() and number.isdecimal()]
         if not pids:
             return
-        from pycriu import tracking
+        from pycriu.dumping import tracking
 
         for pid in pids:
             try:
@@ -136,7 +136,7 @@ class Parent:
         if pid not in self._tracks:
             self._told.append(f"Process {pid}: contents are compared: its changes have not been noted")
             return [], []
-        from pycriu import tracking
+        from pycriu.dumping import tracking
 
         try:
             same, dirty = self._tracks[pid].ask(started, mappings, runs)
@@ -144,8 +144,8 @@ class Parent:
             self._told.append(f"Process {pid}: contents are compared: {error}")
             return [], []
         known = self.has(f"pagemap-{pid}.img").has
-        same = pagecompare.both(same, known)
-        doubtful = pagecompare.both(pagecompare.without(pagecompare.without(runs, same), dirty), known)
+        same = comparing.both(same, known)
+        doubtful = comparing.both(comparing.without(comparing.without(runs, same), dirty), known)
         counts = [sum(pages for _, pages in some) for some in (runs, same, dirty, doubtful)]
         self._told.append(
             f"Process {pid}: of {counts[0]} pages, by soft-dirty bits, {counts[1]} are unchanged, {counts[2]} changed; "
@@ -153,7 +153,7 @@ class Parent:
         )
         return same, dirty
 
-    def has(self, name: str) -> pagecompare.Comparison:
+    def has(self, name: str) -> comparing.Comparison:
         """What the parent has under the name of a pagemap image."""
         return self._known.get(name, _NOTHING)
 
@@ -161,35 +161,35 @@ class Parent:
         """The pages of a process that stands still; what the parent has is not written."""
         task, known = snapshot.task, self.has(f"pagemap-{snapshot.pid}.img")
         same, dirty = self.unchanged(snapshot.pid, snapshot.stat.starttime, snapshot.mappings, snapshot.runs)
-        doubtful = pagecompare.without(pagecompare.without(snapshot.runs, same), dirty)
-        changed, equal = pagecompare.compare(lambda *to: read_task(task, *to), doubtful, known)
-        snapshot.runs, snapshot.inherited = pagecompare.union(changed + dirty), pagecompare.union(equal + same)
-        pagecopy.copy(task, snapshot.runs, out, write_back=write_back)
+        doubtful = comparing.without(comparing.without(snapshot.runs, same), dirty)
+        changed, equal = comparing.compare(lambda *to: read_task(task, *to), doubtful, known)
+        snapshot.runs, snapshot.inherited = comparing.union(changed + dirty), comparing.union(equal + same)
+        copying.copy(task, snapshot.runs, out, write_back=write_back)
         self.skipped += sum(pages for _, pages in snapshot.inherited)
 
     def copy_running(self, pid: int, runs: list[Run], out: int, read: Read) -> tuple[list[Run], list[Run]]:
         """The same for a task that runs, which `read` reads: what it has unmapped meanwhile is left out."""
-        written, inherited = pagecompare.copy(read, runs, self.has(f"pagemap-{pid}.img"), out)
+        written, inherited = comparing.copy(read, runs, self.has(f"pagemap-{pid}.img"), out)
         self.skipped += sum(pages for _, pages in inherited)
         return written, inherited
 
     def copy_file(self, fd: int, shmid: int, runs: list[Run], out: int) -> tuple[list[Run], list[Run]]:
         """The same for an object of shared memory, to which somebody may write meanwhile."""
         known = self.has(f"pagemap-shmem-{shmid}.img")
-        written, inherited = pagecompare.copy(lambda *to: read_file(fd, *to), runs, known, out)
+        written, inherited = comparing.copy(lambda *to: read_file(fd, *to), runs, known, out)
         self.skipped += sum(pages for _, pages in inherited)
         return written, inherited
 
 
 def copy_running(runs: list[Run], out: int, read: Read) -> tuple[list[Run], list[Run]]:
     """Write the pages of a task that runs, which `read` reads as far as they are there; the runs written, no others."""
-    return pagecompare.copy(read, runs, _NOTHING, out)
+    return comparing.copy(read, runs, _NOTHING, out)
 
 
 def read_task(task: Tracee, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
     """A batch of a stopped task."""
-    if not pagecopy.gather(task.tid, address, batch):
-        view[:] = pagecopy.as_debugger(task, batch)
+    if not copying.gather(task.tid, address, batch):
+        view[:] = copying.as_debugger(task, batch)
     return list(batch.pieces)
 
 
@@ -209,7 +209,7 @@ class Running:
 
     def read(self, view: memoryview, address: int, batch: Batch) -> list[tuple[int, int]]:
         """A batch; what it has unmapped meanwhile is missing."""
-        if pagecopy.gather(self.pid, address, batch):
+        if copying.gather(self.pid, address, batch):
             return list(batch.pieces)
         # It has ended, or one of the pages is gone: the others, one by one.
         found: list[Run] = []
@@ -228,5 +228,5 @@ class Running:
 
 def read_file(fd: int, view: memoryview, _address: int, batch: Batch) -> list[tuple[int, int]]:
     """A batch of an object."""
-    pagecopy.read_file(fd, view, batch)
+    copying.read_file(fd, view, batch)
     return list(batch.pieces)

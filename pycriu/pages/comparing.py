@@ -11,13 +11,13 @@ import os
 
 from pycriu.errors import ImageError
 from pycriu.kernel.pagemap import PAGE_SIZE, Run, append
-from pycriu.pagecopy import Batch, Buffer, batches, in_halves, write_all
+from pycriu.pages.copying import Batch, Buffer, batches, in_halves, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pycriu.pageimages import Source
+    from pycriu.pages.imagefiles import Source
 
     Read = Callable[[memoryview, int, Batch], list[tuple[int, int]]]
     """A buffer, its address, what to read into it; the pieces that were there, which lie one after the other."""

@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 import time
 
-from pycriu import interrupted
 from pycriu.arch.description import Arch
 from pycriu.errors import KernelError, NoProcess, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.kernel import procfs, ptrace
-from pycriu.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
+from pycriu.tracing import interrupted
+from pycriu.tracing.tracee import ALL_SIGNALS, SIGKILL, SIGTRAP, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pycriu.limited import Limited
+    from pycriu.tracing.limited import Limited
 
 EPERM, ECHILD = 1, 10
 # A task that does not stop within this time sits in a call that ptrace cannot interrupt. Most often it is a parent in
@@ -226,7 +226,7 @@ class Freeze:
         return True
 
     def _note(self, tid: int, called: list[int]) -> None:
-        from pycriu.limited import Limited
+        from pycriu.tracing.limited import Limited
 
         if self._limited is None:
             self._limited = Limited(self.arch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import textwrap
 
-from pycriu.arguments import ACTIONS, GROUPS, OPTIONAL, OPTIONS, Action, Option
+from pycriu.command.arguments import ACTIONS, GROUPS, OPTIONAL, OPTIONS, Action, Option
 
 WIDTH = 100
 _COLUMN = 32  # where explanations begin

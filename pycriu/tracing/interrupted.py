@@ -12,7 +12,7 @@ from __future__ import annotations
 from pycriu.arch.description import MASK64, Arch, Registers
 from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import procfs
-from pycriu.tracee import Tracee
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ Nothing here is computed that can be computed later; whoever reads this code cou
 
 from __future__ import annotations
 
-from pycriu import home, interrupted, pstree, sharing
-from pycriu.home import Home
+from pycriu import sharing
+from pycriu.dumping.survey import refuse, refuse_thread
 from pycriu.kernel import procfs, ptrace
 from pycriu.resources import (
     attributes,
@@ -25,8 +25,9 @@ from pycriu.resources import (
     stops,
     timers,
 )
-from pycriu.survey import refuse, refuse_thread
-from pycriu.tracee import Remote, Tracee
+from pycriu.tracing import home, interrupted, pstree
+from pycriu.tracing.home import Home
+from pycriu.tracing.tracee import Remote, Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Snapshot:
 
     def _embed(self, wanted: frozenset[str]) -> None:
         """Files that are mapped become anonymous memory."""
-        from pycriu.pagecompare import union
+        from pycriu.pages.comparing import union
         from pycriu.resources.memory import embedding
 
         self.mappings, more = embedding.embed(self.pid, self.mappings, wanted, self.files.exe)

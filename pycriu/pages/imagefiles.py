@@ -11,12 +11,12 @@ import errno
 import mmap
 import os
 
-from pycriu import pagecopy
 from pycriu.errors import ImageError
 from pycriu.images import messages as m
 from pycriu.images.catalogue import PARENT, PRESENT, PUNCHED
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
-from pycriu.pagecopy import AT_ONCE
+from pycriu.pages import copying
+from pycriu.pages.copying import AT_ONCE
 from pycriu.record import record
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ def save(new: NewCheckpoint, numbers: Numbers, fd: int, shmid: int, page_size: i
     if new.parent is not None:
         written, inherited = new.parent.copy_file(fd, shmid, runs, out)
         return Saved(shmid, pages_id, tuple(written), tuple(inherited))
-    pagecopy.copy_file(fd, runs, out)
+    copying.copy_file(fd, runs, out)
     return Saved(shmid, pages_id, tuple(runs))
 
 
@@ -187,7 +187,7 @@ class Content:
                 refuse_holes(images, file.fileno(), runs)
                 self._sources.append((os.dup(file.fileno()), runs))
         if inherited := in_parent(pagemap):
-            from pycriu import lineage
+            from pycriu.pages import lineage
 
             self._sources += lineage.sources(images, name, inherited)
         for _, runs in self._sources:

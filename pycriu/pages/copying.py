@@ -16,7 +16,7 @@ from pycriu.errors import KernelError, Unsupported
 from pycriu.kernel import libc
 from pycriu.kernel.pagemap import PAGE_SIZE, Run
 from pycriu.record import record
-from pycriu.tracee import Tracee
+from pycriu.tracing.tracee import Tracee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
