@@ -105,13 +105,13 @@ def _restored(place: Place, said: bytes) -> int:
 def stay(child: int) -> NoReturn:
     """Hand on signals, stop when the child is stopped, and end as the child ends."""
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
-        if pid and os.WIFSTOPPED(status):
-            _stop_too(child, os.WSTOPSIG(status))
-        elif pid:
-            _end_as(status)
-        else:
+        pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        if not pid:
             _hand_on(child, _signal.sigwaitinfo(_WAITED))
+        elif os.WIFSTOPPED(status):
+            _stop_too(child, os.WSTOPSIG(status))
+        elif not os.WIFCONTINUED(status):
+            _end_as(status)
 
 
 def _hand_on(child: int, got: _signal.struct_siginfo) -> None:
@@ -129,11 +129,19 @@ def _is_stopped(child: int) -> bool:
 
 def _stop_too(child: int, number: int) -> None:
     """Whoever looks at us, such as a shell, sees that it is stopped; and when we may go on, it may."""
+    _forget(number)  # from the terminal, to us as to the child: it would stop us, and our own once more
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))
     os.kill(os.getpid(), number)
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (number,))
-    if _is_stopped(child):
+    _forget(_SIGCONT)  # by which we go on; later it would undo another stop of the child
+    news = os.WNOHANG | os.WNOWAIT | os.WEXITED | os.WSTOPPED | os.WCONTINUED
+    if os.waitid(os.P_PID, child, news) is None:  # else it had it, too, and may be stopped once more by now
         os.kill(child, _SIGCONT)
+
+
+def _forget(number: int) -> None:
+    """A signal that waits for us."""
+    _signal.sigtimedwait((number,), 0)
 
 
 def _end_as(status: int) -> NoReturn:

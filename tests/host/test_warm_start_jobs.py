@@ -25,8 +25,8 @@ WAITING = (
 import signal, time
 for number in {*signal.valid_signals()} - {1, 9, 11, 15, 17, 19, 20, 2}:
     signal.signal(number, lambda number, _: os.write(1, f"got {number}\\n".encode()))
-os.write(1, f"ready {os.getpid()}\\n".encode())
 try:
+    os.write(1, f"ready {os.getpid()}\\n".encode())
     while True: time.sleep(0.05)
 except KeyboardInterrupt:
     os.write(1, b"interrupted\\n")
@@ -120,6 +120,10 @@ class Shell:
             self.said += os.read(self._leader, 4096).decode(errors="replace")
         self.said = self.said.partition(text)[2]
 
+    def wait_for_job(self) -> None:
+        """Until keys are for its job, no longer for itself."""
+        wait_until(lambda: os.tcgetpgrp(self._leader) != self._pid, "the job in the foreground")
+
     def close(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
         os.close(self._leader)
@@ -141,6 +145,7 @@ def test_job_control(starts: Starts) -> None:
             shell.expect("148")  # 128 + SIGTSTP
             shell.type(again)
             shell.expect("got 18")
+            shell.wait_for_job()
         shell.type("\x1c")
         shell.expect("got 3")
         shell.type("\x03")
