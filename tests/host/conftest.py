@@ -287,13 +287,13 @@ class Host:
         assert subject.go() == ["ok"]
 
 
-def untouched(pid: int) -> tuple[object, ...]:
-    """What a dump that fails must not change."""
+def untouched(pid: int, *, scratch_pages: bool = True) -> tuple[object, ...]:
+    """What a dump that fails must not change; one that is killed may leave its scratch pages."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines())
     maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
     keep = ("SigBlk", "SigIgn", "SigCgt", "TracerPid", "Uid", "Gid", "CapEff", "Seccomp", "Threads", "NoNewPrivs")
     fds = sorted(os.listdir(f"/proc/{pid}/fd"))
-    stack_free = [line for line in maps.splitlines() if "[stack]" not in line]
+    stack_free = [line for line in maps.splitlines() if "[stack]" not in line and (scratch_pages or " rwx" not in line)]
     return (tuple(fields[name] for name in keep), tuple(stack_free), tuple(fds), alive(pid))
 
 

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-import pycriu
+from pycriu import api
+from pycriu.errors import PycriuError
 from tests.host.conftest import Host, Outcome, Subject, below, state, untouched, wait_until
 from tests.host.hooked import COUNTING, ORDER, since_ready, start, wait_said
 
@@ -190,8 +191,8 @@ while not os.path.exists("child"):
     time.sleep(0.01)
 """
     subject = start(host, code + COUNTING)
-    with pytest.raises(pycriu.PycriuError, match="no longer handles signal 23"):
-        pycriu.dump(subject.pid, str(host.images))
+    with pytest.raises(PycriuError, match="no longer handles signal 23"):
+        api.dump(subject.pid, str(host.images))
     os.kill(subject.pid, signal.SIGURG)
     time.sleep(0.2)
     assert subject.go() == ["end True"]

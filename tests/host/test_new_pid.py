@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import pycriu
+from pycriu import api
 from pycriu.errors import PycriuError, TraceeGone, UserError
 from pycriu.kernel import procfs
 from pycriu.ownpids import words
@@ -295,7 +295,7 @@ def test_from_python(host: Host) -> None:
 )
 def test_what_does_not_go_together_from_python(tmp_path: Path, asked: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:
-        pycriu.restore(tmp_path, new_pid=True, **asked)
+        api.restore(tmp_path, new_pid=True, **asked)
     assert caught.value.message == f"new_pid and {next(iter(asked))}"
 
 
@@ -312,7 +312,7 @@ def test_an_interrupt_when_the_tree_has_been_let_go(host: Host, monkeypatch: pyt
 
     monkeypatch.setattr(words.Line, "hear", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pycriu.restore(host.images, new_pid=True, pidfile=host.folder / "root")
+        api.restore(host.images, new_pid=True, pidfile=host.folder / "root")
     (init,) = named_init()
     assert inner(below(init)[0])[-1] == subject.pid
     (host.folder / "go").touch()
@@ -325,7 +325,7 @@ def test_a_restore_from_python_that_fails(host: Host) -> None:
     (host.images / f"pagemap-{subject.pid}.img").unlink()
     before = below(os.getpid())
     with pytest.raises(PycriuError) as caught:
-        pycriu.restore(host.images, new_pid=True)
+        api.restore(host.images, new_pid=True)
     assert f"pagemap-{subject.pid}.img" in caught.value.message
     assert below(os.getpid()) == before
     own = os.readlink("/proc/self/ns/pid")

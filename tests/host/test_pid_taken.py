@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import pycriu
+from pycriu import api
 from pycriu.errors import KernelError, UserError
 from pycriu.kernel import libc
 from pycriu.kernel.procfs import parse_status, text
@@ -147,7 +147,7 @@ def test_seconds_are_a_number(host: Host, seconds: str) -> None:
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400])
 def test_seconds_from_python(tmp_path: Path, seconds: float) -> None:
     with pytest.raises(UserError) as caught:
-        pycriu.restore(tmp_path, wait_pid=seconds)
+        api.restore(tmp_path, wait_pid=seconds)
     assert "not a number of seconds" in caught.value.message
 
 
