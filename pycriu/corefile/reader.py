@@ -7,7 +7,9 @@ against the file before use. Little-endian and 64 bits; no others.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
@@ -100,11 +102,14 @@ class Core:
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         try:
-            self.size = os.fstat(self.fd).st_size
+            status = os.fstat(self.fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self.size = status.st_size
             self._read()
         except BaseException as error:
             os.close(self.fd)
-            if isinstance(error, OSError):  # of a directory, or a disk that fails
+            if isinstance(error, OSError):  # also of a disk that fails
                 raise UserError(f"{path}: {error.strerror}") from None
             raise
 
