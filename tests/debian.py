@@ -34,6 +34,7 @@ PROGRAMS = {
 INTERPRETERS = {"dash": "dash", "perl": "perl", "ruby": "ruby", "tclsh": "tcl"}
 SUDO = {"sudo": "sudo", "visudo": "sudo"}
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
+_OF_TCL = ("usr/share/tcltk/tcl8.*",)
 _LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
 
 _FOREIGN = """\
@@ -122,6 +123,8 @@ def environment() -> dict[str, str]:
     """What makes the unpacked programs run beside the host's, which come first."""
     paths = {"PATH": folders(_FOLDERS), "LD_LIBRARY_PATH": folders(_LIBRARIES)}
     changed = {name: os.pathsep.join([*filter(None, [os.environ.get(name)]), *found]) for name, found in paths.items()}
+    if (own := folders(_OF_TCL)) and shutil.which("tclsh") is None:  # it would look where it was built for
+        changed["TCL_LIBRARY"] = own[0]
     return {name: value for name, value in changed.items() if value}
 
 

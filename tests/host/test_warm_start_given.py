@@ -61,7 +61,7 @@ WAYS = {
     "capabilities": ["setpriv", "--bounding-set=-mknod"],
     "descriptors": ["bash", "-c", 'exec 9</etc/passwd 63< <(echo hello) 5>/dev/null; exec "$@"', "sh"],
 }
-OTHER = ["sh", "-c", 'trap "" INT HUP; exec nice -n 5 "$@" 9</dev/null 8</etc/hosts', "sh"]
+OTHER = ["sh", "-c", 'trap "" INT HUP; exec nice -n 5 "$@" 9</dev/null 8</etc/passwd', "sh"]
 
 
 def looked(starts: Starts, *words: str, warm: bool) -> dict[str, object]:
@@ -177,7 +177,7 @@ def test_socket_activation(starts: Starts) -> None:
 
 def test_a_number_that_is_taken(starts: Starts) -> None:
     """The block has a file open at the number that a later start is given: that one is an ordinary start, no other."""
-    starts.write("app.py", APP.replace("import helper", "import helper; kept = os.dup2(os.open('/etc/hosts', 0), 9)")
+    starts.write("app.py", APP.replace("import helper", "import helper; kept = os.dup2(os.open('/etc/passwd', 0), 9)")
                  .replace("import sys;", "import os, sys;"))  # fmt: skip
     starts.report("app.py")
     given = ["bash", "-c", 'exec 9</etc/passwd; exec "$@"', "sh", sys.executable, "app.py"]
