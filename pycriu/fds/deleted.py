@@ -16,7 +16,7 @@ import os
 import stat
 
 from pycriu.errors import PycriuError, UserError
-from pycriu.fds.lending import Lender
+from pycriu.kernel.lending import Lender
 from pycriu.record import record
 
 TYPE_CHECKING = False

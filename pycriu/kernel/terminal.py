@@ -13,6 +13,7 @@ import struct
 
 from pycriu.errors import KernelError, TraceeGone, UserError
 from pycriu.kernel import libc, procfs
+from pycriu.kernel.lending import Lender
 from pycriu.record import record
 
 # asm-generic/ioctls.h, which every architecture of ours uses
@@ -238,39 +239,17 @@ def _holds(pid: int, index: int) -> str:
 
 def open_alias(master: int, flags: int) -> int:
     """/dev/tty, opened by one whose controlling terminal is the slave of `master`: a child that is gone afterwards."""
-    heard, said = os.pipe2(os.O_CLOEXEC)
-    wait, done = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if not child:
-        _be_controlled(master, flags, said, wait, done)
-    os.close(said)
-    os.close(wait)
-    try:
-        answer = os.read(heard, 4)
-        if len(answer) != 4:
-            raise KernelError("open", EIO, "/dev/tty")
-        pidfd = os.pidfd_open(child)
-        try:
-            got: int = libc.pidfd_getfd(pidfd, int.from_bytes(answer, "little"))
-        finally:
-            os.close(pidfd)
-        return got
-    finally:
-        os.close(heard)
-        os.close(done)
-        os.waitpid(child, 0)
+    opened: list[int] = []
 
-
-def _be_controlled(master: int, flags: int, said: int, wait: int, done: int) -> None:
-    """The child's life. It must give the terminal back: one that is still its own at its end would be hung up."""
-    try:
-        os.close(done)
+    def be_controlled() -> bytes:
         os.setsid()
         _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
         control(open_peer(master, os.O_RDWR), TIOCSCTTY)
-        fd = os.open("/dev/tty", flags | os.O_CLOEXEC)
-        os.write(said, fd.to_bytes(4, "little"))
-        os.read(wait, 1)
-        control(fd, TIOCNOTTY)
-    finally:
-        os._exit(0)
+        opened.append(os.open("/dev/tty", flags | os.O_CLOEXEC))
+        return opened[0].to_bytes(4, "little")
+
+    # It must give the terminal back: one that is still its own at its end would be hung up.
+    with Lender(os.fork, be_controlled, lambda: control(opened[0], TIOCNOTTY)) as child:
+        if len(child.answer) != 4:
+            raise KernelError("open", EIO, "/dev/tty")
+        return child.fetch([int.from_bytes(child.answer, "little")])[0]

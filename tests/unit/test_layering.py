@@ -68,7 +68,6 @@ COMMON = {
         "ghost",
         "inflight",
         "kind",
-        "lending",
         "locks",
         "opening",
         "openfile",

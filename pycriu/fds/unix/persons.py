@@ -12,8 +12,8 @@ import os
 import struct
 
 from pycriu.errors import KernelError
-from pycriu.fds.lending import Lender
 from pycriu.kernel import libc, procfs
+from pycriu.kernel.lending import Lender
 from pycriu.record import record
 from pycriu.tracing.tracee import Remote, Row, Tracee
 

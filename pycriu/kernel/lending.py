@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 
 
 class Lender:
-    """A scope. The child of `fork` does `work` and lives until the end of the scope, or of ours.
+    """A scope. The child of `fork` does `work` and lives until the end of the scope, or of ours; then it does `last`.
 
     `answer` is what `work` has returned: nothing if the child ended in it.
     """
 
-    def __init__(self, fork: Callable[[], int], work: Callable[[], bytes]) -> None:
+    def __init__(
+        self, fork: Callable[[], int], work: Callable[[], bytes], last: Callable[[], object] = lambda: None
+    ) -> None:
         told, tell = os.pipe2(os.O_CLOEXEC)
         waiting, self._let_go = os.pipe2(os.O_CLOEXEC)
         try:
             self._pid = fork()
             if not self._pid:
                 os.close(self._let_go)
-                _live(work, tell, waiting)
+                _live(work, last, tell, waiting)
         except BaseException:
             for fd in (told, self._let_go):
                 os.close(fd)
@@ -48,11 +50,12 @@ class Lender:
         return libc.fetch(self._pid, theirs)
 
 
-def _live(work: Callable[[], bytes], tell: int, waiting: int) -> None:
+def _live(work: Callable[[], bytes], last: Callable[[], object], tell: int, waiting: int) -> None:
     """The child's life. Does not return."""
     try:
         with open(tell, "wb") as pipe:
             pipe.write(work())
         os.read(waiting, 1)
+        last()
     finally:
         os._exit(0)
