@@ -137,7 +137,7 @@ class _Asking:
         moment = self._told()
         if moment is not None and (moment.outcome == "restored" or self._page.get(channel.FINAL)):
             return True
-        return not is_alive(self._dumper) and not self._is_served()
+        return not is_alive(self._dumper) and not self._is_being_told()
 
     def _told(self) -> Moment | None:
         """What we have been told since: by our dumper, or by whoever has restored us from the dump of somebody else."""
@@ -145,10 +145,17 @@ class _Asking:
         ours = here.asker == self._dumper or (moment is not None and moment.outcome == "restored")
         return moment if ours else None
 
-    def _is_served(self) -> bool:
-        """Whether our dumper's words are being acted upon: they are to come to their end, also when it has ended."""
-        busy = self._page.get(channel.STATE) in (channel.BUSY, channel.STANDING)
-        return busy and self._page.get(channel.ASKER) == self._dumper
+    def _is_being_told(self) -> bool:
+        """Whether words of our dumper's, or of whoever has restored us, are on their way through the hooks.
+
+        They are to come to their end, also when our dumper has ended. In another life it has: there is nobody of that
+        PID, and in the page is that of the restore.
+        """
+        page = self._page
+        restored = page.get(channel.WHAT) == channel.RESTORED
+        if page.get(channel.STATE) in (channel.BUSY, channel.STANDING):
+            return restored or page.get(channel.ASKER) == self._dumper
+        return restored and page.asked and is_alive(page.get(channel.ASKER))
 
     def outcome(self) -> Outcome:
         """How it ended."""

@@ -47,8 +47,9 @@ def test_what_a_killed_handler_has_begun_is_removed_by_the_next(host: Host) -> N
     with handler(host) as cores:
         subject = host.python("data = os.urandom(200 << 20)\npause_for_dump()", preexec_fn=may_dump_core)
         os.kill(subject.pid, signal.SIGQUIT)
-        wait_until(lambda: list(cores.glob("*.crit-*")), "the core is being written")
-        begun = next(cores.glob("*.crit-*")).name
+        core = f"core.{subject.pid}.crit-*"  # the side-car is long written when there is time to kill anybody
+        wait_until(lambda: list(cores.glob(core)), "the core is being written")
+        begun = next(cores.glob(core)).name
         os.kill(int(begun.rpartition("-")[2]), signal.SIGKILL)
         reap(subject.pid)
         assert begun in left(cores)

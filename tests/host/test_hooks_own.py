@@ -68,6 +68,39 @@ say("end", len(memory))
     assert subject.go()[-1] == f"end {1 << 20}"
 
 
+SLOW = """
+@pycriu.after_restore
+def slow():
+    time.sleep(0.3)
+"""
+SLOW_IN_A_LOOP = """
+import asyncio
+@pycriu.after_restore
+async def slow():
+    await asyncio.sleep(0.3)
+ready()
+async def main():
+    tell(await pycriu.checkpoint_async("images", leave_running=False))
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+asyncio.run(main())
+"""
+SLOW_BESIDE_A_THREAD = (
+    SLOW + "ready()\n" + IN_A_THREAD.replace('"images"', '"images", leave_running=False') + "wait_for_go()\n"
+)
+
+
+@pytest.mark.parametrize("code", [SLOW_BESIDE_A_THREAD, SLOW_IN_A_LOOP], ids=["thread", "loop"])
+def test_who_asked_waits_for_the_hooks_of_the_restore(host: Host, code: str) -> None:
+    """It looks for news all the while, and its dumper is nobody any more."""
+    subject = start(host, MYSELF + code)
+    wait_until(lambda: not alive(subject.pid), "it has ended")
+    reap(subject.pid)
+    assert host.restore("--shell-job").ok
+    assert answers(subject) == ["outcome restored True"]
+    subject.go()
+
+
 def test_it_ends_and_answers_when_it_is_restored(host: Host) -> None:
     code = """
 ready()
