@@ -14,6 +14,7 @@ from pycriu.images import children, commit, framing, store
 from pycriu.images import messages as m
 from pycriu.images.catalogue import LAZY, PARENT, PRESENT
 from pycriu.images.durable import sync_together
+from pycriu.kernel import waking
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.pageserver import wire
 
@@ -230,7 +231,7 @@ def link_parent(images_dir: str, given: str) -> None:
 
 def accept(waiting: socket.socket, place: Server, files: Files | None, address: str | None) -> None:
     """Wait for a client, and serve it."""
-    connection, (host, *_) = waiting.accept()
+    connection, (host, *_) = waking.accept(waiting)
     if files is not None:
         from pycriu.pageserver import tls
 

@@ -13,6 +13,7 @@ import struct
 import time
 
 from pycriu.errors import UserError
+from pycriu.kernel import waking
 from pycriu.service.worker import SILENT, Worker
 
 TYPE_CHECKING = False
@@ -74,7 +75,7 @@ class Listener:
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._socket.accept()
+            connection, _ = waking.accept(self._socket)
         except OSError as error:
             if error.errno not in (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
