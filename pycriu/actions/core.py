@@ -86,13 +86,13 @@ def _save(request: Request, words: list[str]) -> int:
 
 def _handler(request: Request, words: list[str]) -> int:
     """A core from the kernel; or to begin and to end with that."""
-    from pycriu.corefile import handler
+    from pycriu.corefile import handler, installing
 
     if request.flag("uninstall"):
-        say([f"core_pattern: {handler.uninstall()}"])
+        say([f"core_pattern: {installing.uninstall()}"])
         return 0
     if folder := request.text("install"):
-        say([f"core_pattern: {handler.install(folder, by_socket=request.flag('socket'))}"])
+        say([f"core_pattern: {installing.install(folder, by_socket=request.flag('socket'))}"])
         return 0
     if not words:
         raise UserError("into which directory?", "pycriu core handler --install DIR")

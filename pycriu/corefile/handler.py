@@ -3,22 +3,17 @@
 
 `|`: the kernel starts us for each core, as root, with the core on standard input, and waits until we end
 (core_pipe_limit). `@` (Linux 6.16): a server of ours listens on a socket. Either way, /proc shows the process until
-we are done. Into the folder go core.PID, core.PID.side and, for who wants to edit it, core.PID.fds.
-
-The folder has what `uninstall` needs: what was in the two files before. Whoever may write into it commands root, so it
-must be root's.
+we are done. Into the folder go core.PID, core.PID.side and, for who wants to edit it, core.PID.fds. How the pattern
+comes to be there: `installing`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import socket
-import stat
 import struct
-import sys
 import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,35 +23,18 @@ from pycriu.corefile.seen import Seen
 from pycriu.crit.output import replaced
 from pycriu.errors import PycriuError, UserError
 from pycriu.fds.openfile import look
-from pycriu.kernel import procfs
+from pycriu.kernel import procfs, waking
 
 if TYPE_CHECKING:
     from pycriu.log import Log
 
-PATTERN, LIMIT = "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/core_pipe_limit"
-LAUNCHER, BEFORE, LOG, SOCKET = "pycriu-handler", "pycriu-before.json", "handler.log", "pycriu.socket"
+SOCKET = "pycriu.socket"
+AT_ONCE = 16  # cores for which the kernel waits at the same time
 _LIST, _WORK = ".fds", ".pycriu-core-"
 _BEGUN = re.compile(rf"{re.escape(_WORK)}(\d+)-.*|core\.\d+(?:\.side)?\.crit-(\d+)")  # by whom
-_MAX_PATTERN = 127
-_AT_ONCE = 16  # cores for which the kernel waits at the same time
 _PAGE, _PIECE = 4096, 1 << 20
 _SPARE = 64 << 20  # bytes of the disk that cores leave free
 SO_PEERPIDFD = 77
-_SCRIPT = """\
-#!{python} -I
-# SPDX-License-Identifier: GPL-2.0-only
-# The kernel starts this for a core, with nothing open but standard input.
-import os
-import sys
-while os.open(os.devnull, os.O_RDWR) < 2:
-    continue
-os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
-sys.stderr = open(2, "w", closefd=False)
-sys.stdout = open(os.devnull, "w")
-sys.path.insert(0, {package!r})
-from pycriu.cli import main
-sys.exit(main(["core", "handler", {folder!r}, *sys.argv[1:]]))
-"""
 
 
 def take(folder: str, pid: int, stream: int, log: Log) -> str:
@@ -67,7 +45,8 @@ def take(folder: str, pid: int, stream: int, log: Log) -> str:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such directory")
     path = os.path.join(folder, f"core.{pid}")
-    _sweep(folder, f"core.{pid}")
+    remove(*files(folder, pid))  # of another process of that PID
+    _sweep(folder)
     try:
         _write_list(pid, path + _LIST)
         with tempfile.TemporaryDirectory(prefix=f"{_WORK}{os.getpid()}-", dir=folder) as images:
@@ -81,19 +60,24 @@ def take(folder: str, pid: int, stream: int, log: Log) -> str:
     return path
 
 
-def _sweep(folder: str, core: str) -> None:
-    """Remove what another process of that PID has left, and what was begun by handlers that were killed."""
-    _remove(*(os.path.join(folder, core + suffix) for suffix in ("", sidecar.SUFFIX, _LIST)))
+def files(folder: str, pid: int) -> list[str]:
+    """Where the core of a process goes, and what is beside it."""
+    return [os.path.join(folder, f"core.{pid}{suffix}") for suffix in ("", sidecar.SUFFIX, _LIST)]
+
+
+def _sweep(folder: str) -> None:
+    """Remove what was begun by handlers that were killed."""
     for name in os.listdir(folder):
         begun, path = _BEGUN.fullmatch(name), os.path.join(folder, name)
         if begun is not None and not procfs.exists(int(begun[1] or begun[2])):
             if begun[1]:
                 shutil.rmtree(path, ignore_errors=True)  # another handler may have been first
             else:
-                _remove(path)
+                remove(path)
 
 
-def _remove(*paths: str) -> None:
+def remove(*paths: str) -> None:
+    """Those that are there."""
     for path in paths:
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -105,11 +89,12 @@ def _write_list(pid: int, path: str) -> None:
         for file in look(pid)
         if file.link.startswith("/")
     ]
-    with open(path, "w", opener=_private, encoding="utf-8", errors="surrogateescape") as out:
+    with open(path, "w", opener=private, encoding="utf-8", errors="surrogateescape") as out:
         out.write(descriptors.text(lines))
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """An opener of files for their owner, who is not sent elsewhere by a link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
@@ -119,7 +104,7 @@ def _store(stream: int, path: str) -> None:
         with replaced(path) as out:
             _copy(stream, out.fileno(), path)
     except BaseException:
-        _remove(path + sidecar.SUFFIX, path + _LIST)
+        remove(path + sidecar.SUFFIX, path + _LIST)
         raise
 
 
@@ -150,14 +135,14 @@ def _piece(stream: int) -> bytes:
 def serve(folder: str, log: Log, *, once: bool = False) -> None:
     """Listen for the kernel on the socket in the folder, a core after the other (Linux 6.16)."""
     path = os.path.join(folder, SOCKET)
-    _remove(path)
+    remove(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
         listener.bind(path)
         os.chmod(path, 0o600)
-        listener.listen(_AT_ONCE)
+        listener.listen(AT_ONCE)
         log.flush()
         while True:
-            connection, _ = listener.accept()
+            connection, _ = waking.accept(listener)
             with connection:
                 try:
                     log.info("%s", take(folder, _peer(connection), connection.fileno(), log))
@@ -175,85 +160,3 @@ def _peer(connection: socket.socket) -> int:
         return int(procfs.parse_fdinfo(procfs.text("self", f"fdinfo/{pidfd}"))["Pid"])
     finally:
         os.close(pidfd)
-
-
-def install(folder: str, *, by_socket: bool = False) -> str:
-    """Let the kernel hand us every core of the machine; the pattern. UserError where the folder is not safe."""
-    folder = os.path.realpath(folder)
-    _refuse_unsafe(folder)
-    launcher = os.path.join(folder, LAUNCHER)
-    pattern = f"@{os.path.join(folder, SOCKET)}" if by_socket else f"|{launcher} %P"
-    if len(pattern) > _MAX_PATTERN or " " in launcher or "%" in folder:
-        raise UserError(f"{folder}: its path is too long for core_pattern, or has a blank or % in it", "choose another")
-    before = {"pattern": _read(PATTERN), "limit": _read(LIMIT)}
-    if before["pattern"].startswith((f"|{launcher}", f"@{folder}/")):
-        raise UserError(f"it is installed already, for {folder}")
-    if by_socket:
-        _refuse_old_kernel(before["pattern"])
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    script = _SCRIPT.format(python=sys.executable, package=package, folder=folder, log=os.path.join(folder, LOG))
-    with open(launcher, "w", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)) as out:
-        out.write(script)
-    with open(os.path.join(folder, BEFORE), "w", opener=_private) as out:
-        json.dump(before, out)
-    if before["limit"] == "0" and not by_socket:
-        _write(LIMIT, str(_AT_ONCE))
-    _write(PATTERN, pattern)
-    return pattern
-
-
-def _refuse_old_kernel(before: str) -> None:
-    """A kernel that knows sockets refuses a relative path for one; to an older one it is the name of a file."""
-    try:
-        with open(PATTERN, "w") as file:
-            file.write("@relative")
-    except OSError:
-        return
-    _write(PATTERN, before)
-    raise UserError("this kernel hands no cores to sockets", "it takes Linux 6.16; without --socket it is a pipe")
-
-
-def uninstall() -> str:
-    """As it was before; the pattern of now. UserError where it is not installed."""
-    now = _read(PATTERN)
-    folder = os.path.dirname(now[1:].split(" ")[0])
-    if not now.startswith(("|", "@")) or not os.path.isfile(os.path.join(folder, BEFORE)):
-        hint = (
-            "write there what it shall be, such as core: its folder is gone, or somebody else has changed it meanwhile"
-        )
-        raise UserError(f"core_pattern is {now!r}: not ours", hint)
-    _refuse_unsafe(folder)
-    with open(os.path.join(folder, BEFORE)) as file:
-        before = json.load(file)
-    _write(PATTERN, str(before["pattern"]))
-    _write(LIMIT, str(before["limit"]))
-    _remove(*(os.path.join(folder, name) for name in (BEFORE, LAUNCHER, SOCKET)))
-    return str(before["pattern"])
-
-
-def _refuse_unsafe(folder: str) -> None:
-    """Every directory on the way must be root's, and nobody else's to write."""
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such directory")
-    at = folder
-    while True:
-        status = os.stat(at)
-        sticky = status.st_mode & stat.S_ISVTX and at != folder
-        if status.st_uid or (status.st_mode & 0o022 and not sticky):
-            raise UserError(f"{at} can be written by others than root", "the kernel runs what lies there as root")
-        if at == "/":
-            return
-        at = os.path.dirname(at)
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().rstrip("\n")
-
-
-def _write(path: str, value: str) -> None:
-    try:
-        with open(path, "w") as file:
-            file.write(f"{value}\n")  # nothing at all would leave what is there
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", "it takes root, and a kernel that knows this pattern") from None

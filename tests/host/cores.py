@@ -98,6 +98,8 @@ def handler(host: Host, *words: str, pattern: str = "core.%p") -> Iterator[Path]
         done = host.run("core", "handler", "--install", str(cores), *words)
         if not done.ok and "can be written by others" in done.log:
             pytest.skip("the folder of the tests is not safe enough for a handler: --basetemp names another")
+        if not done.ok and "from outside" in done.log:
+            pytest.skip("this is a chroot, in which the kernel looks for no handler")
         assert done.ok, done
         yield cores
         before = PATTERN.read_text()

@@ -391,3 +391,20 @@ def test_a_folder_of_others_is_refused(host: Host) -> None:
     done = host.run("core", "handler", "--uninstall")
     assert not done.ok
     assert "not ours" in done.errors()
+
+
+IN_A_CHROOT = """
+mkdir root && mount --rbind / root && mount -t tmpfs none root/mnt && mkdir root/mnt/cores &&
+exec chroot root "$@" core handler --install /mnt/cores
+"""
+
+
+def test_in_a_chroot_it_is_refused(host: Host) -> None:
+    """The kernel would look for it elsewhere, and no core would be taken, without a word."""
+    words = ["unshare", "-m", "sh", "-c", IN_A_CHROOT, "sh", sys.executable, "-m", "pycriu"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with kernel_cores("core.%p\n"):
+        done = subprocess.run(words, cwd=host.folder, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "not in a chroot: install it from outside" in done.stderr
+        assert PATTERN.read_text() == "core.%p\n"
