@@ -154,18 +154,20 @@ def _restart(asked: Words) -> int:
         core=core, executable=_program(program), lines=lines, stopped=stays,
         choose=_choose if asked.has("s") else None, told=lambda made: _tell(made, verbose=asked.has("V")),
         ready=lambda pid: _ready(program, pid if stays else 0, waits=asked.has("w")),
-        settled=_leave_keys if asked.has("w") else hold,
+        settled=hold,
     )  # fmt: skip
     with log.Log(log.ERROR) as lines_of_log, Signals():
         result = restarting.run(wanted, lines_of_log)
         let_come()
-    if asked.has("w"):
-        return _wait(result.wait)
-    return 0
+        lines_of_log.flush()
+        return _wait(result.wait) if asked.has("w") else 0  # in here: behind it the keys would be ours again
 
 
 def _ready(program: str, stays: int, *, waits: bool) -> None:
-    """It is complete; what it prints comes behind this."""
+    """It is complete; what it prints comes behind this. If we wait, the keys that interrupt are for it from here on."""
+    if waits:
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
     said = [f"{program} ready to continue from where it left off"]
     if stays:
         said.append(f"Sent SIGSTOP to {stays}. Send it a SIGCONT to resume")
@@ -201,13 +203,6 @@ def _choose(region: Region) -> bool:
         if not answer or answer.strip() in (b"0", b"1"):
             return answer.strip() != b"0"
         asked = "0 or 1? "
-
-
-def _leave_keys() -> None:
-    """Those that interrupt are for the process from here on."""
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    hold()
 
 
 def _wait(wait: object) -> int:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -347,6 +348,8 @@ def test_whoever_is_interrupted_leaves_nothing(host: Host, compiled: Callable[..
         (host.folder / "list").write_text(f"3 : {host.folder}/numbers : 0 : 01\n")
         process = subprocess.Popen([*words[:3], "-flist", *words[4:]], cwd=host.folder, stdout=said, stderr=said)
         wait_until(lambda: "Waiting for" in (host.folder / "said").read_text(), "it waits")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # by then it does nothing but wait
         process.send_signal(signal.SIGINT)
         (host.folder / "go").touch()
         assert process.wait(DEADLINE) == 0
