@@ -131,7 +131,12 @@ def test_criu_restores_files_of_each_kind(
 ) -> None:
     (host.folder / "watched").mkdir()
     subject = host.python(KINDS)
-    (newest if dumper == "criu" else interop.PYCRIU).dump(host.folder, subject.pid)
+    try:
+        (newest if dumper == "criu" else interop.PYCRIU).dump(host.folder, subject.pid)
+    except interop.WrongError as error:
+        if "Can't get 1:16 opt" not in str(error):
+            raise
+        pytest.skip("this CRIU asks every socket for SO_PASSCRED, which Linux since 6.16 answers for UNIX sockets only")
     wait_until(lambda: not reaped(subject.pid), "all of the session is gone")
     converter(version)(host.images)
     criu.restore(host.folder)

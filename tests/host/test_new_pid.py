@@ -107,7 +107,7 @@ def test_it_can_be_dumped_from_inside(host: Host) -> None:
     refused = host.run("dump", "-t", str(pid), "-D", str(host.images))
     assert not refused.ok
     assert "namespace" in refused.errors()
-    inside = ["nsenter", "-t", str(pid), "-p", "-m", "--wd=/proc/self/cwd"]
+    inside = ["nsenter", "-t", str(pid), "-p", "-m", "-r", "--wd=/proc/self/cwd"]
     second = host.folder / "second"
     second.mkdir()
     words = host.command("dump", "-t", str(subject.pid), "-D", str(second), "-v4", "-o", "-")
@@ -376,7 +376,7 @@ def test_a_job_of_a_shell(host: Host) -> None:
     other.type("fg; echo ended $?")
     other.expect(r"goes\r\n")
     (host.folder / "second").mkdir()
-    inside = ["nsenter", "-t", str(outer), "-p", "-m", "--wd=/proc/self/cwd"]
+    inside = ["nsenter", "-t", str(outer), "-p", "-m", "-r", "--wd=/proc/self/cwd"]
     words = host.command("dump", "-R", "-t", str(pid), "--shell-job", "-D", "second")
     done = subprocess.run([*inside, *words], cwd=host.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
