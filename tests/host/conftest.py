@@ -386,6 +386,13 @@ def unpacked_programs() -> None:
     os.environ.update(debian.environment())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_python() -> None:
+    """Whatever this machine has set: users have Python write bytecode, and buffer what it prints."""
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """A folder, and words to start, dump and restore; afterwards nobody is left."""
