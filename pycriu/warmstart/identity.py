@@ -131,7 +131,7 @@ def manifest(command: Command) -> str:
     """What this process has imported, and where it has looked for it."""
     files = {command.python, os.path.realpath(command.python)}
     files.update(os.path.join(folder, "pyvenv.cfg") for folder in (os.path.dirname(command.python), sys.prefix))
-    if not command.module:
+    if not command.module and not os.path.isdir(command.target):  # of one Python writes its bytecode into, see below
         files.add(os.path.abspath(command.target))
     folders = dict.fromkeys(os.path.abspath(one) for one in sys.path)
     for module in list(sys.modules.values()):
