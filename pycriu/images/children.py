@@ -7,6 +7,7 @@ to may have been removed, replaced or moved since; sets of CRIU are not noted.
 
 from __future__ import annotations
 
+import errno
 import os
 
 PREFIX = ".pycriu-child-"
@@ -34,12 +35,30 @@ def note(parent: str, child: str, log: Log) -> None:
 def noted(path: str) -> Iterator[tuple[str, str | None]]:
     """For each note of a set: where the other one was, and where that directory is; None where it is not found.
 
-    PermissionError where one may not be looked at.
+    PermissionError where one may not be looked at. A set that is removed meanwhile has none.
     """
-    for name in sorted(os.listdir(path)):
-        if name.startswith(PREFIX) and os.path.islink(os.path.join(path, name)):
-            was = os.readlink(os.path.join(path, name))
+    for name in sorted(_names(path)):
+        if name.startswith(PREFIX) and (was := _target(os.path.join(path, name))) is not None:
             yield was, _find(was, name[len(PREFIX) :])
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _target(link: str) -> str | None:
+    """Of a symbolic link; None for what is none, or is there no more."""
+    try:
+        return os.readlink(link)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
 
 
 def is_note(name: str) -> bool:

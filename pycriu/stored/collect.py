@@ -18,6 +18,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from pycriu.errors import PycriuError, UserError
@@ -180,13 +181,16 @@ def remove(path: str, fd: int) -> str:
 
     Why not, where that cannot be.
     """
-    names = [name for name in os.listdir(fd) if _is_ours(name, fd)]
     try:
-        for name in sorted(names, key=lambda name: name != commit.INVENTORY):
-            os.unlink(name, dir_fd=fd)
+        for name in sorted(os.listdir(fd), key=lambda name: name != commit.INVENTORY):
+            with suppress(FileNotFoundError):  # somebody else removes it at the same time
+                if _is_ours(name, fd):
+                    os.unlink(name, dir_fd=fd)
         commit.remove(fd)
         if not os.listdir(fd):
             os.rmdir(path)
+    except FileNotFoundError:
+        return ""
     except (OSError, PycriuError) as error:
         return f"it cannot be removed: {error.strerror if isinstance(error, OSError) else error.message}"
     return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,13 +123,16 @@ def made(path: str) -> float:
 
 
 def size(path: str) -> int:
-    """Bytes on the disk of all images, whole or in the making."""
+    """Bytes on the disk of all images, whole or in the making; what is removed meanwhile has none."""
+    folders = [path, *(os.path.join(path, name) for name in OURS)]
+    return sum(_size(folder) for folder in folders if os.path.isdir(folder) and not os.path.islink(folder))
+
+
+def _size(folder: str) -> int:
     total = 0
-    for folder in (path, *(os.path.join(path, name) for name in OURS)):
-        if not os.path.isdir(folder) or os.path.islink(folder):
-            continue
-        with os.scandir(folder) as entries:
-            for entry in entries:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and commit.is_image(entry.name):
                     total += status.st_blocks * 512
