@@ -133,9 +133,9 @@ class _Asking:
         )
 
     def over(self) -> bool:
-        """Whether it is known how it ended."""
+        """Whether it is known how it ended. Our dumper writes on when it has told us: its statistics, its log."""
         moment = self._told()
-        if moment is not None and (moment.outcome == "restored" or self._page.get(channel.FINAL)):
+        if moment is not None and moment.outcome == "restored":
             return True
         return not is_alive(self._dumper) and not self._is_being_told()
 

@@ -68,6 +68,22 @@ say("end", len(memory))
     assert subject.go()[-1] == f"end {1 << 20}"
 
 
+def test_all_is_written_when_it_answers(host: Host) -> None:
+    """It may be moved or removed at once."""
+    code = """
+ready()
+for number in range(3):
+    tell(pycriu.checkpoint("images"))
+    say("log", open("images/checkpoint.log").read().endswith("Dumping finished successfully\\n"))
+    os.rename("images", f"images-{number}")
+    say("all", "stats-dump" in os.listdir(f"images-{number}"), os.path.exists("images"))
+say("end")
+"""
+    subject = start(host, MYSELF + code)
+    subject.wait_for("end")
+    assert since_ready(subject) == ["outcome continued True", "log True", "all True False"] * 3 + ["end"]
+
+
 SLOW = """
 @pycriu.after_restore
 def slow():
