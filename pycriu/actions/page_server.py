@@ -18,7 +18,7 @@ def run(request: Request) -> int:
     light_protobuf()
     from pycriu.pageserver import server
 
-    with server.opened(request.images, request.text("prev-images-dir"), request.log) as place:
+    with server.Server(request.images, request.text("prev-images-dir"), request.log) as place:
         return _serve(request, place)
 
 

@@ -94,7 +94,7 @@ class Remote:
             self._send(kind, number, runs, read)
         self._later = []
         self._link.send(self._link.header(self._close, 0, 0))
-        if status := self._link.answer(wire.ANSWER_CLOSE):
+        if status := self._link.answer(wire.ANSWER_CLOSE, patient=True):
             raise wire.LinkError(f"{self._link.name} could not keep the pages (status {status})", "its log says why")
 
     def _send(self, kind: int, number: int, runs: list[Run], read: Read) -> int:

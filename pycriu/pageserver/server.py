@@ -17,6 +17,7 @@ from pycriu.images.durable import sync_together
 from pycriu.kernel import waking
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.pageserver import wire
+from pycriu.resources import limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,43 +58,60 @@ class _Incoming:
 
 
 class Server:
-    """What one client sends, on its way into a directory. A scope: without `publish`, nothing is left."""
+    """What one client sends, on its way into a directory. A scope: without `publish`, nothing is changed there."""
 
-    def __init__(self, images_dir: str, log: Log) -> None:
-        self.path, self._log = images_dir, log
+    def __init__(self, images_dir: str, parent: str | None, log: Log) -> None:
+        """`parent` is the set before, relative to the directory."""
+        self.path, self._given, self._log = images_dir, parent, log
         self._directory = commit.open_directory(images_dir)
+        self._place = -1
         self._incoming: dict[tuple[int, int], _Incoming] = {}
-        self._parents = _parent_names(images_dir)
+        self._parent: store.ImagesDir | None = None  # open, so that nobody removes it meanwhile
+        self._parents: set[str] = set()  # its pagemaps
         self._buffer = memoryview(bytearray(_AT_ONCE))
         self.pages = 0
         self._left = False
 
     def __enter__(self) -> Self:
         try:
-            commit.lock(self._directory, self.path, exclusive=True)
-            if commit.INVENTORY in os.listdir(self._directory) or commit.unfinished(self._directory):
-                raise UserError(
-                    f"{self.path}: a whole checkpoint is here, whose pages would be replaced", "take another -D"
-                )
-            self._clear()
-            os.mkdir(PLACE, 0o700, dir_fd=self._directory)
-            self._place = os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._directory)
+            self._begin()
         except OSError as error:
-            os.close(self._directory)
+            self.__exit__()
             raise store.refusal(error, self.path) from None
         except BaseException:
-            os.close(self._directory)
+            self.__exit__()
             raise
         return self
+
+    def _begin(self) -> None:
+        limits.raise_own_descriptor_limit()  # one for each process and object
+        commit.lock(self._directory, self.path, exclusive=True)
+        if commit.INVENTORY in os.listdir(self._directory) or commit.unfinished(self._directory):
+            raise UserError(
+                f"{self.path}: a whole checkpoint is here, whose pages would be replaced", "take another -D"
+            )
+        self._parent = _parent(self.path, self._given)
+        if self._parent is not None:
+            self._parents = {name for name in self._parent.names() if name.startswith("pagemap-")}
+        self._clear()
+        os.mkdir(PLACE, 0o700, dir_fd=self._directory)
+        self._place = os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._directory)
 
     def __exit__(self, *_: object) -> None:
         if self._left:
             return
+        if self._parent is not None:
+            self._parent.close()
         for one in self._incoming.values():
             os.close(one.pages)
-        os.close(self._place)
-        self._clear()
-        os.close(self._directory)
+        try:
+            if self._place >= 0:
+                os.close(self._place)
+                self._clear()
+        except OSError as error:  # which is no reason to hide what went wrong before; the next one removes it
+            self._log.warn("%s/%s cannot be removed: %s", self.path, PLACE, error.strerror)
+        finally:
+            os.close(self._directory)
 
     def leave(self) -> None:
         """A child goes on with this."""
@@ -137,7 +155,10 @@ class Server:
         key = (command.kind, command.number)
         if key in self._incoming:
             raise wire.LinkError(f"the client sends {_name(command)} twice")
-        found = _Incoming(self._place, _name(command), FIRST_PAGES_ID + len(self._incoming) + 1)
+        try:
+            found = _Incoming(self._place, _name(command), FIRST_PAGES_ID + len(self._incoming) + 1)
+        except OSError as error:
+            raise store.refusal(error, self.path) from None
         self._incoming[key] = found
         self._log.debug("Receiving %s", found.name)
         return found
@@ -178,11 +199,21 @@ class Server:
             finally:
                 for _, fd in pagemaps:
                     os.close(fd)
+            self._link_parent()
             for name in [*files, *(name for name, _ in pagemaps)]:
                 os.rename(name, name, src_dir_fd=self._place, dst_dir_fd=self._directory)
             os.fsync(self._directory)
         except OSError as error:
             raise store.refusal(error, self.path) from None
+
+    def _link_parent(self) -> None:
+        """--prev-images-dir: the link to the set before, as a dump makes it."""
+        if self._given is None or self._parent is None:
+            return
+        children.note(self._parent.path, self.path, self._log)
+        link = os.path.relpath(self._parent.path, os.path.realpath(self.path))
+        os.symlink(link, commit.PARENT, dir_fd=self._place)
+        os.rename(commit.PARENT, commit.PARENT, src_dir_fd=self._place, dst_dir_fd=self._directory)
 
     def _write(self, one: _Incoming) -> tuple[str, int]:
         fd = os.open(one.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._place)
@@ -196,37 +227,19 @@ def _name(command: wire.Command) -> str:
     return f"pagemap-{'shmem-' if command.kind == wire.OBJECT else ''}{command.number}.img"
 
 
-def _parent_names(images_dir: str) -> set[str]:
-    """The pagemaps of the set before, if there is one."""
-    if not os.path.lexists(f"{images_dir}/{commit.PARENT}"):
-        return set()
+def _parent(images_dir: str, given: str | None) -> store.ImagesDir | None:
+    """The set before: the one that is given, or that the directory has a link to, if there is one."""
     from pycriu.pages import lineage
 
-    path = f"{images_dir}/{commit.PARENT}"
-    with lineage.open_set(path, path, os.stat(images_dir).st_uid) as parent:
-        return {name for name in parent.names() if name.startswith("pagemap-")}
-
-
-def opened(images_dir: str, parent: str | None, log: Log) -> Server:
-    """The place where pages go; `parent` is the set before, relative to the directory."""
-    if parent is not None:
-        link_parent(images_dir, parent)
-        children.note(os.path.realpath(os.path.join(images_dir, parent)), images_dir, log)
-    return Server(images_dir, log)
-
-
-def link_parent(images_dir: str, given: str) -> None:
-    """--prev-images-dir: the link to the set before, as a dump makes it."""
-    path, target = f"{images_dir}/{commit.PARENT}", os.path.join(images_dir, given)
-    if not os.path.isdir(target):
-        raise UserError(f"--prev-images-dir {given}: no such directory", "it is relative to -D")
-    link = os.path.relpath(os.path.realpath(target), os.path.realpath(images_dir))
-    try:
-        if os.path.lexists(path):
-            os.unlink(path)
-        os.symlink(link, path)
-    except OSError as error:
-        raise store.refusal(error, path) from None
+    if given is None:
+        path = label = f"{images_dir}/{commit.PARENT}"
+        if not os.path.lexists(path):
+            return None
+    else:
+        path, label = os.path.join(images_dir, given), "--prev-images-dir"
+        if not os.path.isdir(path):
+            raise UserError(f"--prev-images-dir {given}: no such directory", "it is relative to -D")
+    return lineage.open_set(path, label, os.stat(images_dir).st_uid)
 
 
 def accept(waiting: socket.socket, place: Server, files: Files | None, address: str | None) -> None:

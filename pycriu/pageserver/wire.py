@@ -8,7 +8,11 @@ A command is a header, and pages behind it where it adds some that are present:
 
 The upper half of a command are flags of `pagemap_entry`; the low byte of an object tells what it is, the rest which.
 The client begins to speak. What it says first has no pages and no address, so a server sees which of the two it is; a
-client that has no answer to a short header goes on as if it had been the beginning of a long one.
+client that has no answer to a short header goes on as if it had been the beginning of a long one. A server that was
+only slow to answer sees that, too: the object comes once more, and is no command.
+
+Either side may have long work between two words: a client while a tree is copied, a server that has everything to bring
+to its disk. Then it is waited for as long as its machine answers the kernel's questions (SO_KEEPALIVE).
 """
 
 from __future__ import annotations
@@ -30,9 +34,10 @@ TASK, OBJECT = 1, 2  # the low byte of an object: memory of a process, shared me
 SHORT, LONG = struct.Struct("<IIQQ"), struct.Struct("<I4xQQQ")
 ANSWER_PARENT, ANSWER_OPEN, ANSWER_CLOSE = struct.Struct("<i"), struct.Struct("<?"), struct.Struct("<i")
 
-SILENCE = 30.0  # seconds without a byte, after which the other side counts as gone
+SILENCE = 30.0  # seconds without a byte, in the middle of something, after which the other side counts as gone
 PATIENCE = 3.0  # seconds in which a server answers that understood
 _MAX_PAGES = 1 << 40
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))  # s, s: 30 s in all
 
 
 class LinkError(PycriuError):
@@ -57,9 +62,13 @@ class Link:
     def __init__(self, connection: socket.socket, name: str, form: struct.Struct | None = None) -> None:
         """`name` is what errors call the other side; `form` the form of headers, None: as the other side begins."""
         self._connection, self.name, self.form = connection, name, form
+        self._asked = b""  # the object of the first command, in a short header
         connection.settimeout(SILENCE)
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +97,12 @@ class Link:
         form = self.form or SHORT
         return form.pack(flags << 16 | what, pages, address, (number << 8 | kind) if kind else 0)
 
-    def receive(self, view: memoryview) -> bool:
-        """Fill `view`; False when the other side has closed before the first byte."""
+    def receive(self, view: memoryview, *, patient: bool = False) -> bool:
+        """Fill `view`; False when the other side has closed before the first byte, which `patient` waits for."""
         got = 0
         try:
             while got < len(view):
-                count = self._connection.recv_into(view[got:])
+                count = self._some(view[got:], patient=patient and not got)
                 if not count:
                     break
                 got += count
@@ -103,10 +112,18 @@ class Link:
             raise LinkError(f"{self.name} has closed the connection in the middle of {len(view)} bytes")
         return got == len(view)
 
-    def answer(self, form: struct.Struct) -> int:
-        """What the other side replies."""
+    def _some(self, view: memoryview, *, patient: bool) -> int:
+        while True:
+            try:
+                return self._connection.recv_into(view)
+            except TimeoutError as error:
+                if not patient or error.errno:  # with a number, the kernel says so: the machine is gone
+                    raise
+
+    def answer(self, form: struct.Struct, *, patient: bool = False) -> int:
+        """What the other side replies; `patient`: however long it takes."""
         data = bytearray(form.size)
-        if not self.receive(memoryview(data)):
+        if not self.receive(memoryview(data), patient=patient):
             raise LinkError(f"{self.name} has closed the connection", "its log says why")
         (value,) = form.unpack(data)
         return int(value)
@@ -136,15 +153,10 @@ class Link:
     def command(self) -> Command | None:
         """As a server: what the client says next; None when it has closed the connection."""
         data = bytearray((self.form or SHORT).size)
-        if not self.receive(memoryview(data)):
+        if not self.receive(memoryview(data), patient=True):
             return None
-        if self.form is None:
-            self.form = SHORT
-            if not SHORT.unpack(data)[3]:  # an object has a kind
-                self.form = LONG
-                data += bytes(LONG.size - SHORT.size)
-                if not self.receive(memoryview(data)[SHORT.size :]):
-                    raise LinkError(f"{self.name} has closed the connection in the middle of a command")
+        data = self._whole(data)
+        assert self.form is not None
         word, pages, address, target = self.form.unpack(data)
         found = Command(word & 0xFFFF, word >> 16, pages, address, target & 0xFF, target >> 8)
         if found.what in (CLOSE, FORCE_CLOSE):
@@ -154,6 +166,27 @@ class Link:
                 f"{self.name} says what makes no sense: command {word:#x}, object {target:#x}, {pages} pages"
             )
         return found
+
+    def _whole(self, data: bytearray) -> bytearray:
+        """A command of which as much is there as a short header has, or more; finds out the form."""
+        asked, self._asked = self._asked, b""
+        if self.form is None:
+            self.form = SHORT
+            word, _, _, target = SHORT.unpack(data)
+            if target:  # an object has a kind
+                self._asked = bytes(data[-8:]) if word == PARENT else b""
+                return data
+            more = LONG.size - SHORT.size
+        elif asked and data.startswith(asked):  # no command has this number: see above
+            del data[: len(asked)]
+            more = LONG.size - len(data)
+        else:
+            return data
+        self.form = LONG
+        rest = bytearray(more)
+        if not self.receive(memoryview(rest)):
+            raise LinkError(f"{self.name} has closed the connection in the middle of a command")
+        return data + rest
 
 
 _NO_ADDRESS = (OverflowError, UnicodeError, ValueError)  # ports above 65535, names that are none

@@ -68,7 +68,7 @@ def _serve(worker: Worker, request: Request, writer: int) -> None:
     from pycriu.pageserver import server, wire
 
     tls, address, given = request.tls(), request.text("address"), request.text("ps-socket")
-    with server.opened(request.images, request.text("prev-images-dir"), request.log) as place:
+    with server.Server(request.images, request.text("prev-images-dir"), request.log) as place:
         if given:
             with wire.Link(wire.inherited(int(given)), "the client") as link:
                 _tell(worker, writer, 0)

@@ -43,10 +43,12 @@ GOOD = ["0 True True"]
 OURS, CRIUS = "pycriu", "criu"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def reserved() -> socket.socket:
+    """It has a port that nobody else is given; who asks for that very port, as a server does, can still listen."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("127.0.0.1", 0))
+    return found
 
 
 class Network:
@@ -54,7 +56,8 @@ class Network:
 
     def __init__(self, host: Host, criu: tuple[str, ...] | None) -> None:  # noqa: F811
         self.host, self.criu = host, criu
-        self.port = free_port()
+        self.reserved = reserved()
+        self.port = int(self.reserved.getsockname()[1])
         self.there = host.folder / "there"
         self.there.mkdir(exist_ok=True)
         self.to = ("--page-server", "--address", "127.0.0.1", "--port", str(self.port))
@@ -355,7 +358,7 @@ def test_a_server_that_wants_long_headers_is_understood(host: Host) -> None:
 def test_a_place_that_holds_a_checkpoint(host: Host) -> None:
     subject = host.python(SUBJECT)
     assert host.dump(subject, "-R").ok
-    outcome = host.run("page-server", "-D", str(host.images), "--port", str(free_port()))
+    outcome = host.run("page-server", "-D", str(host.images))
     assert not outcome.ok
     assert "a whole checkpoint is here" in outcome.errors()
 
@@ -424,9 +427,10 @@ def test_a_certificate_for_another_name(host: Host, keys: Path) -> None:
     network, subject = Network(host, None), host.python(SUBJECT)
     network.to = ("--page-server", "--address", "127.0.0.2", "--port", str(network.port))
     command = host.command("page-server", "-D", str(network.there), "--port", str(network.port), *tls(keys))
+    line = f":{network.port:04X} 00000000:0000 0A "  # TCP_LISTEN: of the server before there may be others
     for words, status in (((), 1), (("--tls-no-cn-verify",), 0)):
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=host.folder, stderr=subprocess.DEVNULL)
-        wait_until(lambda: f":{network.port:04X} " in Path("/proc/net/tcp").read_text(), "the server listens")
+        wait_until(lambda: line in Path("/proc/net/tcp").read_text(), "the server listens")
         done = network.dump(OURS, subject, *tls(keys), *words)
         assert done.returncode == status, done
         assert ("is not for 127.0.0.2" in done.stderr) == bool(status)
