@@ -36,6 +36,7 @@ class Fifo(inflight.Ends):
     def __init__(self, options: Any, log: Log) -> None:
         super().__init__(options, log)
         self._holders: dict[str, set[int]] = {}
+        self._ids: dict[tuple[int, int], int] = {}  # device and inode → pipe id
         self._paths: dict[int, int] = {}  # id of the open file → id of the entry for its path
         self._held: dict[int, int] = {}  # pipe id → an end of ours, so that no open waits and no data is lost
 
@@ -57,6 +58,15 @@ class Fifo(inflight.Ends):
         for number, file in saving.unseen(files, self._paths):
             self._paths[number] = saving.kinds.regular.attach(file, saving)
 
+    def pipe_of(self, file: OpenFile) -> int:
+        """As CRIU makes it, of the inode; another where a FIFO of another file system has that inode, too."""
+        key, number = (file.status.st_dev, file.status.st_ino), inflight.identity(file)
+        while key not in self._ids:
+            if number and number not in self._ids.values():
+                self._ids[key] = number
+            number = (number + 1) & 0xFFFFFFFF
+        return self._ids[key]
+
     def settle(self, saving: Saving) -> None:
         """The data in flight, which stays where it is; Unsupported where it may not be the tree's alone."""
         for number, ends in self._ends.items():
@@ -73,7 +83,7 @@ class Fifo(inflight.Ends):
 
     def dump(self, file: OpenFile, number: int, saving: Saving) -> Any:
         """The image of one end."""
-        entry = m.fifo_entry(id=number, pipe_id=inflight.identity(file), regf_id=self._paths[number])
+        entry = m.fifo_entry(id=number, pipe_id=self.pipe_of(file), regf_id=self._paths[number])
         return m.file_entry(type=self.TYPE, id=number, fifo=entry)
 
     # --------------------------------------------------------------------------------------------------------- restore

@@ -53,7 +53,11 @@ class Ends(Kind):
     def gather(self, files: list[OpenFile], saving: Saving) -> None:
         """Collect the ends."""
         for file in files:
-            self._ends.setdefault(identity(file), []).append(file)
+            self._ends.setdefault(self.pipe_of(file), []).append(file)
+
+    def pipe_of(self, file: OpenFile) -> int:
+        """The pipe id."""
+        return identity(file)
 
     def write(self, new: NewCheckpoint) -> None:
         """What was in flight."""

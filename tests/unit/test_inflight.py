@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from pycriu.errors import ImageError
-from pycriu.fds import inflight
+from pycriu.fds import fifo, inflight
 from pycriu.fds.inflight import Content
+from pycriu.fds.openfile import OpenFile
 from pycriu.images import messages as m
 from pycriu.images import store
+from pycriu.log import Log
+from pycriu.options import DumpOptions
 
 DATA, PACKETS = "pipes-data.img", "pycriu-packets.img"
 
@@ -77,3 +80,18 @@ def test_images(tmp_path: Path) -> None:
 def test_packets_that_lie(tmp_path: Path, rows: list[tuple[int, int]]) -> None:
     with pytest.raises(ImageError, match="packets of pipe 7"):
         read(tmp_path, [entry(7, b"abc")], rows)
+
+
+def test_fifos_of_two_file_systems_with_one_inode_are_two(tmp_path: Path) -> None:
+    """Those of two tmpfs often have the same: each has data of its own."""
+    os.mkfifo(tmp_path / "fifo")
+    fd = os.open(tmp_path / "fifo", os.O_RDWR)
+    kind = fifo.Fifo(DumpOptions(1, str(tmp_path), str(tmp_path)), Log(2, 2, 0.0))
+    files = []
+    for device, inode in ((39, 2), (40, 2), (40, 3), (39, 2), (41, 1 << 32)):
+        file = OpenFile(os.getpid(), fd)
+        file.status = os.stat_result((file.status.st_mode, inode, device, *file.status[3:10]))
+        files.append(file)
+    os.close(fd)
+    assert [kind.pipe_of(file) for file in files] == [2, 3, 4, 2, 1]
+    assert [kind.pipe_of(file) for file in files] == [2, 3, 4, 2, 1], "the second time, too"
