@@ -120,6 +120,18 @@ class Gathering:
         """Keep one."""
         self.found.setdefault(error.message, (error, subject))
 
+    def also_in(self, other: Gathering) -> Gathering:
+        """What both have found."""
+        both = Gathering()
+        both.found = {message: self.found[message] for message in self.found if message in other.found}
+        return both
+
+    def pass_on(self) -> None:
+        """Let the scope around this one have what was found; without one the first is raised."""
+        for error, subject in self.found.values():
+            with About(subject):
+                raise error
+
     def refuse(self) -> None:
         """Raise what was found: the one error, or `Several`; nothing if there is none."""
         errors = [error for error, _ in self.found.values()]

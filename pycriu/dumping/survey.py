@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pycriu.errors import About, TraceeGone, Unsupported, UserError
+from pycriu.errors import About, Gathering, PycriuError, TraceeGone, Unsupported, UserError
 from pycriu.fds.table import Kinds
 from pycriu.kernel import procfs
 from pycriu.options import DumpOptions
@@ -19,7 +19,7 @@ from pycriu.sharing import PARTS, Shares, makers, refuse_own_parts, shares
 from pycriu.tracing import pstree
 from pycriu.tracing.home import Gadgets
 
-_LOOKS = 10
+_LOOKS, _SURE = 10, 4  # at a process that changes; that find the same obstacle
 _HOOKS = "/memfd:pycriu-hooks (deleted)"  # hooks.channel.MARK
 NAMESPACES = ("pid", "pid_for_children", "net", "ipc", "uts", "mnt", "user", "cgroup", "time", "time_for_children")
 OF_THREADS = ("pid_for_children", "net", "ipc", "uts", "cgroup")  # a thread can enter one of these alone
@@ -67,14 +67,30 @@ def _survey_relations(live: list[pstree.Process]) -> None:
 
 
 def _survey_one(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
-    """Look at a running process, again if it closes or unmaps what is being looked at; 0 when it ends meanwhile."""
+    """Look at a running process, again if it closes or unmaps what is being looked at; 0 when it ends meanwhile.
+
+    What it renames or closes between two questions looks like something that cannot be kept: so an obstacle counts
+    when every one of some looks has found it.
+    """
+    size, looks, obstacles = 0, 0, Gathering()
     for _ in range(_LOOKS):
+        found = Gathering()
         try:
-            return _look(process, gadgets, kinds, shared)
+            with found:
+                size = _look(process, gadgets, kinds, shared)
         except TraceeGone:
             if not procfs.exists(process.pid):
-                break
-    return 0  # when it is stopped it will hold still
+                return 0  # when it is stopped it will hold still
+            continue
+        except PycriuError:
+            found.pass_on()
+            raise
+        looks += 1
+        obstacles = obstacles.also_in(found) if looks > 1 else found
+        if looks == _SURE or not obstacles.found:
+            break
+    obstacles.pass_on()
+    return size
 
 
 def _look(process: pstree.Process, gadgets: Gadgets, kinds: Kinds, shared: memory.Shared) -> int:
