@@ -3,7 +3,7 @@
 
 The folder has what `uninstall` needs: what was in the two files before. Whoever may write into it commands root, so it
 must be root's. The kernel follows the path from the root of the first process of the machine; in a chroot, and in most
-containers, that is another one: so it is tried.
+containers, that is another one; and what it starts has nothing of our environment: so it is tried.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import stat
 import sys
+from contextlib import suppress
 
 from pycriu.corefile import handler
 from pycriu.errors import UserError
@@ -20,6 +21,10 @@ from pycriu.errors import UserError
 PATTERN, LIMIT = "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/core_pipe_limit"
 LAUNCHER, BEFORE, LOG = "pycriu-handler", "pycriu-before.json", "handler.log"
 _LONGEST = 127  # bytes of a pattern
+_PLAIN = {chr(number) for number in range(ord("!"), 0x7F)} - {
+    "%"
+}  # 0xa0, a byte of some letters, is a blank to the kernel
+_UNKNOWN = "write there what it shall be, such as core: its folder is gone, or somebody else has changed it meanwhile"
 _SCRIPT = """\
 #!{python} -I
 # SPDX-License-Identifier: GPL-2.0-only
@@ -38,48 +43,109 @@ sys.exit(main(["core", "handler", {folder!r}, *sys.argv[1:]]))
 
 
 def install(folder: str, *, by_socket: bool = False) -> str:
-    """Let the kernel hand us every core of the machine; the pattern. UserError where the folder is not safe."""
+    """Let the kernel hand us every core of the machine; the pattern. UserError, and nothing of it is left, where the
+    folder is not safe, or no core comes.
+    """
     folder = os.path.realpath(folder)
     _refuse_unsafe(folder)
     launcher = os.path.join(folder, LAUNCHER)
     pattern = f"@{os.path.join(folder, handler.SOCKET)}" if by_socket else f"|{launcher} %P"
-    if len(pattern) > _LONGEST or " " in launcher or "%" in folder:
-        raise UserError(f"{folder}: its path is too long for core_pattern, or has a blank or % in it", "choose another")
+    if len(pattern) > _LONGEST or not set(folder) <= _PLAIN:  # the kernel cuts it short, or where a blank may be
+        raise UserError(
+            f"{folder}: its path is too long for core_pattern, or has a blank, % or a letter that is not ASCII in it",
+            "choose another",
+        )
     before = {"pattern": _read(PATTERN), "limit": _read(LIMIT)}
-    if before["pattern"].startswith((f"|{launcher}", f"@{folder}/")):
-        raise UserError(f"it is installed already, for {folder}")
+    _refuse_installed(before["pattern"])
     if by_socket:
         _refuse_old_kernel(before["pattern"])
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    script = _SCRIPT.format(python=sys.executable, package=package, folder=folder, log=os.path.join(folder, LOG))
-    with open(launcher, "w", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)) as out:
-        out.write(script)
-    with open(os.path.join(folder, BEFORE), "w", opener=handler.private) as out:
-        json.dump(before, out)
-    if before["limit"] == "0" and not by_socket:
-        _write(LIMIT, str(handler.AT_ONCE))
-    _write(PATTERN, pattern)
+    log = _size(os.path.join(folder, LOG))
     try:
+        _write_files(folder, launcher, before)
+        if before["limit"] == "0" and not by_socket:
+            _write(LIMIT, str(handler.AT_ONCE))
+        _write(PATTERN, pattern)
         if not by_socket:
-            _demand_start(folder)
+            _demand_core(folder, log)
     except BaseException:
-        uninstall()
+        _undo(folder, pattern, before)
+        if log is None:
+            handler.remove(os.path.join(folder, LOG))
         raise
     return pattern
 
 
-def _demand_start(folder: str) -> None:
-    """UserError where the kernel does not find the handler: it is to be told of a process of ours."""
-    code = f"import os; os.kill(os.getpid(), {signal.SIGQUIT:d})"
-    words = [sys.executable, "-I", "-S", "-c", code]
-    pid = os.posix_spawn(sys.executable, words, os.environ, setsigmask=[], setsigdef=[signal.SIGQUIT])
-    status = os.waitpid(pid, 0)[1]
-    handler.remove(*handler.files(folder, pid))
-    if not os.WCOREDUMP(status):
+def _refuse_installed(now: str) -> None:
+    """One after the other they would bring each other back."""
+    folder, name = os.path.split(now[1:].split(" ")[0])
+    if now.startswith(("|", "@")) and name in (LAUNCHER, handler.SOCKET):
+        hint = "pycriu core handler --uninstall ends that"
+        if not os.path.isfile(os.path.join(folder, BEFORE)):
+            hint = _UNKNOWN
+        raise UserError(f"it is installed already, for {folder}", hint)
+
+
+def _write_files(folder: str, launcher: str, before: dict[str, str]) -> None:
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    script = _SCRIPT.format(python=sys.executable, package=package, folder=folder, log=os.path.join(folder, LOG))
+    try:
+        with open(
+            launcher, "w", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
+        ) as out:
+            out.write(script)
+        with open(os.path.join(folder, BEFORE), "w", opener=handler.private) as out:
+            json.dump(before, out)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}", "it is to have the handler, and cores") from None
+
+
+def _undo(folder: str, pattern: str, before: dict[str, str]) -> None:
+    """As if nothing had been; what has failed is told, and not what fails now for the same reason."""
+    with suppress(UserError):
+        if _read(PATTERN) == pattern:
+            _write(PATTERN, before["pattern"])
+    with suppress(UserError):
+        if _read(LIMIT) != before["limit"]:
+            _write(LIMIT, before["limit"])
+    with suppress(OSError):
+        handler.remove(*(os.path.join(folder, name) for name in (BEFORE, LAUNCHER)))
+
+
+def _demand_core(folder: str, log: int | None) -> None:
+    """UserError where the core of a process of ours does not come into the folder; its log had `log` bytes before."""
+    pid, started = _ended()
+    path = os.path.join(folder, f"core.{pid}")
+    if not started:
         raise UserError(
             f"the kernel has not started {folder}/{LAUNCHER} for the core of process {pid}",
             "it looks where the first process of the machine has its root, not in a chroot: install it from outside",
         )
+    stored = os.path.isfile(path)
+    handler.remove(*handler.files(folder, pid))
+    if not stored:
+        raise UserError(f"the handler did not store the core of process {pid}", _last_error(folder, log or 0))
+
+
+def _ended() -> tuple[int, bool]:
+    """A process that has ended with a core: its PID, and whether somebody was there to take it.
+
+    Of a process with the limit 1 the kernel takes none; with 0 it does, where the pattern is a pipe.
+    """
+    code = f"import os, resource as r; r.setrlimit(r.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), {signal.SIGQUIT:d})"
+    words = [sys.executable, "-I", "-S", "-c", code]
+    pid = os.posix_spawn(sys.executable, words, os.environ, setsigmask=[], setsigdef=[signal.SIGQUIT])
+    return pid, os.WCOREDUMP(os.waitpid(pid, 0)[1])
+
+
+def _last_error(folder: str, begin: int) -> str:
+    """What the handler has written to its log from there on that is an error."""
+    try:
+        with open(os.path.join(folder, LOG), errors="replace") as file:
+            file.seek(begin)
+            lines = [line.strip() for line in file.read(1 << 16).splitlines() if "Error" in line]
+    except OSError:
+        lines = []
+    return lines[0] if lines else "it has not said why"
 
 
 def _refuse_old_kernel(before: str) -> None:
@@ -98,10 +164,7 @@ def uninstall() -> str:
     now = _read(PATTERN)
     folder = os.path.dirname(now[1:].split(" ")[0])
     if not now.startswith(("|", "@")) or not os.path.isfile(os.path.join(folder, BEFORE)):
-        hint = (
-            "write there what it shall be, such as core: its folder is gone, or somebody else has changed it meanwhile"
-        )
-        raise UserError(f"core_pattern is {now!r}: not ours", hint)
+        raise UserError(f"core_pattern is {now!r}: not ours", _UNKNOWN)
     _refuse_unsafe(folder)
     with open(os.path.join(folder, BEFORE)) as file:
         before = json.load(file)
@@ -126,9 +189,19 @@ def _refuse_unsafe(folder: str) -> None:
         at = os.path.dirname(at)
 
 
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
+
+
 def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().rstrip("\n")
+    try:
+        with open(path) as file:
+            return file.read().rstrip("\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "it takes a kernel that writes cores (CONFIG_COREDUMP)") from None
 
 
 def _write(path: str, value: str) -> None:

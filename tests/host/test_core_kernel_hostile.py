@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.host.conftest import Host, alive, reap, wait_until
-from tests.host.cores import handler, imported, may_dump_core, quit_, restart
+from tests.host.cores import handler, imported, kernel_cores, may_dump_core, quit_, restart
 
 OURS = {"pycriu-handler", "pycriu-before.json", "handler.log"}
 
@@ -23,24 +24,94 @@ def left(cores: Path) -> set[str]:
 
 
 @pytest.fixture
-def full_disk(host: Host) -> Iterator[None]:
-    """The folder of cores has less room than a core must leave free."""
-    (host.folder / "cores").mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=60m,mode=700", "none", str(host.folder / "cores")]
+def small_disk(host: Host) -> Iterator[Path]:
+    """The folder of cores has room for some cores, as it is mounted; see `fill`."""
+    cores = host.folder / "cores"
+    cores.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=700", "none", str(cores)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    yield
-    subprocess.run(["umount", str(host.folder / "cores")], check=True)
+    yield cores
+    subprocess.run(["umount", str(cores)], check=True)
 
 
-@pytest.mark.usefixtures("full_disk")
-def test_on_a_full_disk_nothing_is_left_and_the_process_ends(host: Host) -> None:
+def fill(cores: Path) -> None:
+    """It has less room now than a core must leave free."""
+    subprocess.run(["mount", "-o", "remount,size=60m", str(cores)], check=True)
+
+
+def test_on_a_full_disk_nothing_is_left_and_the_process_ends(host: Host, small_disk: Path) -> None:
     with handler(host) as cores:
+        fill(small_disk)
         subject = host.python("pause_for_dump()", preexec_fn=may_dump_core)
         quit_(subject)
         assert left(cores) == set()
         assert "the disk is full" in (cores / "handler.log").read_text()
+
+
+def refused(host: Host, cores: Path, *before: str) -> str:
+    """What is said by an installation that fails, and leaves nothing."""
+    files = Path("/proc/sys/kernel/core_pattern"), Path("/proc/sys/kernel/core_pipe_limit")
+    with kernel_cores("core.%p\n"):
+        then = [file.read_text() for file in files]
+        done = subprocess.run(
+            [*before, *host.command("core", "handler", "--install", str(cores))], cwd=host.folder,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1, done
+        assert [file.read_text() for file in files] == then
+    assert os.listdir(cores) == []
+    return done.stderr
+
+
+def test_it_is_not_installed_where_no_core_can_be_stored(host: Host, small_disk: Path) -> None:
+    """The kernel finds the handler, and yet would all cores be lost."""
+    fill(small_disk)
+    said = refused(host, small_disk)
+    assert "the handler did not store the core of process" in said
+    assert "the disk is full" in said
+
+
+@pytest.mark.parametrize("name", ["core_pattern", "core_pipe_limit"])
+def test_a_file_that_cannot_be_written(host: Host, name: str) -> None:
+    """What was written before is as it was."""
+    cores = host.folder / "cores"
+    cores.mkdir(mode=0o700)
+    path = f"/proc/sys/kernel/{name}"
+    script = f'mount --bind {path} {path} && mount -o remount,bind,ro {path} && exec "$@"'
+    assert f"{path}: Read-only file system" in refused(host, cores, "unshare", "-m", "sh", "-c", script, "sh")
+
+
+def test_a_second_folder_is_refused(host: Host) -> None:
+    """Each would have the pattern of the other as that of before."""
+    other = host.folder / "other"
+    other.mkdir(mode=0o700)
+    with handler(host) as cores:
+        done = host.run("core", "handler", "--install", str(other))
+        assert not done.ok
+        assert f"it is installed already, for {cores}" in done.errors()
+        assert os.listdir(other) == []
+
+
+def test_a_path_that_the_kernel_would_cut(host: Host) -> None:
+    """The letter has the byte 0xa0 in it, which is a blank to the kernel."""
+    cores = host.folder / "cor\u00e0"
+    cores.mkdir(mode=0o700)
+    assert "a letter that is not ASCII" in refused(host, cores)
+
+
+def test_who_may_have_no_core_installs_it_all_the_same(host: Host) -> None:
+    """`ulimit -c 1`: of such a process the kernel takes none."""
+    limit = "import os, resource as r, sys; r.setrlimit(r.RLIMIT_CORE, (1, 1)); os.execv(sys.argv[1], sys.argv[1:])"
+    cores = host.folder / "cores"
+    cores.mkdir(mode=0o700)
+    with kernel_cores("core.%p\n"):
+        words = [sys.executable, "-c", limit, *host.command("core", "handler", "--install", str(cores))]
+        done = subprocess.run(words, cwd=host.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        assert left(cores) == set()
+        assert host.run("core", "handler", "--uninstall").ok
 
 
 def test_what_a_killed_handler_has_begun_is_removed_by_the_next(host: Host) -> None:
