@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SOCKET = "pycriu.socket"
 AT_ONCE = 16  # cores for which the kernel waits at the same time
 _LIST, _WORK = ".fds", ".pycriu-core-"
-_BEGUN = re.compile(rf"{re.escape(_WORK)}(\d+)-.*|core\.\d+(?:\.side)?\.crit-(\d+)")  # by whom
+_BEGUN = re.compile(rf"{re.escape(_WORK)}(\d+)-.*|core\.\d+(?:\.side)?\.crit-(\d+)(?:-\w+)?")  # by whom
 _PAGE, _PIECE = 4096, 1 << 20
 _SPARE = 64 << 20  # bytes of the disk that cores leave free
 SO_PEERPIDFD = 77
@@ -146,7 +146,7 @@ def serve(folder: str, log: Log, *, once: bool = False) -> None:
             with connection:
                 try:
                     log.info("%s", take(folder, _peer(connection), connection.fileno(), log))
-                except PycriuError as error:
+                except (PycriuError, OSError) as error:  # the next core may be a better one
                     log.error("%s", error)
                 log.flush()
             if once:
@@ -154,9 +154,12 @@ def serve(folder: str, log: Log, *, once: bool = False) -> None:
 
 
 def _peer(connection: socket.socket) -> int:
-    """The process whose core it is, as the kernel says by a pidfd."""
+    """The process whose core it is, as the kernel says by a pidfd; UserError where it was killed before we came."""
     pidfd = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4))[0]
     try:
-        return int(procfs.parse_fdinfo(procfs.text("self", f"fdinfo/{pidfd}"))["Pid"])
+        pid = int(procfs.parse_fdinfo(procfs.text("self", f"fdinfo/{pidfd}"))["Pid"])
     finally:
         os.close(pidfd)
+    if pid <= 0:
+        raise UserError("a process is gone whose core was announced: somebody has killed it")
+    return pid

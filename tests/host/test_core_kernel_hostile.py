@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.conftest import Host, alive, reap, wait_until
+from tests.host.conftest import Host, alive, reap, state, wait_until
 from tests.host.cores import handler, imported, kernel_cores, may_dump_core, quit_, restart
 
 OURS = {"pycriu-handler", "pycriu-before.json", "handler.log"}
@@ -181,3 +182,40 @@ def test_the_pattern_of_before_comes_back(host: Host, pattern: str) -> None:
     done = host.run("core", "handler", "--uninstall")
     assert not done.ok
     assert "not ours" in done.errors()
+
+
+def test_the_handler_that_listens_goes_on_when_a_core_cannot_be_taken(host: Host) -> None:
+    """A core whose name a directory has; a process that was killed before its core was heard of; then one of ours."""
+    cores = host.folder / "cores"
+    (cores / f"core.{os.getpid()}").mkdir(parents=True)
+    client = "import socket; socket.socket(socket.AF_UNIX).connect('cores/pycriu.socket')"
+    with open(host.folder / "served", "wb") as said:
+        server = subprocess.Popen(
+            host.command("core", "handler", "cores", "--socket"), cwd=host.folder, stdout=said, stderr=said
+        )
+    wait_until((cores / "pycriu.socket").exists, "the handler has its name")
+    wait_until(lambda: hand_over(cores, b"core"), "it listens")
+    wait_until(lambda: "Is a directory" in (host.folder / "served").read_text(), "it says what is wrong")
+    os.kill(server.pid, signal.SIGSTOP)
+    wait_until(lambda: state(server.pid) == "T", "it hears nothing")
+    subprocess.run([sys.executable, "-c", client], cwd=host.folder, check=True)
+    os.kill(server.pid, signal.SIGCONT)
+    wait_until(lambda: "somebody has killed it" in (host.folder / "served").read_text(), "it says what is wrong")
+    (cores / f"core.{os.getpid()}").rmdir()
+    assert hand_over(cores, b"core")
+    wait_until((cores / f"core.{os.getpid()}").exists, "the core is there")
+    server.terminate()
+    server.wait()
+    assert (cores / f"core.{os.getpid()}").read_bytes() == b"core"
+    assert not list(cores.glob("core.-*"))
+
+
+def hand_over(cores: Path, data: bytes) -> bool:
+    """As the kernel does; whether somebody listens."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(cores / "pycriu.socket"))
+        except ConnectionRefusedError:
+            return False
+        connection.sendall(data)
+    return True

@@ -42,6 +42,28 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_somebody_with_our_pid_has_left(tmp_path: Path) -> None:
+    """In a container everybody has the same PID: who was killed there must not stand in the way for ever."""
+    path = tmp_path / "file"
+    left = tmp_path / f"file.crit-{os.getpid()}"
+    left.write_bytes(b"half of it")
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert left.read_bytes() == b"half of it", "it may be another container's, which is writing it"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(FileExistsError(17, "File exists"), "file: File exists"), (OSError("not compressed"), "file: not compressed")],
+)
+def test_whatever_ends_the_writing_no_half_is_left(tmp_path: Path, error: OSError, says: str) -> None:
+    with pytest.raises(UserError, match=says), replaced(str(tmp_path / "file")) as file:
+        file.write(b"half")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_chosen_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
