@@ -8,6 +8,7 @@ key is unchanged leaves its stamp alone, and ninja (`restat`) then stops there.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,12 +52,12 @@ rule ask
 
 def render(plan: Plan) -> str:
     """The whole file."""
-    arguments = " ".join(plan.configuration.command)
-    python_path = f"PYTHONPATH={_escape(str(plan.top))}"
+    arguments = _shell(plan.configuration.command)
+    layer = _shell([sys.executable, "-X", "utf8", "-m", "layer"])
     lines = [
         "# Made by ./configure " + arguments,
         "ninja_required_version = 1.10",
-        f"layer = {python_path} {_escape(sys.executable)} -m layer",
+        f"layer = PYTHONPATH={_shell([str(plan.top)])} {layer}",
         f"pool fetches\n  depth = {FETCHES_AT_ONCE}",
         f"pool builds\n  depth = {BUILDS_AT_ONCE}",
         RULES,
@@ -147,6 +148,11 @@ def _edge(outputs: str, rule: str, *, implicit: Iterable[Path] = (), variables: 
     lines = [f"build {outputs}: {rule}" + (f" | {needs}" if needs else "")]
     lines += [f"  {name} = {value}" for name, value in (variables or {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _shell(words: Iterable[str]) -> str:
+    """Words of a command in a variable: as the shell reads them, and ninja before it."""
+    return shlex.join(words).replace("$", "$$")
 
 
 def _escape(path: str) -> str:

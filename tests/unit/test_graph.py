@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from layer import configure, plan
+from layer import configure, graph, plan
 from layer.cli.main import main
 from layer.configure import Request
 from layer.errors import InputError
@@ -168,3 +169,17 @@ def test_the_lists_have_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     for name in ("default", "feature/criu", "feature/python3", "feature/debug", "feature/victims", "x86_64", "aarch64"):
         assert any(line.startswith(name) for line in told.splitlines())
+
+
+def test_paths_with_blanks_and_dollars_reach_the_shell_whole(tmp_path: Path) -> None:
+    """Of the build folder, which configure is told again when something has changed; and of the checkout."""
+    folder, fragment = tmp_path / "a $folder", tmp_path / "own words.cfg"
+    fragment.write_text("CONFIG_FOO=y\n")
+    configure.configure(request(folder, "feature/criu", extra=(fragment,)))
+    (folder / "build.ninja.d").write_text(f"build.ninja: {tmp_path}/gone\n")  # so that ninja has to ask
+    again = ninja(folder, "build.ninja")
+    assert again.returncode == 0, again.stdout
+    elsewhere = replace(plan.load(folder), top=Path("/a $checkout"))
+    (folder / "build.ninja").write_text(graph.render(elsewhere))
+    (told, *_) = ninja(folder, "-t", "commands", "audit").stdout.splitlines()
+    assert shlex.split(told)[:2] == ["PYTHONPATH=/a $checkout", sys.executable]
