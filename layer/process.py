@@ -14,12 +14,12 @@ from layer.errors import BuildError
 
 
 def output(command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What `command` prints; BuildError with its complaint when it fails or is not installed."""
+    """What `command` prints, in English; BuildError with its complaint when it fails or is not installed."""
     try:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env=None if env is None else dict(env),
+            env={**os.environ, "LC_ALL": "C"} if env is None else dict(env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -6,8 +6,10 @@ The packages live in a virtual environment in the cache, named by what pyproject
 with the same needs shares one. Runs on a bare python3: only the standard library is used here.
 """
 
+import codecs
 import fcntl
 import hashlib
+import locale
 import os
 import subprocess
 import sys
@@ -29,8 +31,17 @@ def main() -> None:
         python = environment(cache_root(), needs)
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"error: {' '.join(map(str, error.cmd))}: exit status {error.returncode}") from error
-    path = os.pathsep.join(filter(None, [str(TOP), os.environ.get("PYTHONPATH")]))
-    os.execve(python, [str(python), *words], {**os.environ, "PYTHONPATH": path})
+    os.execve(python, [str(python), *words], {**os.environ, **changes()})
+
+
+def changes() -> dict[str, str]:
+    """What that Python, and whatever it starts, finds in its environment: wherever that is, and whatever the locale."""
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, [str(TOP), os.environ.get("PYTHONPATH")]))}
+    if os.environ.get("LAYER_CACHE"):
+        found["LAYER_CACHE"] = str(cache_root())  # ninja changes the folder
+    if codecs.lookup(locale.getencoding()).name != "utf-8":
+        found["PYTHONUTF8"] = "1"  # the files here are written so, and what we say is
+    return found
 
 
 def requirements(project: dict[str, dict[str, object]], extras: list[str]) -> list[str]:

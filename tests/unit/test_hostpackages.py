@@ -70,6 +70,20 @@ def test_the_launcher_asks_for_what_pyproject_says() -> None:
     assert set(layer) < set(both) and any(need.startswith("pytest") for need in both)
 
 
+@pytest.mark.parametrize("spelled", ["ISO-8859-1", "UTF-8"])
+def test_the_launchers_python_reads_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch, spelled: str) -> None:
+    monkeypatch.setattr(launch.locale, "getencoding", lambda: spelled)
+    assert launch.changes().get("PYTHONUTF8") == (None if spelled == "UTF-8" else "1")
+
+
+def test_a_relative_cache_is_the_same_one_in_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAYER_CACHE", "own")
+    assert launch.changes()["LAYER_CACHE"] == f"{tmp_path}/own"
+    monkeypatch.delenv("LAYER_CACHE")
+    assert "LAYER_CACHE" not in launch.changes()
+
+
 def test_launcher_and_layer_agree_on_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     from layer import cache
 
