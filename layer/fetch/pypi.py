@@ -8,6 +8,7 @@ index is read directly, in either of its two formats.
 from __future__ import annotations
 
 import html
+import http.client
 import itertools
 import json
 import re
@@ -28,6 +29,7 @@ ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 PIP_DEFAULT = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
 
 _ATTEMPTS = 4
+_BUSY = (429, 500, 502, 503, 504)  # a server says these of the moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,10 @@ def download(package: str, file: str, sha256: str) -> bytes:
 
 
 def read(url: str, *, accept: str = "*/*") -> bytes:
-    """What an address serves; asked again where the network, not the server, is what fails. OSError in the end."""
+    """What an address serves; asked again where it may yet be had: the connection fails or is cut, the server is busy.
+
+    OSError in the end.
+    """
     request = urllib.request.Request(url, headers={"Accept": accept})
     context = ssl.create_default_context(cafile=_setting("cert") or None)
     for failures in itertools.count(1):
@@ -111,11 +116,10 @@ def read(url: str, *, accept: str = "*/*") -> bytes:
             with urllib.request.urlopen(request, timeout=60, context=context) as reply:
                 content: bytes = reply.read()
                 break
-        except urllib.error.HTTPError:
-            raise
-        except OSError:
-            if failures == _ATTEMPTS or not url.startswith("http"):
-                raise
+        except (OSError, http.client.HTTPException) as error:
+            lasting = isinstance(error, urllib.error.HTTPError) and error.code not in _BUSY
+            if lasting or failures == _ATTEMPTS or not url.startswith("http"):
+                raise error if isinstance(error, OSError) else OSError(f"{url}: {error}") from error
             time.sleep(failures)
     return content
 
