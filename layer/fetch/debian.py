@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layer import process
-from layer.cache import Cache
+from layer.cache import Cache, write_if_changed
 from layer.errors import BuildError, InputError
 from layer.fetch import aptsources
 from layer.fetch.lock import GoneError, Pin
@@ -61,8 +61,9 @@ class Apt:
         with self.cache.turn(f"apt-{self.suite}"):
             for folder in ("lists/partial", "cache/archives/partial", "state"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
-            (root / "sources.list").write_text(source_line(self.suite))
-            (root / "apt.conf").write_text(CONFIGURATION.format(root=root, status=STATUS))
+            # Never half there: another recipe's apt may be reading them, and would go on with the host's.
+            write_if_changed(root / "sources.list", source_line(self.suite))
+            write_if_changed(root / "apt.conf", CONFIGURATION.format(root=root, status=STATUS))
             if refresh or not any((root / "lists").glob("*Sources*")):
                 self._update()
 

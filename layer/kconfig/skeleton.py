@@ -7,12 +7,14 @@ without the source. Good for parsing only: nothing can be built from it.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from layer.cache import Cache
 from layer.kconfig.tree import is_tree, release
 
 FOLDER = "kconfig"  # in the cache
@@ -20,8 +22,24 @@ SCRIPTS = (".sh", ".pl")
 
 
 def keep(source: Path, cache: Path) -> Path:
-    """Copies the skeleton of the tree in `source` into the cache, replacing an earlier one of that release."""
+    """Copies the skeleton of the tree in `source` into the cache, replacing an earlier one of that release.
+
+    One that is the same stays: another audit may be reading it.
+    """
     final = cache / FOLDER / release(source)
+    with Cache(cache).turn(f"{FOLDER}-{final.name}"):
+        if not _same(source, final):
+            _replace(source, final)
+    return final
+
+
+def _same(source: Path, kept: Path) -> bool:
+    wanted = {file.relative_to(source) for file in _files(source)}
+    there = {file.relative_to(kept) for file in kept.rglob("*") if file.is_file()}
+    return wanted == there and all(filecmp.cmp(source / name, kept / name, shallow=False) for name in wanted)
+
+
+def _replace(source: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".new-") as name:
         made = Path(name) / "tree"
@@ -32,7 +50,6 @@ def keep(source: Path, cache: Path) -> Path:
         if final.exists():
             os.rename(final, Path(name) / "old")
         os.rename(made, final)
-    return final
 
 
 def find(cache: Path, version: str | None) -> Path | None:

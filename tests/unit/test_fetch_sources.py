@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
-from layer.fetch import aptsources, pypi
+from layer.cache import Cache
+from layer.fetch import aptsources, debian, pypi
 from layer.fetch.aptsources import Archive
 
 ONE_LINE = """\
@@ -71,6 +73,21 @@ def test_the_archive_of_a_release_is_told_from_foreign_ones_and_its_own_updates(
     assert aptsources.debian([foreign, updates], "bookworm") is None
 
 
+def test_the_files_of_an_apt_that_others_may_be_running_are_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYER_DEBIAN_ARCHIVE", "http://mirror.example/debian")
+    monkeypatch.setattr(debian, "KEYRING", __file__)
+    apt = debian.Apt(Cache(tmp_path), "trixie")
+    root = tmp_path / "apt/trixie"
+    (root / "lists").mkdir(parents=True)
+    (root / "lists/mirror_Sources").touch()
+    apt.prepare(refresh=False)
+    before = [(root / name).stat().st_mtime_ns for name in ("sources.list", "apt.conf")]
+    apt.prepare(refresh=False)
+    assert [(root / name).stat().st_mtime_ns for name in ("sources.list", "apt.conf")] == before
+
+
 SHA = "a" * 64
 JSON_PAGE = f"""{{"files": [
   {{"filename": "pkg-1.0.tar.gz", "url": "../../f/pkg-1.0.tar.gz", "hashes": {{"sha256": "{SHA}"}}}},
@@ -99,6 +116,45 @@ def test_a_connection_that_is_dropped_is_made_again(failures: int, monkeypatch: 
         assert pypi.read(f"http://127.0.0.1:{server.getsockname()[1]}/file") == b"content"
         answering.join()
     assert len(pauses) == failures
+
+
+WHOLE = b"HTTP/1.0 200 OK\r\nContent-Length: 7\r\n\r\ncontent"
+
+
+@pytest.mark.parametrize("first", [WHOLE[:-4], b"HTTP/1.0 503 Busy\r\nContent-Length: 0\r\n\r\n"], ids=["cut", "busy"])
+def test_a_download_that_is_cut_short_and_a_busy_server_are_asked_again(
+    first: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _read([first, WHOLE], monkeypatch) == b"content"
+    with pytest.raises(OSError, match="503|more expected"):
+        _read([first] * 4, monkeypatch)
+
+
+def test_what_a_server_does_not_have_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="404"):
+        _read([b"HTTP/1.0 404 None\r\nContent-Length: 0\r\n\r\n"], monkeypatch)
+
+
+def _read(answers: list[bytes], monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What is read from a server with these answers, each of which must have been asked for."""
+    monkeypatch.setattr(pypi.time, "sleep", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        answering = threading.Thread(target=_answer, args=(server, answers))
+        answering.start()
+        try:
+            return pypi.read(f"http://127.0.0.1:{server.getsockname()[1]}/file")
+        finally:
+            answering.join()
+            assert not answers
+
+
+def _answer(server: socket.socket, answers: list[bytes]) -> None:
+    while answers:
+        client, _ = server.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(answers.pop(0))
 
 
 def _drop_then_answer(server: socket.socket, failures: int) -> None:

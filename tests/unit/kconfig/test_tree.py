@@ -124,3 +124,9 @@ def test_a_skeleton_is_replaced_by_a_later_one_of_its_release(bench: Bench, samp
     (source / "net/Kconfig").write_text("config NET\n\tbool 'only'\n")
     assert (skeleton.keep(source, bench.folder) / "net/Kconfig").read_text() == "config NET\n\tbool 'only'\n"
     assert skeleton.find(bench.folder, "5.0") is None
+
+
+def test_a_skeleton_that_is_the_same_stays_for_whoever_reads_it(bench: Bench, sample_tree: Path) -> None:
+    kept = skeleton.keep(sample_tree, bench.folder)
+    before = kept.stat().st_ino
+    assert skeleton.keep(sample_tree, bench.folder).stat().st_ino == before
