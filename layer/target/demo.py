@@ -7,6 +7,7 @@ nothing, and proves less than the runtime tests do.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def main(boot_json: Path) -> int:
         screen.print(f"[bold red]✗ {escape(str(error))}[/]")
         screen.print(f"  console logs: {logs}")
         return 1
+    shutil.rmtree(logs)
     screen.print(f"[bold green]✓ The loop was dumped and restored on {boot.machine.summary}, "
                  f"{time.monotonic() - start:.1f} s in all.[/]")  # fmt: skip
     return 0

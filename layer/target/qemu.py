@@ -9,6 +9,7 @@ nothing about the guest (a panic ends it with 0), so nobody here judges by it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import signal
@@ -26,8 +27,10 @@ from layer.target.deadline import Deadline
 from layer.target.faults import QemuDied
 from layer.target.qmp import Qmp
 
-START = 20.0  # seconds until its sockets exist
+START = 60.0  # seconds until its sockets exist; an emulator that cannot start ends
 QUIT = 5.0  # seconds to leave when asked, before it is killed
+LONGEST = 80  # bytes of a folder in which sockets can be made: their paths may have 107
+STALL = 300  # seconds, the most there are: a busy host stops an emulator for longer than the kernel's 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def common_arguments(launch: Launch) -> list[str]:
     arguments += ["-kernel", str(launch.boot.kernel), "-initrd", str(launch.boot.initramfs)]
     if launch.disk is not None:
         # The host's page cache survives the death of QEMU; the guest's does not. That is a power cut.
-        arguments += ["-drive", f"file={launch.disk},if=none,id=data,format=raw,cache=writeback"]
+        arguments += ["-drive", f"file={_value(launch.disk)},if=none,id=data,format=raw,cache=writeback"]
         arguments += ["-device", f"{names.devices.block},drive=data"]
     return arguments
 
@@ -68,7 +71,7 @@ def common_arguments(launch: Launch) -> list[str]:
 def kernel_arguments(launch: Launch) -> str:
     """The kernel's command line: leave the emulator on a panic; NAME=value words go to init."""
     names = launch.boot.machine.qemu
-    words = [f"console={names.console}", "panic=-1", *launch.append]
+    words = [f"console={names.console}", "panic=-1", f"rcupdate.rcu_cpu_stall_timeout={STALL}", *launch.append]
     words += ["GUEST_CHANNEL=hvc0"] if launch.channel else []
     words += [f"GUEST_MARK={launch.mark}"] if launch.mark else []
     return " ".join(words)
@@ -78,12 +81,24 @@ def arguments(launch: Launch, sockets: Path) -> list[str]:
     """The whole command line of a guest that a program talks to."""
     names = launch.boot.machine.qemu
     line = [*common_arguments(launch), "-append", kernel_arguments(launch)]
-    line += ["-qmp", f"unix:{sockets}/qmp,server=on,wait=off"]
-    line += ["-chardev", f"socket,id=serial,path={sockets}/serial,server=on,wait=on", "-serial", "chardev:serial"]
+    place = _value(sockets)
+    line += ["-qmp", f"unix:{place}/qmp,server=on,wait=off"]
+    line += ["-chardev", f"socket,id=serial,path={place}/serial,server=on,wait=on", "-serial", "chardev:serial"]
     if launch.channel:
-        line += ["-chardev", f"socket,id=shell,path={sockets}/shell,server=on,wait=on"]
+        line += ["-chardev", f"socket,id=shell,path={place}/shell,server=on,wait=on"]
         line += ["-device", names.devices.serial, "-device", "virtconsole,chardev=shell"]
     return line
+
+
+def _value(path: Path) -> str:
+    """A path among an option's words, which commas part."""
+    return str(path).replace(",", ",,")
+
+
+def _folder() -> Path:
+    """A new folder for sockets, where temporary files go, unless that is too far down."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="guest-", dir=usual if len(os.fsencode(usual)) <= LONGEST else "/tmp"))
 
 
 class Qemu:
@@ -137,7 +152,7 @@ class Qemu:
 @contextlib.contextmanager
 def started(launch: Launch, log: Path) -> Iterator[Qemu]:
     """An emulator for as long as the scope lasts, unless it is to stay. `log` gets its command line and its words."""
-    sockets = Path(tempfile.mkdtemp(prefix="guest-"))  # short: a socket's path may have 107 bytes
+    sockets = _folder()
     # A starter that is killed takes its guest along.
     line = [*([] if launch.keep else ["setpriv", "--pdeathsig", "KILL", "--"]), *arguments(launch, sockets)]
     log.write_text("")
