@@ -49,13 +49,7 @@ class Cache:
         """Hold the lock called `what`; waits while another process has it, after saying so through `waiting`."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{what}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    waiting()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with turn(folder / f"{what}.lock", waiting):
             yield
 
     @contextmanager
@@ -72,6 +66,19 @@ def default() -> Cache:
     named = os.environ.get("LAYER_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Cache(Path(named).absolute() if named else Path(base) / "pycriu-layer")
+
+
+@contextmanager
+def turn(file: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock that is this file; waits while another process has it, after saying so through `waiting`."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def settle(made: Path, final: Path) -> None:

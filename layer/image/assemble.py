@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layer import process
-from layer.cache import remove
+from layer.cache import remove, turn
 from layer.errors import BuildError
 from layer.image import contents, cpio, elf, ext4, licences, sbom, sizes, table
 from layer.image.contents import Part
@@ -84,15 +84,20 @@ def _boot(plan: Plan, images: dict[str, Path]) -> str:
 
 @contextmanager
 def _folder(final: Path) -> Iterator[Path]:
-    """A folder that replaces `final` when all went well, and is gone when not."""
-    made = final.with_name(f"{final.name}.{os.getpid()}")
-    remove(made)
-    made.mkdir(parents=True)
-    try:
-        yield made
-        remove(final)
-        os.rename(made, final)
-    except OSError as error:
-        raise BuildError(f"cannot write the images: {error}", hint="is the disk full?") from error
-    finally:
-        remove(made)
+    """A folder that replaces `final` when all went well, and is gone when not. Whoever else is at it waits."""
+    made, old = (final.with_name(f"{final.name}.{what}") for what in ("new", "old"))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with turn(final.with_name(f"{final.name}.lock")):
+        try:
+            for left in (made, old):
+                remove(left)
+            made.mkdir()
+            yield made
+            if final.exists():
+                os.rename(final, old)
+            os.rename(made, final)
+        except OSError as error:
+            raise BuildError(f"cannot write the images: {error}") from error
+        finally:
+            remove(made)
+            remove(old)

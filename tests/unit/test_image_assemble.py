@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,14 @@ def test_a_failure_leaves_the_images_that_were_there(plan: Plan, spoil: Callable
     with pytest.raises(BuildError, match=words):
         assemble.assemble(plan)
     assert contents(plan.folder.path) == before
+
+
+def test_two_who_assemble_at_once_both_end_well(plan: Plan) -> None:
+    """Of one build folder."""
+    assemble.assemble(plan)
+    before = contents(plan.folder.images)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(assemble.assemble, plan) for _ in range(2)]:
+            assert done.result()
+    assert contents(plan.folder.images) == before
+    assert {path.name for path in plan.folder.path.iterdir()} == {"images", "images.lock"}
