@@ -81,21 +81,24 @@ class Clients:
 
 def find() -> Clients:
     """What `main` has fetched; NotHadError."""
-    root = debian.cache() / "clients" / "root"
-    if not list(root.glob("usr/lib/*/libcriu.so.2")):
+    if not debian.fetched(_root()):
         raise NotHadError("upstream's bindings are not in the cache: python3 -m tests.clients fetches them")
-    return Clients(root)
+    return Clients(_root() / "root")
 
 
 def in_go(source: Path) -> Path:
     """A program that uses go-criu; NotHadError."""
     root = _go_root()
-    if not (root / "whole").exists():
+    if not debian.fetched(root):
         raise NotHadError("go-criu is not in the cache: python3 -m tests.clients fetches it")
     program = golang.built(source, root, GOPATH=f"{root}/root/usr/share/gocode")
     if program is None:
         raise NotHadError("no compiler for Go on this machine: apt-get install golang-go")
     return program
+
+
+def _root() -> Path:
+    return debian.cache() / "clients"
 
 
 def _go_root() -> Path:
@@ -113,17 +116,12 @@ def criu(folder: Path) -> Path:
 def main() -> int:
     """Fetch them, once. A host without an archive goes without: the tests say what they lack."""
     try:
-        debian.fetch(_go_root(), archive.codename(), (GO_PACKAGE,))
+        debian.fetch(_go_root(), (archive.codename(),), (GO_PACKAGE,))
     except (debian.NotHadError, LayerError) as error:
         sys.stderr.write(f"  {error}\n")
-    root = debian.cache() / "clients"
-    if (root / "root").exists():
-        return 0
-    sys.stderr.write(f"fetching {', '.join(PACKAGES)} for the tests, into {root}\n")
     try:
-        debian.unpack(root, SUITES, PACKAGES, alone=True)
+        debian.fetch(_root(), SUITES, PACKAGES)
     except debian.NotHadError as error:
-        shutil.rmtree(root, ignore_errors=True)
         sys.stderr.write(f"  {error}\n")
     return 0
 

@@ -29,7 +29,7 @@ def _fetched(machine: Machine) -> list[str | Path]:
     root = debian.cache() / f"cplusplus-{machine.debian_arch}"
     package = hostpackages.fill("g++-{cross}", machine)
     try:
-        debian.fetch(root, archive.codename(), (package,), alone=False)
+        debian.fetch(root, (archive.codename(),), (package,), alone=False)
     except LayerError as error:
         raise debian.NotHadError(str(error)) from None
     compiler, *_ = root.rglob("cc1plus")

@@ -9,6 +9,7 @@ checks signatures and hashes. Nothing is installed on the host, and no package's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -36,6 +37,8 @@ SUDO = {"sudo": "sudo", "visudo": "sudo"}
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib/postgresql/*/bin", "usr/lib/go-*/bin", "bin")
 _OF_TCL = ("usr/share/tcltk/tcl8.*",)
 _LIBRARIES = ("usr/lib/*-linux-gnu", "lib/*-linux-gnu", "usr/lib/*-linux-gnu/*")
+
+WHOLE = "whole"  # in a folder of packages: which they are; written when they are there
 
 _FOREIGN = """\
 #clear APT::Architectures;
@@ -87,12 +90,22 @@ def unpack(
     shutil.rmtree(root / "cache")
 
 
-def fetch(root: Path, suite: str, packages: tuple[str, ...], *, alone: bool = True, architecture: str = "") -> None:
-    """`unpack`, unless it has been done; who comes meanwhile waits."""
+def fetch(
+    root: Path, suites: tuple[str, ...], packages: tuple[str, ...], *, alone: bool = True, architecture: str = ""
+) -> None:
+    """`unpack`, unless all of it has been done, to its end; who comes meanwhile waits."""
     with layer_cache.default().turn(root.name):
-        if not (root / "whole").exists():
-            unpack(root, (suite,), packages, alone=alone, architecture=architecture)
-            (root / "whole").touch()
+        if not set(packages) <= fetched(root):
+            sys.stderr.write(f"fetching {', '.join(packages)} for the tests, into {root}\n")
+            (root / WHOLE).unlink(missing_ok=True)
+            unpack(root, suites, packages, alone=alone, architecture=architecture)
+            (root / WHOLE).write_text("\n".join(packages) + "\n")
+
+
+def fetched(root: Path) -> set[str]:
+    """What `fetch` has been asked for and was there at its end; nothing of one that was interrupted."""
+    whole = root / WHOLE
+    return set(whole.read_text().split()) if whole.exists() else set()
 
 
 def _apt(root: Path, *words: str) -> str:
@@ -114,7 +127,7 @@ def sets() -> dict[Path, dict[str, str]]:
 
 def folders(patterns: tuple[str, ...]) -> list[str]:
     """Those folders of the unpacked packages that exist."""
-    roots = [folder / "root" for folder in sets()]
+    roots = [folder / "root" for folder in sets() if fetched(folder)]
     found = [place for root in roots for pattern in patterns for place in sorted(root.glob(pattern))]
     return [str(place) for place in found if place.is_dir()]
 
@@ -128,28 +141,19 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in changed.items() if value}
 
 
-def missing(wanted: dict[str, str]) -> list[str]:
-    """Programs that neither the host nor the cache has."""
-    path = environment().get("PATH")
-    return [program for program in wanted if shutil.which(program, path=path) is None]
-
-
 def main() -> int:
     """Fetch what is missing, once. A host without an archive goes without: the tests say what they lack."""
     for folder, packages in sets().items():
-        wanted = missing(packages)
-        if not wanted or (folder / "root").exists():
-            continue
-        sys.stderr.write(f"fetching {', '.join(wanted)} for the tests, into {folder}\n")
+        lacking = {package for program, package in packages.items() if shutil.which(program) is None}
         try:
-            unpack(folder, (debian.codename(),), tuple({packages[program] for program in wanted}), alone=False)
+            fetch(folder, (debian.codename(),), tuple(sorted(lacking)), alone=False)
         except (NotHadError, LayerError) as error:
-            shutil.rmtree(folder, ignore_errors=True)  # another time there may be an archive
             sys.stderr.write(f"  {error}\n")
             continue
         tiny = folder / "root/usr/bin/vim.tiny"
         if tiny.exists():  # Debian names it by a script that has not run
-            (tiny.parent / "vi").symlink_to(tiny.name)
+            with contextlib.suppress(FileExistsError):
+                (tiny.parent / "vi").symlink_to(tiny.name)
     return 0
 
 

@@ -26,13 +26,11 @@ def _multiarch() -> list[str]:
     installed = shutil.which("gdb-multiarch")
     if installed:
         return [installed]
+    try:
+        debian.fetch(_root(), (archive.codename(),), ("gdb-multiarch",), alone=False)
+    except (debian.NotHadError, LayerError) as error:
+        raise NoGdbError(str(error)) from None
     program = _root() / "root/usr/bin/gdb-multiarch"
-    if not program.exists():
-        try:
-            debian.unpack(_root(), (archive.codename(),), ("gdb-multiarch",), alone=False)
-        except (debian.NotHadError, LayerError) as error:
-            shutil.rmtree(_root(), ignore_errors=True)
-            raise NoGdbError(str(error)) from None
     data = Path("/usr/share/gdb")  # gdb's own package has it, which is not fetched where it is installed
     if not (data / "python").exists():
         data = _root() / "root/usr/share/gdb"

@@ -77,7 +77,7 @@ def gdb_disk(machine: Machine, folder: Path) -> Path:
     """A disk with gdb, and programs that it writes cores of."""
     root = debian.cache() / f"gdb-{machine.debian_arch}"
     try:
-        debian.fetch(root, archive.codename(), ("gdb-minimal",), architecture=machine.debian_arch)
+        debian.fetch(root, (archive.codename(),), ("gdb-minimal",), architecture=machine.debian_arch)
     except LayerError as error:
         raise debian.NotHadError(str(error)) from None
     content = folder / "gdb"
@@ -132,7 +132,7 @@ def fetched(machine: Machine) -> Path:
     place = debian.cache() / f"programs-{machine.debian_arch}"
     packages = (*(PACKAGES[name] for name in _wanted()), TERMINFO)
     try:
-        debian.fetch(place, archive.codename(), packages, architecture=machine.debian_arch)
+        debian.fetch(place, (archive.codename(),), packages, architecture=machine.debian_arch)
     except LayerError as error:
         raise debian.NotHadError(str(error)) from None
     return place

@@ -47,7 +47,7 @@ def find(named: str | None = None, *, download: bool = False) -> Peer:
 def of_suite(suite: str) -> Peer:
     """What `fetch` has unpacked for this host."""
     root = place(suite)
-    if not (root / "whole").exists():
+    if not debian.fetched(root):
         raise NoPeerError(f"no criu of Debian's {suite} in the cache: python3 -m tests.peer fetches it")
     return tried(_command(root))
 
@@ -70,7 +70,7 @@ def fetch(suite: str, architecture: str = "") -> Path:
     """Unpack it, unless it is there; its place. NoPeerError."""
     root = place(suite, architecture)
     try:
-        debian.fetch(root, suite, ("criu",), architecture=architecture)
+        debian.fetch(root, (suite,), ("criu",), architecture=architecture)
     except debian.NotHadError as error:
         raise NoPeerError(str(error)) from None
     return root

@@ -81,7 +81,7 @@ class Machine:
 def machine(place: Path) -> Iterator[Machine]:
     """One that lasts as long as the scope; `place` is an empty directory. NotHadError."""
     package = debian.cache() / "sudo/root"
-    if not (package / "usr/bin/sudo").exists():
+    if not debian.fetched(package.parent):
         if shutil.which("sudo") is None:
             raise NotHadError("there is no sudo: python3 -m tests.debian fetches it")
         package = Path()
