@@ -13,6 +13,7 @@ import locale
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -75,12 +76,26 @@ def have_venv() -> None:
     probe = [sys.executable, "-c", "import ensurepip"]
     if subprocess.run(probe, stderr=subprocess.DEVNULL, check=False).returncode == 0:
         return
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", "python3-venv"]
+    install = [
+        "apt-get",
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "python3-venv",
+    ]
     if os.geteuid() != 0:
         raise SystemExit(f"error: the Debian package python3-venv is missing; run once: sudo {' '.join(install)}")
     print("installing python3-venv", file=sys.stderr)
-    subprocess.run(["apt-get", "update"], stdout=subprocess.DEVNULL, check=False)
-    subprocess.run(install, stdout=subprocess.DEVNULL, check=True)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for pause in (10, 30, 0):  # as in layer.cli.hosting: somebody else may be updating apt's lists
+        subprocess.run(["apt-get", "update"], env=env, stdout=subprocess.DEVNULL, check=False)
+        done = subprocess.run(install, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(pause)
+    done.check_returncode()
 
 
 def cache_root() -> Path:

@@ -126,7 +126,7 @@ def test_a_download_that_is_cut_short_and_a_busy_server_are_asked_again(
     first: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _read([first, WHOLE], monkeypatch) == b"content"
-    with pytest.raises(OSError, match="503|more expected"):
+    with pytest.raises(OSError, match=r"503|more expected"):
         _read([first] * 4, monkeypatch)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from layer import hostpackages, machine, recipes
-from layer.cli import launch
+from layer.cli import hosting, launch
+from layer.errors import BuildError
 from layer.recipes import TOP
 
 
@@ -51,6 +53,28 @@ def test_a_build_needs_what_its_recipes_need_and_the_emulator_of_its_machine() -
 
 def test_only_what_dpkg_does_not_have_is_missing() -> None:
     assert hostpackages.missing(["dpkg", "no-such-package"]) == ("no-such-package",)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3])
+def test_packages_are_installed_although_somebody_else_is_at_apts_lists(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An apt-get that fails so many times, as it does while a fresh machine updates them."""
+    apt, told = tmp_path / "apt-get", tmp_path / "told"
+    apt.write_text(
+        f'#!/bin/sh\necho "$1" >>{told}\n[ "$1" = install ] && [ $(grep -c install {told}) -gt {failures} ]\n'
+    )
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LAYER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hosting.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(hosting.time, "sleep", lambda _: None)
+    if failures == len(hosting.PAUSES):
+        with pytest.raises(BuildError, match="exit status 1"):
+            hosting.install(("no-such-package",))
+    else:
+        hosting.install(("no-such-package",))
+    assert told.read_text().split() == ["update", "install"] * min(failures + 1, 3)
 
 
 def test_the_launcher_runs_on_a_bare_python() -> None:
