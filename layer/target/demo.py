@@ -22,7 +22,7 @@ from layer.target import bootfile, guest, looplog
 from layer.target.simpleloop import Loop
 
 FROZEN = 4  # seconds that the log is watched standing still
-STEP = 6  # seconds between two lines that still count as running, on a busy host
+STEP = 10  # seconds between two lines that still count as running, on a busy host
 
 
 class Surprise(LayerError):

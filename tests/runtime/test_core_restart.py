@@ -60,12 +60,12 @@ def started(shell: Shell, place: str, *environment: str) -> int:
     """The numbers, halfway; the PID. What a shell starts in the background ignores SIGQUIT."""
     words = " ".join(environment)
     shell.run(f"cd {place} && (ulimit -c unlimited; {words} setsid python3 -IS ../start </dev/null >log 2>&1 &)")
-    shell.run(f"n=0; until grep -q ready {place}/log || [ $n = 100 ]; do sleep 0.1; n=$((n+1)); done; sleep 1")
+    shell.run(f"n=0; until grep -q ready {place}/log || [ $n = 300 ]; do sleep 0.1; n=$((n+1)); done; sleep 1")
     return int(shell.out("pidof numbers"))
 
 
 def gone(shell: Shell, pid: int) -> None:
-    shell.run(f"n=0; while [ -e /proc/{pid} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done; [ ! -e /proc/{pid} ]")
+    shell.run(f"n=0; while [ -e /proc/{pid} ] && [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done; [ ! -e /proc/{pid} ]")
 
 
 def test_numbers_go_on_where_they_were(shell: Shell, place: str) -> None:

@@ -33,8 +33,8 @@ def story(target: guest.Guest) -> Story:
 
 
 def longest_step(target: guest.Guest) -> int:
-    """Seconds between two lines that still count as running; the clock of a busy emulator advances in leaps."""
-    return int(1 + target.slowness)
+    """Seconds between two lines that still count as running; a busy host stops an emulator for seconds."""
+    return int(4 + target.slowness)
 
 
 def test_the_log_grows(story: Story) -> None:
@@ -85,9 +85,9 @@ def test_the_log_grows_again_with_one_gap(story: Story, target: guest.Guest) -> 
     assert story.loop.log().startswith(story.text), "lines written before the dump have changed"
     # Doubled lines and a clock that goes back raise; a lost line would be a second gap.
     found = looplog.gaps(after, 1)  # every place where more than the loop's own second passed
-    longest = max(found, key=lambda gap: gap.seconds)
-    assert longest.after == len(story.before) and longest.seconds >= FROZEN
-    assert [gap for gap in found if gap != longest and gap.seconds > longest_step(target)] == []
+    away = [gap for gap in found if gap.after == len(story.before)]
+    assert away and away[0].seconds >= FROZEN
+    assert [gap for gap in found if gap not in away and gap.seconds > longest_step(target)] == []
 
 
 def test_it_can_be_dumped_and_restored_once_more(story: Story) -> None:

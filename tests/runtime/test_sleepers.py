@@ -10,6 +10,7 @@ PROGRAM = f"""
 import ctypes, time
 spec = (ctypes.c_long * 2)({SLEEP}, 0)
 begin = time.monotonic()
+open("begun", "w").close()
 result = ctypes.CDLL(None).nanosleep(spec, None)
 print(result, begin, time.monotonic(), flush=True)
 """
@@ -20,7 +21,10 @@ def test_dumps_that_leave_it_do_not_lengthen_a_sleep(target: guest.Guest) -> Non
     shell.run("mkdir /tmp/sleeper")
     line = "echo $$ >pid; exec setsid python3 -B program.py </dev/null >log 2>&1"
     program = PROGRAM.strip().replace("\n", "\\n")
-    shell.run(f"cd /tmp/sleeper && printf '{program}\\n' >program.py && (sh -c '{line}' &) && sleep 3")
+    shell.run(f"cd /tmp/sleeper && printf '{program}\\n' >program.py && (sh -c '{line}' &)")
+    shell.run(
+        "cd /tmp/sleeper; n=0; until [ -e begun ] || [ $n = 300 ]; do sleep 0.2; n=$((n+1)); done; sleep 1", timeout=90
+    )
     for number in range(2):
         dumped = float(shell.out("cut -d' ' -f1 /proc/uptime"))
         words = f"cd /tmp/sleeper && mkdir {number} && pycriu dump -R -D {number} -t $(cat pid)"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from layer.target import bootfile, guest
+from layer.target import bootfile, faults, guest
+from layer.target.shell import Shell
 from tests import manifest
 
 THERE = "/usr/lib/victims"  # where feature/victims puts them
@@ -26,32 +27,46 @@ def _victims(boot: bootfile.Boot, unless_possible: Callable[[str], None]) -> Non
         unless_possible(f"{boot.file} was configured without feature/victims")
 
 
+class Conductor:
+    """The process in the guest. One that does not answer is killed: the next victim gets another, not its answer."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._start()
+
+    def _start(self) -> None:
+        shell = self._shell
+        shell.run(f"rm -rf {FOLDER} && mkdir {FOLDER} && mkfifo {FOLDER}/ask {FOLDER}/answer")
+        shell.put(f"{FOLDER}/conductor.py", Path(__file__).with_name("conductor.py").read_bytes())
+        words = f"echo $$ >pid; python3 -ISB conductor.py {THERE} $PWD/ask $PWD/answer </dev/null >log 2>&1"
+        # Should it end, its last words are the answer to all that is asked.
+        words += "; cat log >answer; while read -r line <ask; do cat log >answer; done"
+        shell.run(f"cd {FOLDER} && (setsid sh -c '{words}' </dev/null >/dev/null 2>&1 &)")
+
+    def play(self, name: str, seconds: float = SECONDS) -> str:
+        """Plays one victim; what is to be said of it."""
+        words = " ".join([f"{self._shell.slowness:g}", name, *VICTIMS[name].options])
+        try:
+            return self._shell.run(f"echo '{words}' >{FOLDER}/ask; cat {FOLDER}/answer", timeout=seconds).out.strip()
+        except faults.DeadlinePassed:
+            self._shell.run(f"kill -9 -$(cat {FOLDER}/pid); pkill -9 -f {THERE}", check=False)
+            self._start()
+            raise
+
+
 @pytest.fixture(scope="module")
-def conducted(target: guest.Guest) -> Callable[[str], str]:
-    """Plays one victim in the guest; what is to be said of it."""
-    shell = target.shell
-    shell.run(f"mkdir {FOLDER} && mkfifo {FOLDER}/ask {FOLDER}/answer")
-    shell.put(f"{FOLDER}/conductor.py", Path(__file__).with_name("conductor.py").read_bytes())
-    words = f"python3 -ISB conductor.py {THERE} $PWD/ask $PWD/answer </dev/null >log 2>&1"
-    # Should it end, its last words are the answer to all that is asked.
-    words += "; cat log >answer; while read -r line <ask; do cat log >answer; done"
-    shell.run(f"cd {FOLDER} && (setsid sh -c '{words}' </dev/null >/dev/null 2>&1 &)")
-
-    def play(name: str) -> str:
-        words = " ".join([f"{shell.slowness:g}", name, *VICTIMS[name].options])
-        return shell.run(f"echo '{words}' >{FOLDER}/ask; cat {FOLDER}/answer", timeout=SECONDS).out.strip()
-
-    return play
+def conducted(target: guest.Guest) -> Conductor:
+    return Conductor(target.shell)
 
 
 @pytest.fixture
-def play(target: guest.Guest, boot: bootfile.Boot, conducted: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
+def play(target: guest.Guest, boot: bootfile.Boot, conducted: Conductor) -> Iterator[Callable[[str], str]]:
     """`conducted`, for one test; what it leaves in the guest's memory is removed."""
 
     def played(name: str) -> str:
         if boot.machine.name in VICTIMS[name].lacking:
             pytest.skip(f"{name}: {VICTIMS[name].lacking[boot.machine.name]}")
-        return conducted(name)
+        return conducted.play(name)
 
     yield played
     if not target.qemu.ended():
@@ -64,6 +79,13 @@ def test_victim(play: Callable[[str], str], name: str) -> None:
     said = play(name)
     if said != "PASS":
         pytest.fail(said, pytrace=False)
+
+
+def test_a_conductor_that_hangs_costs_one_victim(play: Callable[[str], str], conducted: Conductor) -> None:
+    conducted._shell.run(f"kill -STOP -$(cat {FOLDER}/pid)")
+    with pytest.raises(faults.DeadlinePassed):
+        conducted.play("pipes", seconds=1)
+    assert play("pipes") == "PASS"
 
 
 AO_KEY = """
