@@ -51,6 +51,7 @@ class Console(_Spawn):
         self._filter = Filter()
         self._partial = ""
         self._eof = False
+        self._slice, self._pause = Deadline.after(SLICE), SLICE
 
     def wait(
         self, pattern: re.Pattern[str], deadline: Deadline, what: str, *, window: int | None = None
@@ -60,9 +61,10 @@ class Console(_Spawn):
         `window`: a match begins at most so many characters before its end; None when it may begin anywhere.
         """
         while True:
-            pause = min(SLICE, deadline.remaining)
+            last = deadline.passed  # what has come before we were let run counts
+            self._slice, self._pause = Deadline.after(SLICE), min(SLICE, deadline.remaining)
             found = self.expect_list(
-                [pattern, pexpect.TIMEOUT, pexpect.EOF], timeout=pause, searchwindowsize=window or -1
+                [pattern, pexpect.TIMEOUT, pexpect.EOF], timeout=None, searchwindowsize=window or -1
             )
             if found == 0:
                 assert isinstance(self.match, re.Match)
@@ -70,14 +72,18 @@ class Console(_Spawn):
             if found == 2:  # its place in the list above
                 self._closed(what)
             self.check()
-            if deadline.passed:
+            if last:
                 message = f"{what}: nothing of it within {deadline.seconds:.1f} s"
                 raise DeadlinePassed(message, tail=self.tail(), log=self.log_path)
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """What pexpect reads through: plain text of this line, while the watched lines are read on the side."""
-        pause = SLICE if timeout is None or timeout < 0 else timeout
-        for other in self._ready(pause):
+        """What pexpect reads through: plain text of this line, while the watched lines are read on the side.
+
+        Nothing is timed by pexpect, which looks at the wall clock: a fresh machine sets its own, by hours.
+        """
+        if self._slice.passed:
+            raise pexpect.TIMEOUT("time to look around")
+        for other in self._ready(min(self._pause, self._slice.remaining)):
             other.drain()
         self.check()
         if not _readable([self.child_fd], 0):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -84,6 +86,23 @@ def test_a_deadline_is_kept_while_output_goes_on(far_end: FarEnd) -> None:
         console.wait(DONE, Deadline.after(0.5), "the shell")
     assert 0.4 < time.monotonic() - start < 10
     assert "| noise" in str(caught.value) and str(console.log_path) in str(caught.value)
+
+
+def test_a_deadline_is_kept_although_the_wall_clock_goes_back(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = far_end(r"[(print('noise'), time.sleep(.01)) for _ in range(3000)]")
+    moments = itertools.count(1_000_000_000.0, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(moments))
+    start = time.monotonic()
+    with pytest.raises(faults.DeadlinePassed):
+        console.wait(DONE, Deadline.after(0.5), "done")
+    assert time.monotonic() - start < 10
+
+
+def test_what_came_while_we_were_not_let_run_is_no_missed_deadline(far_end: FarEnd) -> None:
+    console = far_end("print('done'); time.sleep(60)")
+    deadline = Deadline.after(0)
+    assert select.select([console.child_fd], [], [], 20)[0]
+    console.wait(DONE, deadline, "done")
 
 
 def test_a_panic_in_the_middle_of_output_ends_the_wait_with_its_trace(far_end: FarEnd) -> None:
