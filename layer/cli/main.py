@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,8 @@ from layer.cli import building, configuring, hosting, locking, running
 from layer.errors import LayerError
 
 Verb = Callable[[argparse.Namespace], int]
+# Errors that are no bug of ours, wherever they come up: a disk that is full or broken, a cache of somebody else's.
+SURROUNDINGS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 141  # what a shell says of a program killed by SIGPIPE
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -183,3 +183,8 @@ def test_paths_with_blanks_and_dollars_reach_the_shell_whole(tmp_path: Path) -> 
     (folder / "build.ninja").write_text(graph.render(elsewhere))
     (told, *_) = ninja(folder, "-t", "commands", "audit").stdout.splitlines()
     assert shlex.split(told)[:2] == ["PYTHONPATH=/a $checkout", sys.executable]
+
+
+def test_where_nothing_can_be_written_that_is_said_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configure", "--builddir", "/sys/no-place/for-a-build"]) == 1
+    assert capsys.readouterr().err.startswith("error: /sys/no-place: ")
