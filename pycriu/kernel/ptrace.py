@@ -11,9 +11,14 @@ import ctypes
 import errno
 import os
 import struct
+import time
 
 from pycriu.errors import KernelError, TraceeGone
 from pycriu.kernel import names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 CONT, SINGLESTEP, DETACH, SYSCALL = 7, 9, 17, 24
 SETOPTIONS, GETSIGINFO, GETREGSET, SETREGSET = 0x4200, 0x4202, 0x4204, 0x4205
@@ -27,6 +32,8 @@ O_SUSPEND_SECCOMP = 1 << 21
 EVENT_FORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 3, 4, 128
 PEEKSIGINFO_SHARED = 1
 WALL = 0x40000000  # __WALL: wait for clone children too
+WNOTHREAD = 0x20000000  # __WNOTHREAD: not for those of other threads of ours
+_BETWEEN_LOOKS = 0.0002  # seconds
 
 NT_PRSTATUS, NT_PRFPREG = 1, 2
 
@@ -186,15 +193,45 @@ def get_user_dispatch(tid: int) -> bool:
     return buffer.raw[0] != 0
 
 
-def wait(tid: int) -> int:
-    """Wait for the next report of one tracee and return the raw wait status; TraceeGone when it ended instead."""
+def wait(tid: int, others: Collection[int] = ()) -> int:
+    """Wait for the next report of one tracee and return the raw wait status; TraceeGone when it ended instead.
+
+    Where `tid` is the first thread of a process, `others` are those of that process that we trace, and that stand.
+    """
     try:
+        if others:
+            _until_told(tid, others)
         _, status = os.waitpid(tid, WALL)
     except ChildProcessError:
         raise TraceeGone(f"task {tid} is gone") from None
     if not os.WIFSTOPPED(status):
         raise TraceeGone(f"task {tid} ended while it was being worked on ({describe_exit(status)})")
     return status
+
+
+def _until_told(tid: int, others: Collection[int]) -> None:
+    """Wait until a first thread has something to report.
+
+    If its process is killed it has nothing as long as nobody has read how the others have ended, and that is for us.
+    """
+    peek = os.WEXITED | os.WSTOPPED | os.WNOWAIT | WALL
+    while (found := os.waitid(os.P_ALL, 0, peek | WNOTHREAD)) is not None and found.si_pid != tid:
+        if found.si_pid in others and _has_ended(found.si_pid):
+            continue
+        # A child of ours that has nothing to do with it, and that somebody else is to wait for.
+        if os.waitid(os.P_PID, tid, peek | os.WNOHANG) is not None:
+            return
+        for one in others:
+            _has_ended(one)
+        time.sleep(_BETWEEN_LOOKS)
+
+
+def _has_ended(tid: int) -> bool:
+    """Whether a tracee has ended; how is read then."""
+    try:
+        return os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | WALL) is not None
+    except ChildProcessError:
+        return True  # it has been read already
 
 
 def describe_exit(status: int) -> str:

@@ -235,30 +235,42 @@ class Freeze:
     def _await(self, tids: list[int], deadline: float) -> bool:
         """Wait for the stop of each; False when the deadline passes first."""
         for tid in tids:
-            while not (status := _poll(tid)):
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(0.00005)
-            while os.WIFSTOPPED(status) and status >> 16 != ptrace.EVENT_STOP:
-                # A signal came in before our interrupt, and was to be delivered: it is, and then the task stops.
-                ptrace.interrupt(tid)
-                ptrace.cont(tid, os.WSTOPSIG(status))
-                _, status = os.waitpid(tid, ptrace.WALL)
-            if os.WIFSTOPPED(status) and os.WSTOPSIG(status) != SIGTRAP:
-                # A process that was stopped by a signal shows that signal, and stops at once: not for our interrupt,
-                # which is yet to be seen.
-                self._stop_signals[tid] = os.WSTOPSIG(status)
-                ptrace.interrupt(tid)
-                ptrace.cont(tid)
-                _, status = os.waitpid(tid, ptrace.WALL)
-            if os.WIFSTOPPED(status):
-                self._stands(tid)
-                continue
+            try:
+                status = self._stop_of(tid, deadline)
+                if status is not None and os.WIFSTOPPED(status):
+                    self._stands(tid)
+                    continue
+            except TraceeGone:  # killed by somebody else meanwhile
+                self._stopped.discard(tid)
+                status = _report(tid, deadline)
+            if status is None or os.WIFSTOPPED(status):
+                return False
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
             self.tasks.pop(tid).close()
             if tid == self.pid:
                 raise TraceeGone(f"process {tid} ended before it could be stopped")
         return True
+
+    def _stop_of(self, tid: int, deadline: float) -> int | None:
+        """The wait status of one that has been asked to stop: of that stop, or of its end; None when there is none yet.
+
+        Who is killed on the way there may wait for us: the first thread of a process does not end before the status of
+        all others has been read.
+        """
+        status = _report(tid, deadline)
+        while status is not None and os.WIFSTOPPED(status) and status >> 16 != ptrace.EVENT_STOP:
+            # A signal came in before our interrupt, and was to be delivered: it is, and then the task stops.
+            ptrace.interrupt(tid)
+            ptrace.cont(tid, os.WSTOPSIG(status))
+            status = _report(tid, deadline)
+        if status is not None and os.WIFSTOPPED(status) and os.WSTOPSIG(status) != SIGTRAP:
+            # A process that was stopped by a signal shows that signal, and stops at once: not for our interrupt,
+            # which is yet to be seen.
+            self._stop_signals[tid] = os.WSTOPSIG(status)
+            ptrace.interrupt(tid)
+            ptrace.cont(tid)
+            status = _report(tid, deadline)
+        return status
 
     def _stands(self, tid: int) -> None:
         """A thread has stopped for us; the call that this has ended is to go on."""
@@ -303,15 +315,17 @@ class Freeze:
         signals = dict.fromkeys(self._stopped, 0)
         for tid in self.tasks.keys() - self._stopped:
             status = _poll(tid)
-            if not status:
+            if status is None:
                 continue
             signals[tid] = os.WSTOPSIG(status) if os.WIFSTOPPED(status) and not status >> 16 else 0
             if os.WIFSTOPPED(status) and status >> 16 == ptrace.EVENT_STOP:
                 self._stands_late(tid)
         self._make_again(list(self.tasks))
-        for tid in [tid for tid in self.tasks if tid in signals]:
-            self._let_go(self.tasks.pop(tid), signals[tid])
-        self._stopped = set()
+        gone = [tid for tid in list(self.tasks) if tid in signals and not self._let_go(self.tasks[tid], signals[tid])]
+        _bury([self.tasks[tid] for tid in gone])
+        for tid in signals.keys() & self.tasks.keys():
+            del self.tasks[tid]
+        self._stopped, self._stop_signals = set(), {}
 
     def _give_up(self) -> None:
         """Let all go, and wait a moment for those that are yet to stop: they would stand for as long as we live."""
@@ -328,15 +342,17 @@ class Freeze:
         except TraceeGone:
             return  # it was killed by somebody else meanwhile
 
-    def _let_go(self, task: Tracee, signal: int) -> None:
-        """Detach from one, which gets the signal that was about to be delivered."""
+    def _let_go(self, task: Tracee, signal: int) -> bool:
+        """Detach from one, which gets the signal that was about to be delivered; False where it has ended."""
         try:
             if self._limited is not None:
                 self._limited.go_on(task)
-            task.close()
             ptrace.detach(task.tid, signal)
         except TraceeGone:
-            return  # it has ended, or was killed by somebody else meanwhile
+            return False  # or it was killed by somebody else meanwhile
+        finally:
+            task.close()
+        return True
 
     def kill(self) -> None:
         """End every task of the tree, children before parents.
@@ -375,12 +391,40 @@ def read_status(parent: Tracee, child: int) -> None:
             raise
 
 
-def _poll(pid: int) -> int:
-    """The wait status that a task has to report, 0 if none."""
+def _poll(pid: int) -> int | None:
+    """The wait status that a task has to report, None if none; one that is gone has ended."""
     try:
-        return os.waitpid(pid, ptrace.WALL | os.WNOHANG)[1]
+        found, status = os.waitpid(pid, ptrace.WALL | os.WNOHANG)
     except ChildProcessError:
         return 0
+    return status if found else None
+
+
+def _report(pid: int, deadline: float) -> int | None:
+    """The same, waited for until the deadline."""
+    while (status := _poll(pid)) is None and time.monotonic() <= deadline:
+        time.sleep(0.00005)
+    return status
+
+
+def _bury(tasks: list[Tracee]) -> None:
+    """Read how tasks that we trace have ended: their parents are not told before that, for as long as we live.
+
+    The first thread of a process comes last. Where we are its parent ourselves, its status is not for us to read here.
+    """
+    left = [task for task in reversed(tasks) if task.leader is not None or not _is_our_child(task.tid)]
+    end = time.monotonic() + _LAST_WAIT
+    while left and time.monotonic() < end:
+        left = [task for task in left if _poll(task.tid) is None]
+        if left:
+            time.sleep(_PAUSE_BETWEEN_ROUNDS)
+
+
+def _is_our_child(pid: int) -> bool:
+    try:
+        return procfs.stat(pid).ppid == os.getpid()
+    except TraceeGone:
+        return False
 
 
 def has_lost_leader(process: Process) -> bool:

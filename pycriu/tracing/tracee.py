@@ -17,7 +17,7 @@ import os
 import struct
 
 from pycriu.arch.description import ERRNO_MAX, MASK64, Arch, Registers, signed
-from pycriu.errors import KernelError, PycriuError, Unsupported
+from pycriu.errors import KernelError, PycriuError, TraceeGone, Unsupported
 from pycriu.kernel import names, procfs, ptrace
 from pycriu.kernel.pagemap import PAGE_SIZE
 from pycriu.tracing.home import Home
@@ -68,7 +68,10 @@ class Tracee:
     def __init__(self, tid: int, arch: Arch, leader: Tracee | None = None) -> None:
         self.tid = tid
         self.arch = arch
-        self._leader = leader
+        self.leader = leader
+        self._others: set[int] = set()  # of a first thread: the others of its process that we trace
+        if leader is not None:
+            leader._others.add(tid)
         self.resumes = False  # see interrupted.resume
         self.rest: int | None = None  # see interrupted.with_rest
         self._mem = -1
@@ -77,8 +80,8 @@ class Tracee:
     @property
     def mem(self) -> int:
         """/proc/TID/mem, open for reading and writing, opened at the first use."""
-        if self._leader is not None:
-            return self._leader.mem
+        if self.leader is not None:
+            return self.leader.mem
         if self._mem < 0:
             self._mem = os.open(f"/proc/{self.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
         return self._mem
@@ -167,7 +170,7 @@ class Tracee:
         when the task is let go of.
         """
         while True:
-            status = ptrace.wait(self.tid)
+            status = ptrace.wait(self.tid, self._others)
             if status >> 16 == ptrace.EVENT_STOP:
                 resume(self.tid, 0)
             elif status >> 8 == SIGSTOP:
@@ -177,7 +180,7 @@ class Tracee:
 
     def await_interrupt(self) -> None:
         """Wait for the stop of PTRACE_INTERRUPT, which shows the signal by which a process was stopped anyway."""
-        while (status := ptrace.wait(self.tid)) >> 8 == SIGSTOP:
+        while (status := ptrace.wait(self.tid, self._others)) >> 8 == SIGSTOP:
             ptrace.cont(self.tid, SIGSTOP)
         self._insist(status, os.WSTOPSIG(status), ptrace.EVENT_STOP)
 
@@ -316,6 +319,9 @@ class Remote:
         finally:
             try:
                 self._restore()
+            except TraceeGone:
+                if error is None:
+                    raise
             finally:
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, self._our_mask)
 
