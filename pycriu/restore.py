@@ -248,7 +248,9 @@ class Pidfile:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None and self._path is not None:
-            os.unlink(self._path)
+            from pycriu.command.background import remove_pid
+
+            remove_pid(self._path, self._pid)
 
 
 def stats_entry(took: int, pages: int) -> m.stats_entry:

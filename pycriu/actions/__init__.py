@@ -262,7 +262,7 @@ def tell_dry_run(
     return 0 if report.passes else 1
 
 
-ALARM = 14
+ALARM, SIGCHLD = 14, 17
 
 
 class Deadline:
@@ -283,6 +283,8 @@ class Signals:
 
     Later ones are ignored: the undoing must not be interrupted. Behind `settle` all are, to our end: what was asked for
     is done, and so our exit status says. (The module `signal` takes 3 ms to import, for names.)
+
+    Who has started us may have SIGCHLD ignored, and so would we: nobody could wait for a child then, see waitpid(2).
     """
 
     numbers = (1, 2, ALARM, 15)  # SIGHUP, SIGINT, SIGALRM, SIGTERM
@@ -290,6 +292,8 @@ class Signals:
     held: ClassVar[list[int]] = []  # and behind `hold`
 
     def __enter__(self) -> None:
+        if _signal.getsignal(SIGCHLD) == _signal.SIG_IGN:
+            _signal.signal(SIGCHLD, _signal.SIG_DFL)
         self._before = {number: _signal.getsignal(number) for number in self.numbers}
         for number in self.numbers:
             if self._before[number] != _signal.SIG_IGN or number == ALARM:  # nohup(1) means it

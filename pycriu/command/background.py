@@ -7,17 +7,26 @@ import os
 
 from pycriu.errors import UserError
 
+_SIGTERM = 15
+
 
 def begin(what: str) -> int:
     """daemon(3): a child goes on, and gets a descriptor to say that it is ready.
 
-    The parent waits for that, and gets -1; UserError if the child ends first.
+    The parent waits for that, and gets -1; UserError if the child ends first. If a signal ends the wait, it ends the
+    child, too: what was begun is undone by then.
     """
     reader, writer = os.pipe()
-    if os.fork():
+    if child := os.fork():
         os.close(writer)
-        ready = os.read(reader, 1)
-        os.close(reader)
+        try:
+            ready = os.read(reader, 1)
+        except BaseException:
+            os.kill(child, _SIGTERM)
+            os.waitpid(child, 0)
+            raise
+        finally:
+            os.close(reader)
         if not ready:
             raise UserError(f"{what} has not started", "what it said is above, or in its log")
         return -1
@@ -51,16 +60,27 @@ def write_pid(path: str, pid: int) -> None:
         os.close(fd)
 
 
+def remove_pid(path: str, pid: int) -> None:
+    """The file that `write_pid` has made, unless somebody has removed it, or put another one in its place."""
+    try:
+        with open(path) as file:
+            if file.read(32) == str(pid):
+                os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
 class Pidfile:
     """A new file with the PID of this process, for as long as it serves."""
 
     def __init__(self, work_dir: str, name: str | None) -> None:
         self._path = os.path.join(work_dir, name) if name else ""
+        self._pid = os.getpid()
 
     def __enter__(self) -> None:
         if self._path:
-            write_pid(self._path, os.getpid())
+            write_pid(self._path, self._pid)
 
     def __exit__(self, *_: object) -> None:
         if self._path:
-            os.unlink(self._path)
+            remove_pid(self._path, self._pid)

@@ -39,10 +39,14 @@ class Progress:
         total = pages * PAGE
         if total < WORTH:
             return
-        self._end, self._ended = _thread.allocate_lock(), _thread.allocate_lock()
-        self._end.acquire()
-        self._ended.acquire()
-        _thread.start_new_thread(self._tell, (verb, total, done, self._end, self._ended))
+        end, ended = _thread.allocate_lock(), _thread.allocate_lock()
+        end.acquire()
+        ended.acquire()
+        try:
+            _thread.start_new_thread(self._tell, (verb, total, done, end, ended))
+        except RuntimeError:
+            return  # no more threads for this user: the work goes on
+        self._end, self._ended = end, ended
 
     def end(self) -> None:
         """Remove the line. More than once."""

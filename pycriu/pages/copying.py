@@ -109,7 +109,10 @@ def in_halves(work: Callable[[list[Batch], Sequence[bool]], list[Any]], all_batc
             done.release()
 
     done.acquire()
-    _thread.start_new_thread(second_half, ())
+    try:
+        _thread.start_new_thread(second_half, ())
+    except RuntimeError:  # no more threads for this user, or in this control group
+        return work(all_batches, ())
     try:
         first = work(all_batches[:middle], ())
     except BaseException:
