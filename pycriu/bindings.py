@@ -89,7 +89,11 @@ class _Socket(_Way):
 
     def connect(self, daemon: bool) -> socket.socket:
         self.sk = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sk.connect(self.comm)
+        try:
+            self.sk.connect(self.comm)
+        except OSError:
+            self.sk.close()
+            raise
         return self.sk
 
 
@@ -115,7 +119,7 @@ class _Program(_Way):
             if not self.swrk:
                 self._become(its)
         if daemon:
-            os.waitpid(self.swrk, 0)
+            _wait(self.swrk)
         return self.sk
 
     def _become(self, its: socket.socket) -> None:
@@ -137,7 +141,14 @@ class _Program(_Way):
     def disconnect(self) -> None:
         super().disconnect()
         if not self.daemon:
-            os.waitpid(self.swrk, 0)
+            _wait(self.swrk)
+
+
+def _wait(child: int) -> None:
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        return  # this script has SIGCHLD ignored: it has ended, and nobody is told how
 
 
 class criu:  # noqa: N801 - upstream's name
@@ -209,15 +220,19 @@ class criu:  # noqa: N801 - upstream's name
         daemon = req.type == rpc.DUMP and not req.opts.HasField("pid")
         try:
             connection = self.sk or self._comm.connect(daemon)
-            if req.keep_open:
-                self.sk = connection
-            connection.send(req.SerializeToString())
-            size = connection.recv_into(bytearray(1), 1, socket.MSG_TRUNC | socket.MSG_PEEK)
-            data = connection.recv(size)
-            if not req.keep_open:
-                self.sk = None
-                self._comm.disconnect()
-            return m.criu_resp.FromString(data)
+            self.sk = None
+            answered = False
+            try:
+                connection.send(req.SerializeToString())
+                size = connection.recv_into(bytearray(1), 1, socket.MSG_TRUNC | socket.MSG_PEEK)
+                answer = m.criu_resp.FromString(connection.recv(size))
+                answered = True
+            finally:
+                if answered and req.keep_open:
+                    self.sk = connection
+                else:
+                    self._comm.disconnect()
+            return answer
         except _FAILURES as error:
             raise CRIUExceptionInternal(req.type, str(error)) from error
 

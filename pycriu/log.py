@@ -151,9 +151,19 @@ def _place(file: str, line: int) -> str:
 def _write_all(fd: int, text: str) -> OSError | None:
     """What stood in the way, if not all could be written: no dump fails because its log is on a full disk."""
     data = memoryview(text.encode(errors="backslashreplace"))
-    try:
-        while data:
+    while data:
+        try:
             data = data[os.write(fd, data) :]
-    except OSError as error:
-        return error
+        except BlockingIOError:  # by somebody who has the terminal or pipe, too: we wait as if it were not
+            _wait_for_room(fd)
+        except OSError as error:
+            return error
     return None
+
+
+def _wait_for_room(fd: int) -> None:
+    import select
+
+    look = select.poll()
+    look.register(fd, select.POLLOUT)
+    look.poll()

@@ -312,9 +312,12 @@ class NewCheckpoint:
                 file.close()
             if self.remote is not None:
                 self.remote.close()
-            commit.remove(self._directory)
             for action, about in self._regrets:
                 action(about)
+            commit.remove(self._directory)
+        except (OSError, PycriuError):
+            if kind is None:
+                raise  # else what went wrong before is what must be told; the next dump removes what is left
         finally:
             os.close(self._place)
             os.close(self._directory)

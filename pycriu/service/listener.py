@@ -45,9 +45,13 @@ class Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        if os.path.lexists(self.path) and os.lstat(self.path).st_ino == self._inode:
-            os.unlink(self.path)
+        try:
+            if os.lstat(self.path).st_ino == self._inode:  # which is ours as long as the socket is open
+                os.unlink(self.path)
+        except FileNotFoundError:
+            self._log.info("%s has been removed", self.path)
+        finally:
+            self._socket.close()
 
     def serve(self) -> None:
         """Until a signal ends it, by an exception."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 MAX_REQUEST = 1 << 20  # bytes; the largest that a client of CRIU has any use for is a few KiB
+MAX_WORDS = 6 << 10  # bytes of an error: go-criu reads 8 KiB of a response
 SEND_SECONDS = 30  # for a peer that does not read
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
@@ -48,6 +49,14 @@ def receive(connection: socket.socket) -> m.criu_req:
     if strange:
         raise BadRequest(strange, "the client speaks a newer version of the protocol than CRIU 4.2's")
     return request
+
+
+def words(error: PycriuError) -> str:
+    """What is wrong, as a response has it: not longer than clients read, and without what no text may have."""
+    said = str(error).encode(errors="backslashreplace")
+    if len(said) <= MAX_WORDS:
+        return said.decode()
+    return said[:MAX_WORDS].decode(errors="ignore") + "…\nthe log has the rest"
 
 
 def send(connection: socket.socket, response: m.criu_resp) -> None:

@@ -127,7 +127,7 @@ class Worker:
         return True
 
     def _refuse(self, name: str, error: PycriuError) -> None:
-        response = m.criu_resp(type=self.types[name], success=False, cr_errmsg=str(error))
+        response = m.criu_resp(type=self.types[name], success=False, cr_errmsg=wire.words(error))
         number = number_of(error)
         if number:
             response.cr_errno = number

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -256,6 +257,29 @@ def test_a_log_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == "pycriu: the log is not complete: No space left on device\n"
     assert (tmp_path / "cpuinfo.img").exists()
+
+
+def test_a_log_into_a_pipe_that_does_not_block_is_whole() -> None:
+    """As a terminal that some other program shares with us may be: its reader is only slow."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    lines = [f"line {number} {'x' * 60}" for number in range(4000)]
+    read: list[bytes] = []
+
+    def slowly() -> None:
+        while piece := os.read(reader, 1 << 14):
+            read.append(piece)
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=slowly)
+    thread.start()
+    with log.Log(log.INFO, writer, echo=False) as said:
+        for line in lines:
+            said.info("%s", line)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+    assert [line.partition(") ")[2] for line in b"".join(read).decode().splitlines()] == lines
 
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])

@@ -407,3 +407,17 @@ def test_service_images_lie_in_the_work_directory(tmp_path: Path) -> None:
         assert images.read_one("stats-restore") == statistics
     with pytest.raises(UserError, match="No such file"):
         store.write_service(str(tmp_path / "none"), "stats-restore", statistics)
+
+
+def test_what_cannot_be_removed_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    """It is told, what lies outside is undone, and the next dump begins anew."""
+    undone: list[str] = []
+    with pytest.raises(UserError, match="no room"), store.NewCheckpoint(str(tmp_path)) as new:
+        fill(new, OLD, 1)
+        new.unless_committed(undone.append, "outside")
+        (tmp_path / commit.NEW / "strange").mkdir()
+        raise UserError("no room")
+    assert undone == ["outside"]
+    (tmp_path / commit.NEW / "strange").rmdir()
+    write(tmp_path, NEW)
+    assert found(tmp_path) == NEW
