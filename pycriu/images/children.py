@@ -2,15 +2,18 @@
 """Which sets of images build upon one: a symbolic link in it for each, `.pycriu-child-DEVICE-INODE`, to its directory.
 
 The set that builds upon another says so by its own link, `parent`; this is the way back, for `pycriu gc`. What it leads
-to may have been removed, replaced or moved since; sets of CRIU are not noted.
+to may have been removed, replaced or moved since, and devices are numbered anew at each boot: what is found is a place
+to look for such a `parent`, no more. Sets of CRIU are not noted.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 
 PREFIX = ".pycriu-child-"
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # what a link may say that leads to nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def note(parent: str, child: str, log: Log) -> None:
 def noted(path: str) -> Iterator[tuple[str, str | None]]:
     """For each note of a set: where the other one was, and where that directory is; None where it is not found.
 
-    PermissionError where one may not be looked at. A set that is removed meanwhile has none.
+    OSError where one cannot be looked at. A set that is removed meanwhile has none.
     """
     for name in sorted(_names(path)):
         if name.startswith(PREFIX) and (was := _target(os.path.join(path, name))) is not None:
@@ -67,19 +70,27 @@ def is_note(name: str) -> bool:
 
 
 def _find(was: str, identity: str) -> str | None:
-    """It, at its place, or beside that under another name."""
-    if _is(was, identity):
+    """It, at its place, or beside that under another name; or else whatever directory has its place."""
+    inode = identity.rpartition("-")[2]
+    there = _inode(was)
+    if there == inode:
         return was
     try:
         with os.scandir(os.path.dirname(was)) as entries:
-            return next((one.path for one in entries if not one.is_symlink() and _is(one.path, identity)), None)
-    except (FileNotFoundError, NotADirectoryError):
+            moved = next((one.path for one in entries if not one.is_symlink() and _inode(one.path) == inode), None)
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
         return None
+    return moved or (was if there else None)
 
 
-def _is(path: str, identity: str) -> bool:
+def _inode(path: str) -> str:
+    """Of a directory, in hexadecimal; nothing where there is none."""
     try:
         status = os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return f"{status.st_dev:x}-{status.st_ino:x}" == identity
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        return ""
+    return f"{status.st_ino:x}" if stat.S_ISDIR(status.st_mode) else ""

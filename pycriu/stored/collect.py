@@ -155,8 +155,8 @@ def _needed(paths: list[str], candidates: dict[str, int]) -> tuple[dict[str, str
                     lost[path] = f"{was}, which built upon it, is not there any more"
                 elif child not in candidates:
                     others.append(child)
-        except PermissionError as error:
-            found[path] = f"{error.filename}, which may build upon it, cannot be looked at"
+        except OSError as error:
+            found[path] = f"{error.filename or path}, which may build upon it, cannot be looked at"
     for path in [*others, *found]:
         for parent in sets.parents(path):
             if parent in candidates:

@@ -81,22 +81,17 @@ def is_set(folders: Iterable[str], names: Iterable[str]) -> bool:
 
 
 def look(path: str) -> Set:
-    """What there is to say of one."""
-    status = os.stat(path)
-    known: dict[str, Any] = {
-        "path": path,
-        "owner": status.st_uid,
-        "made": made(path),
-        "size": size(path),
-        "parents": parents(path),
-    }
+    """What there is to say of one; FileNotFoundError where somebody has removed it."""
+    told: dict[str, Any]
     try:
-        with open_source(path) as images:
-            return Set(**{**known, "state": BROKEN, **_content(images)})
+        with open_source(path) as images:  # which brings it to what it is, where a dump was killed
+            told = {"state": BROKEN, **_content(images)}
     except UserError as error:  # it is locked
-        return Set(**{**known, "state": BUSY}, fault=error.message)
+        told = {"state": BUSY, "fault": error.message}
     except PycriuError as error:
-        return Set(**{**known, "state": BROKEN}, fault=error.message)
+        told = {"state": BROKEN, "fault": error.message}
+    told |= {"made": made(path), "size": size(path), "parents": parents(path)}
+    return Set(path=path, owner=os.stat(path).st_uid, **told)
 
 
 def _content(images: Source) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +75,58 @@ def test_files_that_go_while_they_are_removed(two: tuple[Path, Path], monkeypatc
     assert collect.remove(str(first), fd) == ""
     assert not first.exists()
     os.close(fd)
+
+
+def test_a_set_on_a_device_that_has_another_number(two: tuple[Path, Path]) -> None:
+    """As after a boot: it builds upon the first one as before."""
+    first, second = two
+    (note,) = [path for path in first.iterdir() if children.is_note(path.name)]
+    device, inode = note.name[len(children.PREFIX) :].split("-")
+    other = note.rename(first / f"{children.PREFIX}{int(device, 16) + 1:x}-{inode}")
+    assert [child for _, child in children.noted(str(first))] == [str(second)]
+    renamed = second.rename(second.parent / "renamed")
+    assert [child for _, child in children.noted(str(first))] == [str(renamed)]
+    renamed.rename(second)
+    other.rename(first / f"{children.PREFIX}1-1")  # there are file systems that number their files anew
+    assert [child for _, child in children.noted(str(first))] == [str(second)]
+    shutil.rmtree(second)
+    assert [child for _, child in children.noted(str(first))] == [None]
+
+
+@pytest.mark.parametrize("target", ["/" + "x" * 300, "loop/x/y", "loop", "/dev/null/x"])
+def test_a_note_that_means_ill_is_of_nobody(two: tuple[Path, Path], target: str) -> None:
+    """Nor does it keep anybody from removing anything."""
+    first = two[0]
+    (first.parent / "loop").symlink_to("loop")
+    (first / f"{children.PREFIX}0-0").symlink_to(target if target.startswith("/") else first.parent / target)
+    assert (None in [child for _, child in children.noted(str(first))]) is True
+    needed, lost = collect._needed([str(first)], {str(first): -1})
+    assert needed == {} or set(needed) == {str(first)}
+    assert set(lost) == {str(first)}
+
+
+def test_a_set_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps, whichever they are: it is not there, and neither in use nor broken."""
+    for name in ("open_source", "_content", "made"):
+        path = tmp_path / name
+        path.mkdir()
+        (path / commit.INVENTORY).write_bytes(bytes(100))
+        real = getattr(sets, name)
+
+        def first_remove(argument: object, path: Path = path, real: Callable[[Any], Any] = real) -> object:
+            shutil.rmtree(path)
+            return real(argument)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sets, name, first_remove)
+            assert [one.state for one in sets.known(str(tmp_path), lambda _: None)] == []
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def test_a_set_that_a_dump_was_killed_in_is_told_of_as_it_will_be(tmp_path: Path) -> None:
+    """Looking at it finishes the commit: its time is that of the checkpoint, so that gc finds it unchanged."""
+    moving = tmp_path / commit.MOVING
+    moving.mkdir()
+    (moving / commit.INVENTORY).write_bytes(bytes(100))
+    os.utime(moving / commit.INVENTORY, (1e9, 1e9))
+    assert sets.look(str(tmp_path)).made == 1e9
