@@ -11,6 +11,7 @@ ends the action. While obstacles are gathered, a refusal ends its `About`, is ke
 from __future__ import annotations
 
 import os
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class KernelError(PycriuError):
 
 _SHOWN = 20  # obstacles in the message of an error
 
-_open: list[Gathering] = []  # the innermost last
+_open: dict[int, list[Gathering]] = {}  # of each thread that gathers, the innermost last
 
 
 class Gathering:
@@ -110,11 +111,14 @@ class Gathering:
         self.found: dict[str, tuple[PycriuError, object]] = {}
 
     def __enter__(self) -> Gathering:
-        _open.append(self)
+        _open.setdefault(get_ident(), []).append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _open.remove(self)
+        mine = _open[get_ident()]
+        mine.remove(self)
+        if not mine:
+            del _open[get_ident()]
 
     def note(self, error: PycriuError, subject: object) -> None:
         """Keep one."""
@@ -151,9 +155,10 @@ class About:
         return
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> bool:
-        if error is None or not _open or not isinstance(error, PycriuError) or isinstance(error, TraceeGone):
+        gathering = _open.get(get_ident())
+        if error is None or not gathering or not isinstance(error, PycriuError) or isinstance(error, TraceeGone):
             return False
-        _open[-1].note(error, self._subject)
+        gathering[-1].note(error, self._subject)
         return True
 
 

@@ -16,6 +16,7 @@ of protobuf, the public way is taken instead.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 
@@ -34,6 +35,8 @@ _WELL_KNOWN = "google.protobuf.internal.well_known_types"
 # What the light way may raise where a version of protobuf is built differently; SystemError is the extension's own.
 _NOT_THIS_WAY = (ImportError, AttributeError, TypeError, SystemError)
 
+# Programs dump in several threads at once. Classes of two pools cannot be put into each other.
+_making = _thread.RLock()
 _loaded: Way | None = None
 _classes: dict[str, type[Message]] = {}
 _light = False
@@ -49,13 +52,16 @@ def message(name: str) -> type[Message]:
     """The class of a message, for example `message("core_entry")`; KeyError if there is none of that name."""
     found = _classes.get(name)
     if found is None:
-        found = _classes[name] = _load()[0](name)
+        with _making:
+            found = _classes.get(name) or _load()[0](name)
+            _classes[name] = found
     return found
 
 
 def enum(name: str) -> dict[str, int]:
     """The values of an enum by name; a nested one is written `core_entry.march`."""
-    return _load()[1](name)
+    with _making:
+        return _load()[1](name)
 
 
 def parse_errors() -> tuple[type[Exception], ...]:
@@ -74,11 +80,12 @@ def encode_errors() -> tuple[type[Exception], ...]:
 
 _STRING, _MESSAGE = 9, 11  # FieldDescriptor.TYPE_*
 _texts: dict[str, frozenset[str]] = {}  # class → fields that are strings, or messages with any
+_complete: set[str] = set()  # those of which nothing is missing any more
 
 
 def not_text(message: Message) -> str | None:
     """The name of a string that is not UTF-8, which protobuf does not refuse but gives as bytes; None: all are text."""
-    texts = _with_texts(message.DESCRIPTOR)
+    texts = _texts_of(message.DESCRIPTOR)
     for field, value in message.ListFields() if texts else ():
         if field.name not in texts:
             continue
@@ -87,6 +94,14 @@ def not_text(message: Message) -> str | None:
             if found:
                 return found
     return None
+
+
+def _texts_of(kind: Any) -> frozenset[str]:
+    if kind.full_name not in _complete:
+        with _making:
+            _with_texts(kind)
+            _complete.add(kind.full_name)
+    return _texts[kind.full_name]
 
 
 def _with_texts(kind: Any) -> frozenset[str]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from pycriu.errors import About, Gathering, Several, TraceeGone, Unsupported, UserError, at_once
@@ -74,3 +76,28 @@ def test_a_message_is_a_line_whatever_is_in_a_name() -> None:
     assert str(error) == "file a\\nDumping finished successfully\\x1b[2J\\udcff: no such\n  look\nhere"
     assert error.args == (error.message,)
     assert UserError("grün ☃").message == "grün ☃"
+
+
+def test_what_one_thread_refuses_is_not_noted_by_another_that_gathers() -> None:
+    """Else the first would go on as if nothing were in the way."""
+    both = threading.Barrier(2, timeout=30)
+    found: list[list[str]] = []
+
+    def other() -> None:
+        with Gathering() as gathering:
+            both.wait()
+            both.wait()
+        found.append(list(gathering.found))
+
+    thread = threading.Thread(target=other)
+    with Gathering() as ours:
+        thread.start()
+        both.wait()
+        with About(1):
+            raise UserError("it is ours")
+        both.wait()
+    thread.join()
+    assert list(ours.found) == ["it is ours"]
+    assert found == [[]]
+    with pytest.raises(UserError), About(1):
+        raise UserError("nobody gathers")

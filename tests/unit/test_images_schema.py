@@ -164,3 +164,26 @@ def test_the_public_way_makes_the_same_messages() -> None:
     make, values = schema.public_way(files())
     assert values("fd_types") == schema.enum("fd_types")
     assert make("fs_entry")(cwd_id=1, root_id=2).SerializeToString() == b"\x08\x01\x10\x02"
+
+
+THREADS = """
+import sys, threading
+from pycriu.images import messages as m, schema
+sys.setswitchinterval(1e-6)
+if sys.argv[1] == "light":
+    schema.expect_no_well_known_types()
+together = threading.Barrier(2)
+def use(name):
+    together.wait()
+    schema.message(name)
+threads = [threading.Thread(target=use, args=(name,)) for name in ("core_entry", "task_core_entry")]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+task = m.task_core_entry(task_state=1, exit_code=0, personality=0, flags=0, blk_sigset=0, comm="x")
+m.core_entry(mtype=1).tc.CopyFrom(task)
+"""
+
+
+@pytest.mark.parametrize("way", ["light", "public"])
+def test_two_threads_that_begin_at_once_get_messages_that_fit_into_each_other(way: str) -> None:
+    subprocess.run([sys.executable, "-c", THREADS, way], check=True, cwd=ROOT)
