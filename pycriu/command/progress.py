@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What somebody at a terminal sees of long work: one line, written anew until the work is done, and then a summary.
 
-A thread looks from time to time how far the work is; the work itself is not told to report. Short work shows nothing.
+A thread looks from time to time how far the work is; the work itself is not told to report. Short work shows nothing,
+nor does work in the background of the terminal. Where background jobs may not write at all (`stty tostop`), a line from
+there would stop us, and leave the tasks standing.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import os
 import time
@@ -18,6 +21,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 FIRST, AGAIN = 1.0, 0.5  # seconds until the line appears, and until it is written anew
 WORTH = 1 << 26  # bytes; less is done before anybody looks
 _CLEAR = "\r\x1b[K"
+_SIGTTOU = 22
 
 
 class Progress:
@@ -65,21 +69,32 @@ class Progress:
         self, verb: str, total: int, done: Callable[[], int], end: _thread.LockType, ended: _thread.LockType
     ) -> None:
         begin, wait = time.monotonic(), FIRST
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGTTOU,))  # we may be put into the background at any moment
         try:
             while not end.acquire(timeout=wait):
                 try:
                     count = done()
                 except (OSError, ValueError):  # what is looked at has been closed: the work is over
                     break
-                wait, self.shown = AGAIN, True
+                wait = AGAIN
+                if not self._is_ours():
+                    continue
+                self.shown = True
                 said = line(verb, min(count, total), total, time.monotonic() - begin)
                 self._write(_CLEAR + said[: self._width()])
-            if self.shown:
+            if self.shown and self._is_ours():
                 self._write(_CLEAR)
         except OSError:
             return  # the terminal is gone: the work goes on
         finally:
             ended.release()
+
+    def _is_ours(self) -> bool:
+        """Whether we are in the foreground of the terminal, or it is not the one that controls us."""
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:
+            return True
 
     def _width(self) -> int | None:
         """What fits into a line: one that runs over into the next cannot be taken back."""

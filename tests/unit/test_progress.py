@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
 import struct
 import termios
 import time
@@ -145,3 +146,32 @@ def test_the_line_is_no_longer_than_the_terminal_is_wide() -> None:
     assert set(said[1:-1]) == {"saved 256 of 1048576"[:19]}
     os.close(controller)
     os.close(terminal)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_nobody_is_stopped_in_the_background() -> None:
+    """As SIGTTOU does with jobs that write where they may not: tasks that stand still would be left so."""
+    reader, told = os.pipe()
+    shell, terminal = pty.fork()
+    if not shell:
+        try:
+            settings = termios.tcgetattr(2)
+            settings[3] |= termios.TOSTOP
+            termios.tcsetattr(2, termios.TCSANOW, settings)
+            if not os.fork():
+                os.setpgid(0, 0)
+                looks: list[int] = []
+                shown = progress.Progress(2)
+                shown.begin("saved", 1 << 20, lambda: looks.append(1) or 0)  # type: ignore[func-returns-value]
+                while len(looks) < 4:
+                    time.sleep(0.005)
+                shown.end()
+                os._exit(shown.shown)
+            os.write(told, b"%d" % os.waitpid(-1, os.WUNTRACED)[1])
+        finally:
+            os._exit(0)
+    os.close(told)
+    assert os.read(reader, 16) == b"0"
+    os.close(reader)
+    os.close(terminal)
+    os.waitpid(shell, 0)
