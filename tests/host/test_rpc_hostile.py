@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -156,18 +157,33 @@ def test_a_client_that_goes_during_a_dump(service: Service, images: int, after: 
 
 @contextmanager
 def worker_of(service: Service, subject: Subject, images: int) -> Iterator[tuple[socket.socket, int]]:
-    """A dump under way, which has just stopped the subject; the connection and the PID of the worker."""
-    with service.connect() as connection:
-        connection.send(request(rpc.DUMP, images, subject.pid).SerializeToString())
-        wait_until(lambda: state(subject.pid) == "t" or not alive(subject.pid), "the subject is stopped")
-        yield connection, service.workers()[0]
+    """A dump under way, with the subject stopped; the connection and the PID of the worker, which goes on with SIGCONT.
+
+    Whoever looks may be late, and the dump be done: then another one is made.
+    """
+    while True:
+        with service.connect() as connection:
+            connection.send(request(rpc.DUMP, images, subject.pid, leave_running=True).SerializeToString())
+            wait_until(lambda: state(subject.pid) == "t" or not service.workers(), "the subject is stopped")
+            for worker in service.workers():
+                os.kill(worker, signal.SIGSTOP)
+                wait_until(lambda worker=worker: state(worker) in "TZX", "the worker stands")  # type: ignore[misc]
+            if state(subject.pid) == "t" and not list(service.host.images.glob("*.img")):
+                yield connection, worker
+                return
+            for worker in service.workers():
+                os.kill(worker, signal.SIGCONT)
+            assert m.criu_resp.FromString(connection.recv(1 << 16)).success
+        for path in service.host.images.iterdir():
+            path.unlink()
 
 
 def test_a_worker_that_is_told_to_end_undoes_what_it_has_begun(service: Service, images: int) -> None:
     subject = service.host.python(LARGE)
     before = traces(subject.pid)
     with worker_of(service, subject, images) as (connection, worker):
-        os.kill(worker, 15)
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGCONT)
         answer = m.criu_resp.FromString(connection.recv(1 << 16))
     assert not answer.success
     assert "interrupted by signal 15" in answer.cr_errmsg
@@ -260,9 +276,15 @@ def test_two_clients_want_the_same_directory(service: Service, images: int) -> N
     folder = service.host.folder / "more"
     folder.mkdir()
     with service.connect() as one, service.connect() as two:
-        one.send(request(rpc.DUMP, images, subjects[0].pid, leave_running=True, log_file="1").SerializeToString())
-        wait_until(lambda: state(subjects[0].pid) == "t", "the first dump is under way")
-        answer = ask(two, request(rpc.DUMP, images, subjects[0].pid, leave_running=True, log_file="2"))
+        first = request(rpc.DUMP, images, subjects[0].pid, leave_running=True, log_file="1", notify_scripts=True)
+        one.send(first.SerializeToString())
+        ack = m.criu_req(type=rpc.NOTIFY, notify_success=True).SerializeToString()
+        for stage in ("pre-dump", "post-dump"):  # at the last, the first dump waits, and has the directory
+            assert m.criu_resp.FromString(one.recv(1 << 16)).notify.script == stage
+            if stage == "post-dump":
+                answer = ask(two, request(rpc.DUMP, images, subjects[0].pid, leave_running=True, log_file="2"))
+            one.send(ack)
         assert not answer.success
+        assert "is at work in this directory" in answer.cr_errmsg
         assert m.criu_resp.FromString(one.recv(1 << 16)).success
     assert subjects[0].go() == [f"memory {256 << 20}"]
