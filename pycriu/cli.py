@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PycriuError as error:  # before there is a log
         print(f"pycriu: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # nothing was begun yet, or all of it is undone
+        print("pycriu: interrupted", file=sys.stderr)
+        return 1
 
 
 def command() -> NoReturn:

@@ -259,6 +259,29 @@ def test_a_log_that_takes_nothing_is_told_of_once(tmp_path: Path) -> None:
     assert (tmp_path / "cpuinfo.img").exists()
 
 
+INTERRUPTED = """
+import os, signal, sys
+from pycriu import cli, log
+place, name = {"before": (cli.arguments, "parse"), "behind": (log.Log, "error")}[sys.argv.pop(1)]
+real = getattr(place, name)
+def interrupted(*words, **more):
+    signal.raise_signal(signal.SIGINT)
+    return real(*words, **more)
+setattr(place, name, interrupted)
+cli.command()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_key_that_interrupts_is_told_in_a_word_whenever_it_comes(tmp_path: Path, when: str) -> None:
+    """Also while the words are read, and while an error is told."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, when, "dump", "-t", "0"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "pycriu: interrupted\n")
+
+
 def test_a_log_into_a_pipe_that_does_not_block_is_whole() -> None:
     """As a terminal that some other program shares with us may be: its reader is only slow."""
     reader, writer = os.pipe()
