@@ -31,25 +31,28 @@ class Conductor:
     """The process in the guest. One that does not answer is killed: the next victim gets another, not its answer."""
 
     def __init__(self, shell: Shell) -> None:
-        self._shell = shell
+        self.shell = shell
         self._start()
 
     def _start(self) -> None:
-        shell = self._shell
+        shell = self.shell
         shell.run(f"rm -rf {FOLDER} && mkdir {FOLDER} && mkfifo {FOLDER}/ask {FOLDER}/answer")
         shell.put(f"{FOLDER}/conductor.py", Path(__file__).with_name("conductor.py").read_bytes())
-        words = f"echo $$ >pid; python3 -ISB conductor.py {THERE} $PWD/ask $PWD/answer </dev/null >log 2>&1"
-        # Should it end, its last words are the answer to all that is asked.
-        words += "; cat log >answer; while read -r line <ask; do cat log >answer; done"
-        shell.run(f"cd {FOLDER} && (setsid sh -c '{words}' </dev/null >/dev/null 2>&1 &)")
+        words = 'echo $$ >pid; python3 -ISB conductor.py "$VICTIMS" $PWD/ask $PWD/answer </dev/null >log 2>&1'
+        # Should it end, its last words are the answer to all that is asked. They come from a shell whose words do not
+        # hold the folder of the victims: who has it there is taken for one of them.
+        words += '; echo "the conductor ended with $?" >>log; cat log >answer'
+        words += "; while read -r line <ask; do cat log >answer; done"
+        shell.run(f"cd {FOLDER} && (VICTIMS={THERE} setsid sh -c '{words}' </dev/null >/dev/null 2>&1 &)")
+        shell.run(f"n=0; until [ -s {FOLDER}/pid ] || [ $n = 300 ]; do sleep 0.1; n=$((n+1)); done", timeout=60)
 
     def play(self, name: str, seconds: float = SECONDS) -> str:
         """Plays one victim; what is to be said of it."""
-        words = " ".join([f"{self._shell.slowness:g}", name, *VICTIMS[name].options])
+        words = " ".join([f"{self.shell.slowness:g}", name, *VICTIMS[name].options])
         try:
-            return self._shell.run(f"echo '{words}' >{FOLDER}/ask; cat {FOLDER}/answer", timeout=seconds).out.strip()
+            return self.shell.run(f"echo '{words}' >{FOLDER}/ask; cat {FOLDER}/answer", timeout=seconds).out.strip()
         except faults.DeadlinePassed:
-            self._shell.run(f"kill -9 -$(cat {FOLDER}/pid); pkill -9 -f {THERE}", check=False)
+            self.shell.run(f"kill -9 -$(cat {FOLDER}/pid); pkill -9 -f {THERE}", check=False)
             self._start()
             raise
 
@@ -82,10 +85,18 @@ def test_victim(play: Callable[[str], str], name: str) -> None:
 
 
 def test_a_conductor_that_hangs_costs_one_victim(play: Callable[[str], str], conducted: Conductor) -> None:
-    conducted._shell.run(f"kill -STOP -$(cat {FOLDER}/pid)")
+    conducted.shell.run(f"kill -STOP -$(cat {FOLDER}/pid)")
     with pytest.raises(faults.DeadlinePassed):
         conducted.play("pipes", seconds=1)
     assert play("pipes") == "PASS"
+
+
+def test_a_conductor_that_ends_says_so_at_once(conducted: Conductor) -> None:
+    """After it has played, too: nothing of its own was taken for a victim's then."""
+    assert conducted.play("eventfd") == "PASS"
+    conducted.shell.run("(sleep 0.3; kill -9 $(pgrep -f '^python3 -ISB conductor.py')) >/dev/null 2>&1 &")
+    for name in ("pipes", "eventfd"):
+        assert conducted.play(name, seconds=15).endswith("the conductor ended with 137")
 
 
 AO_KEY = """
