@@ -31,7 +31,7 @@ class Ingredients:
     version: str
     toolchain: Mapping[str, str]
     depends: Mapping[str, str]  # recipe name → key
-    fragments: Mapping[str, str]  # kernel fragment → sha256, in order
+    fragments: tuple[tuple[str, str], ...]  # kernel fragments and their sha256, in order; two may have one name
 
 
 def fields(recipe: Recipe, ingredients: Ingredients, top: Path) -> dict[str, object]:
@@ -50,7 +50,7 @@ def fields(recipe: Recipe, ingredients: Ingredients, top: Path) -> dict[str, obj
         "licence_files": list(recipe.licence_files),
         "toolchain": dict(ingredients.toolchain),
         "depends": dict(ingredients.depends),
-        "fragments": [list(pair) for pair in ingredients.fragments.items()],
+        "fragments": [list(pair) for pair in ingredients.fragments],
     }
     return cast("dict[str, object]", json.loads(json.dumps(found)))  # lists for tuples, as when read back to compare
 

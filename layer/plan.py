@@ -86,14 +86,14 @@ class Plan:
 
     def _ingredients(self, recipe: Recipe) -> keys.Ingredients:
         pin = self.pin(recipe.name)
-        fragments = {path.name: keys.file_hash(path) for path in self.fragments()} if recipe.kernel else {}
+        files = self.fragments() if recipe.kernel else ()
         return keys.Ingredients(
             machine="native" if recipe.native else self.machine.name,
             source=pin.files if pin else keys.path_source(recipe, self.top),
             version=self.version(recipe.name),
             toolchain=toolchain.identity(self.toolchain(recipe)),
             depends={needed.name: self.key(needed.name) for needed in self.depends(recipe.name)},
-            fragments=fragments,
+            fragments=tuple((path.name, keys.file_hash(path)) for path in files),
         )
 
 

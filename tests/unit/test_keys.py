@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from layer import keys, recipes
+from layer import configure, keys, plan, recipes
 from layer.keys import Ingredients
 
 TEXT = """\
@@ -24,7 +24,7 @@ INGREDIENTS = Ingredients(
     version="1.0",
     toolchain={"gcc": "12"},
     depends={"zlib": "k1"},
-    fragments={},
+    fragments=(),
 )
 
 
@@ -64,7 +64,7 @@ def test_every_ingredient_counts(tmp_path: Path) -> None:
         replace(INGREDIENTS, version="1.1"),
         replace(INGREDIENTS, toolchain={"gcc": "13"}),
         replace(INGREDIENTS, depends={"zlib": "k2"}),
-        replace(INGREDIENTS, fragments={"criu.cfg": "0"}),
+        replace(INGREDIENTS, fragments=(("criu.cfg", "0"),)),
     ]
     found = {key(top), *(key(top, ingredients=one) for one in changed)}
     assert len(found) == len(changed) + 1
@@ -78,8 +78,8 @@ def test_every_build_relevant_word_of_a_recipe_counts(tmp_path: Path) -> None:
 
 def test_the_order_of_fragments_counts(tmp_path: Path) -> None:
     top = repository(tmp_path)
-    one = replace(INGREDIENTS, fragments={"a.cfg": "1", "b.cfg": "2"})
-    other = replace(INGREDIENTS, fragments={"b.cfg": "2", "a.cfg": "1"})
+    one = replace(INGREDIENTS, fragments=(("a.cfg", "1"), ("b.cfg", "2")))
+    other = replace(INGREDIENTS, fragments=(("b.cfg", "2"), ("a.cfg", "1")))
     assert key(top, ingredients=one) != key(top, ingredients=other)
 
 
@@ -123,3 +123,16 @@ def test_a_difference_is_named_field_by_field() -> None:
     longer = {"fragments": [["base.cfg", "1"], ["debug.cfg", "2"]]}
     assert keys.difference({"fragments": [["base.cfg", "1"]]}, longer) == ('fragments: with ["debug.cfg", "2"]',)
     assert keys.difference(longer, {"fragments": []})[0] == 'fragments: without ["base.cfg", "1"]'
+
+
+def test_two_fragments_of_one_name_both_count(tmp_path: Path) -> None:
+    """Each is read: a change of the first must build the kernel again."""
+    files = tuple(tmp_path / folder / "own.cfg" for folder in ("a", "b"))
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"CONFIG_{file.parent.name.upper()}=y\n")
+    asked = configure.Request(("feature/pycriu",), "x86_64", configure.kernels()[0], tmp_path / "build", files)
+    configure.configure(asked)
+    before = plan.load(tmp_path / "build").fields(asked.kernel)["fragments"]
+    files[0].write_text("CONFIG_OTHER=y\n")
+    assert plan.load(tmp_path / "build").fields(asked.kernel)["fragments"] != before
