@@ -141,12 +141,17 @@ class Qemu:
 
     def quit(self) -> None:
         """Ask QEMU to leave; kill it when it does not."""
+        try:
+            self._ask_to_leave()
+        finally:
+            self.kill()
+
+    def _ask_to_leave(self) -> None:
         if self.process.poll() is None:
             with contextlib.suppress(OSError, QemuDied), Qmp(str(self.sockets / "qmp"), timeout=QUIT) as control:
                 control.execute("quit")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(QUIT)
-        self.kill()
 
 
 @contextlib.contextmanager

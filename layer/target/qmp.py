@@ -43,6 +43,6 @@ class Qmp:
 
     def _read(self) -> dict[str, object]:
         line = self._lines.readline()
-        if not line:
+        if not line.endswith("\n"):
             raise QemuDied("QEMU closed its control socket")
         return cast("dict[str, object]", json.loads(line))

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
+import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,24 @@ def test_a_disk_of_a_guest_takes_no_more_room_than_what_is_on_it(boot: Boot, tmp
     disk = guest.scratch_disk(boot, tmp_path)
     assert disk.read_bytes() == boot.data.read_bytes()
     assert disk.stat().st_blocks * 512 < disk.stat().st_size / 2
+
+
+def test_an_emulator_that_dies_in_the_middle_of_a_word_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "QUIT", 0.2)
+    with socket.socket(socket.AF_UNIX) as server, subprocess.Popen(["sleep", "60"]) as process:
+        server.bind(str(tmp_path / "qmp"))
+        server.listen()
+
+        def answer() -> None:
+            client, _ = server.accept()
+            client.sendall(b'{"QMP": {"vers')
+            client.close()
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        process.send_signal(signal.SIGSTOP)  # it would not leave when asked
+        qemu.Qemu(process, tmp_path, tmp_path / "log").quit()
+        answering.join()
+        assert process.returncode == -signal.SIGKILL
