@@ -12,7 +12,7 @@ import os
 from pycriu.errors import PycriuError, UserError
 from pycriu.images import children, commit, framing, store
 from pycriu.images import messages as m
-from pycriu.images.catalogue import LAZY, PARENT, PRESENT
+from pycriu.images.catalogue import LAZY, PARENT, PRESENT, PUNCHED
 from pycriu.images.durable import sync_together
 from pycriu.kernel import waking
 from pycriu.kernel.pagemap import PAGE_SIZE
@@ -190,7 +190,10 @@ class Server:
                     raise store.refusal(error, self.path) from None
 
     def publish(self) -> None:
-        """On disk, and under their names: pages before those that tell of them."""
+        """On disk, and under their names: pages before those that tell of them.
+
+        Pages that somebody else has sent before go, in the other order: nothing tells of pages that are others by now.
+        """
         try:
             files = {one.pages_name: one.pages for one in self._incoming.values()}
             pagemaps = [self._write(one) for one in self._incoming.values()]
@@ -199,6 +202,8 @@ class Server:
             finally:
                 for _, fd in pagemaps:
                     os.close(fd)
+            for name in sorted(filter(_is_received, os.listdir(self._directory))):  # pagemaps are the first
+                os.unlink(name, dir_fd=self._directory)
             self._link_parent()
             for name in [*files, *(name for name, _ in pagemaps)]:
                 os.rename(name, name, src_dir_fd=self._place, dst_dir_fd=self._directory)
@@ -225,6 +230,10 @@ class Server:
 
 def _name(command: wire.Command) -> str:
     return f"pagemap-{'shmem-' if command.kind == wire.OBJECT else ''}{command.number}.img"
+
+
+def _is_received(name: str) -> bool:
+    return name == PUNCHED or (name.startswith(("pagemap-", "pages-")) and commit.is_image(name))
 
 
 def _parent(images_dir: str, given: str | None) -> store.ImagesDir | None:

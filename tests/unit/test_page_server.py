@@ -122,6 +122,15 @@ def test_a_set_that_builds_upon_another_says_so_once_it_is_there(tmp_path: Path)
     assert [child for _, child in children.noted(str(first))] == [str(second)]
 
 
+def test_nothing_is_left_of_what_was_sent_before(tmp_path: Path) -> None:
+    """It would tell of the pages of others, which have the same names."""
+    received(tmp_path, 5, 6)
+    (tmp_path / "pycriu-punched.img").touch()
+    (tmp_path / "core-7.img").touch()  # of a client that writes beside us
+    received(tmp_path, 7)
+    assert sorted(os.listdir(tmp_path)) == ["core-7.img", "pagemap-7.img", "pages-65537.img"]
+
+
 @pytest.mark.parametrize("which", ["whole", "no parent", "nobody came"])
 def test_what_is_refused_or_fails_changes_no_link(tmp_path: Path, which: str) -> None:
     first, other = received(tmp_path / "first", 5), received(tmp_path / "other", 5)
