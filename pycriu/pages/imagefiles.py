@@ -163,6 +163,8 @@ def refuse_holes(images: ImagesDir, fd: int, runs: Placed) -> None:
     if not images.exists(PUNCHED):
         return
     for address, pages, offset in runs:
+        if not pages:
+            continue  # which may lie behind the last byte
         hole = os.lseek(fd, offset, os.SEEK_HOLE)
         if hole < offset + pages * PAGE_SIZE:
             raise ImageError(
@@ -175,8 +177,14 @@ class Content:
     """The content of a shared memory object, as the images have it. `size` is the object's, in bytes."""
 
     def __init__(self, images: ImagesDir, shmid: int, size: int) -> None:
-        name = f"pagemap-shmem-{shmid}.img"
         self._sources: list[Source] = []
+        try:
+            self._find(images, f"pagemap-shmem-{shmid}.img", size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _find(self, images: ImagesDir, name: str, size: int) -> None:
         if not images.exists(name):
             return  # CRIU writes none for an object without pages
         head, *pagemap = images.read(name)

@@ -334,3 +334,27 @@ def test_a_pre_dump_of_crius(tmp_path: Path) -> None:
     (first / "pstree.img").touch()
     with pytest.raises(ImageError, match="img_version 0 is not known"):
         read_back(tmp_path / "second")
+
+
+def test_an_entry_without_pages_behind_the_last_one(tmp_path: Path) -> None:
+    """There is no hole in it, whatever lseek(2) says of where it would be."""
+    write_set(tmp_path, {0: page(1)}, [])
+    with store.ImagesDir(str(tmp_path)) as images, images.raw("pages-1.img") as file:
+        images.add(catalogue.PUNCHED, [m.pycriu_punched_entry(uptime=1)])
+        runs = imagefiles.placed([*imagefiles.entries(1, [(0, 1)])[1:], m.pagemap_entry(
+            vaddr=PAGE_SIZE, compat_nr_pages=0, flags=catalogue.PRESENT)], PAGE_SIZE)  # fmt: skip
+        imagefiles.refuse_holes(images, file.fileno(), runs)
+
+
+def test_content_that_is_not_whole_leaves_no_descriptor(tmp_path: Path) -> None:
+    """A program may try to restore many times."""
+    with store.NewCheckpoint(str(tmp_path)) as new:
+        new.write_raw("pages-1.img", page(1))
+        new.write("pagemap-shmem-9.img", imagefiles.entries(1, [(0, 1)], [(PAGE_SIZE, 1)]))
+        new.write("inventory.img", [inventory()])
+        new.commit()
+    with store.ImagesDir(str(tmp_path)) as images:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(ImageError, match="is in no parent"):
+            imagefiles.Content(images, 9, 2 * PAGE_SIZE)
+        assert os.listdir("/proc/self/fd") == before
