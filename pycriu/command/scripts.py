@@ -60,11 +60,12 @@ class Scripts:
         if not child:
             self._become(program, environment)
         try:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # its PID is its own until its status is read
         except BaseException:  # a signal has come for us: the script may not have heard of it
             os.kill(child, _SIGKILL)
             os.waitpid(child, 0)
             raise
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def _become(self, program: str, environment: dict[str, str]) -> NoReturn:
         try:

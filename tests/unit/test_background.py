@@ -87,6 +87,51 @@ def test_who_has_started_us_ignores_its_children() -> None:
         assert ours.communicate(timeout=30)[0] == "done\n"
 
 
+KEYS = """
+import os, signal, sys, time
+from pycriu.command.scripts import Scripts
+from pycriu.errors import HookFailed
+from pycriu.log import Log
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+scripts = Scripts([sys.argv[1]], ".", ".", Log())
+us, met = os.getpid(), 0
+def script():
+    for name in open(f"/proc/{us}/task/{us}/children").read().split():
+        if open(f"/proc/{name}/comm").read() == "sleep\\n":
+            return int(name)
+for number in range(40):
+    key = os.fork()
+    if not key:
+        while not (child := script()):
+            pass
+        time.sleep(0.001)  # until it is waited for
+        os.kill(child, signal.SIGINT)
+        os.kill(us, signal.SIGINT)
+        os._exit(0)
+    try:
+        try:
+            scripts("pre-dump", 0)
+        except HookFailed:
+            pass
+        while True:
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        met += 1
+    os.waitpid(key, 0)
+print(met)
+"""
+
+
+def test_a_key_that_ends_us_and_the_script_at_once(tmp_path: Path) -> None:
+    """Its end is seen, and then the signal: it is not there to be ended any more."""
+    (tmp_path / "script").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "script").chmod(0o755)
+    with python(KEYS, str(tmp_path / "script")) as ours:
+        assert ours.communicate(timeout=60)[0] == "40\n"
+
+
 THREADS = """
 import os, resource, signal, sys
 from pycriu.command import progress
