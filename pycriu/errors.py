@@ -87,6 +87,10 @@ class OtherCpu(ImageError):
 class TraceeGone(PycriuError):
     """A task ended while it was being worked on."""
 
+    wait_status = (
+        9  # as wait(2) has told it: its parent, which may be us, is not told again. A stopped task dies of SIGKILL
+    )
+
 
 class KernelError(PycriuError):
     """The kernel refused a call: `errno` is what it said, `call` the man-page name."""

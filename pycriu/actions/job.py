@@ -69,7 +69,7 @@ class Job:
         self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, self._waited)
         try:
             self._pid = self._restore() if self._folder.has_checkpoint() else self._start()
-            self._folder.runs(self._pid)
+            self._note()
         except BaseException:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
             raise
@@ -110,12 +110,21 @@ class Job:
             self._request.log.warn("The job begins anew where there is no %s", self._folder.images)
             raise
 
+    def _note(self) -> None:
+        """Let later starts know of the program; without that it must not run."""
+        try:
+            self._folder.runs(self._pid)
+        except PycriuError:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            raise
+
     # ------------------------------------------------------------------------------------------------------ the end
 
     def _attend(self) -> int:
-        again = False
+        asked = 0  # the signal of --on for which the program is to be saved
         while True:
-            got = _signal.sigtimedwait(self._waited, _AGAIN) if again else _signal.sigwaitinfo(self._waited)
+            got = _signal.sigtimedwait(self._waited, _AGAIN) if asked else _signal.sigwaitinfo(self._waited)
             number = got.si_signo if got is not None else 0
             if number == signal.SIGCHLD:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -123,26 +132,37 @@ class Job:
                     return self._ended(status)
             elif number and number not in self._on:
                 os.kill(self._pid, number)
-            elif number or again:
-                try:
-                    self._save()
-                except HookFailed as error:
-                    if error.status != _NOT_NOW:
-                        return self._failed(error, number)
-                    self._request.log.warn("%s", error)
-                    again = True
-                except PycriuError as error:
-                    return self._failed(error, number)
-                else:
-                    self._request.log.info("The job is saved; the next start goes on")
-                    return 0
+            elif asked := number or asked:
+                ended = self._saved(asked)
+                if ended is not None:
+                    return ended
 
-    def _failed(self, error: PycriuError, number: int) -> int:
-        """There is no checkpoint, so the signal has the meaning that it has for the program."""
+    def _saved(self, number: int) -> int | None:
+        """Save it because of a signal: the exit status, or None if the program wants to be asked again."""
+        try:
+            self._save()
+        except HookFailed as error:
+            if error.status != _NOT_NOW:
+                return self._failed(error, number)
+            self._request.log.warn("%s", error)
+            return None
+        except PycriuError as error:
+            return self._failed(error, number)
+        except Exception as bug:  # which the program must not pay for
+            self._request.log.bug(bug)
+            return self._failed(bug, number)
+        self._request.log.info("The job is saved; the next start goes on")
+        return 0
+
+    def _failed(self, error: Exception, number: int) -> int:
+        """The signal has the meaning that it has for the program."""
         self._request.log.error("the job cannot be saved: %s", error)
         self._request.log.flush()
         self._on = []
-        os.kill(self._pid, number or signal.SIGTERM)
+        try:
+            os.kill(self._pid, number)
+        except ProcessLookupError:  # it has ended while it was traced, so it was the dump that has heard how
+            return self._ended(getattr(error, "wait_status", signal.SIGKILL))
         return self._attend()
 
     def _ended(self, status: int) -> int:
@@ -157,7 +177,11 @@ class Job:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, set())
             os.kill(os.getpid(), number)
             return 128 + number
-        self._folder.clear()
+        try:
+            self._folder.clear()
+        except OSError as error:
+            said = "%s: %s; the program has ended, but the next start will go on from the last checkpoint"
+            self._request.log.error(said, error.filename, error.strerror)
         return os.WEXITSTATUS(status)
 
     def _save(self) -> None:
@@ -170,12 +194,17 @@ class Job:
             [], self._folder.images, self._request.work, self._request.log,
         )  # fmt: skip
         self._folder.begin_saving(given)
-        saved = False
         try:
             with Signals(), asked.deadline():
                 dump(asked.dump_options(), self._request.log)
-            saved = True
         except KeyboardInterrupt:
             raise PycriuError("the time of --timeout is over; what was begun has been undone") from None
         finally:
-            self._folder.end_saving(saved=saved)
+            self._settle()
+
+    def _settle(self) -> None:
+        """What cannot be done now, the next start does."""
+        try:
+            self._folder.end_saving()
+        except (OSError, PycriuError) as error:
+            self._request.log.warn("%s", error)

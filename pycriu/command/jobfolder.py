@@ -4,7 +4,8 @@
 checkpoint       the images; there is a checkpoint from the first saving to the end of the program
 job.lock         locked by the start that is under way; the program that it has begun
 job-stdio        which of standard input, output and error each start gives the checkpoint, by the names of its dump
-job-stdio.next   the same for a checkpoint that may not be there yet: it is what counts if the checkpoint is not older
+job-stdio.next   the same for a checkpoint that may not be there yet: it is what counts if the checkpoint is another
+                 than the one that its first line names
 
 A start can be killed, and the machine can lose its power, at any moment: what is found then belongs together.
 """
@@ -14,12 +15,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 
 from pycriu.errors import TraceeGone, UserError
 from pycriu.images import commit, store
 from pycriu.kernel import procfs
 
 _CHECKPOINT, _LOCK, _STDIO, _NEXT = "checkpoint", "job.lock", "job-stdio", "job-stdio.next"
+_ROOM = 96  # bytes of the lock's file, for the words of `_who`
+_BEFORE = "-"  # in the place of a descriptor: which checkpoint was there
 
 
 class JobFolder:
@@ -31,8 +35,22 @@ class JobFolder:
         self._stdio, self._next = os.path.join(path, _STDIO), os.path.join(path, _NEXT)
 
     def take(self) -> None:
-        """UserError where another start of this job is under way, or its program is."""
-        self._lock = os.open(os.path.join(self._path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """UserError where another start of this job is under way, or its program is; or where nothing can be written:
+        what is to be known of the program must find room when it runs.
+        """
+        try:
+            self._lock = os.open(os.path.join(self._path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._refuse_another()
+                os.pwrite(self._lock, b" " * _ROOM, 0)
+                os.makedirs(self.images, mode=0o700, exist_ok=True)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except OSError as error:
+            raise store.refusal(error, self._path) from None
+
+    def _refuse_another(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -45,31 +63,44 @@ class JobFolder:
                 f"{self._path}: the program of this job still runs, as process {words[0]}; who started it was killed",
                 f"end it (kill {words[0]}): the next start goes on from the last checkpoint, if there is one",
             )
-        os.makedirs(self.images, mode=0o700, exist_ok=True)
 
     def runs(self, pid: int) -> None:
         """The program has begun."""
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, " ".join(_who(pid)).encode(), 0)
+        try:
+            os.pwrite(self._lock, " ".join(_who(pid)).encode().ljust(_ROOM), 0)
+        except OSError as error:
+            raise store.refusal(error, os.path.join(self._path, _LOCK)) from None
 
     def has_checkpoint(self) -> bool:
         """Whether there is one; what was left undone when it was made has been done then."""
         with store.ImagesDir(self.images) as images:
-            if not images.exists(commit.INVENTORY):
-                return False
-        if os.path.exists(self._next):
-            if os.stat(self._next).st_mtime_ns <= os.stat(os.path.join(self.images, commit.INVENTORY)).st_mtime_ns:
-                os.replace(self._next, self._stdio)
-            else:
-                os.unlink(self._next)
-        return True
+            there = images.exists(commit.INVENTORY)
+        try:
+            with open(self._next, errors="replace") as file:
+                before = file.readline()
+        except FileNotFoundError:
+            return there
+        begun = before.startswith(f"{_BEFORE} ") and before.endswith("\n")  # else it was not yet on the disk
+        if there and begun and before != self._before():
+            os.replace(self._next, self._stdio)
+        else:
+            os.unlink(self._next)
+        return there
+
+    def _before(self) -> str:
+        """The line that names the checkpoint that is there."""
+        try:
+            status = os.stat(os.path.join(self.images, commit.INVENTORY))
+        except FileNotFoundError:
+            return f"{_BEFORE} none\n"
+        return f"{_BEFORE} {status.st_ino} {status.st_mtime_ns}\n"
 
     def streams(self) -> list[tuple[int, str]]:
         """Our descriptors for the checkpoint, each with the name that it has there."""
         try:
             with open(self._stdio) as file:
                 words = [line.rstrip("\n").partition(" ") for line in file]
-            return [(int(fd), name) for fd, _, name in words]
+            return [(int(fd), name) for fd, _, name in words if fd != _BEFORE]
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._stdio}: {error}", "it is written with the checkpoint, and cannot be missing"
@@ -78,23 +109,24 @@ class JobFolder:
     def begin_saving(self, streams: dict[str, int]) -> None:
         """A checkpoint is about to be made, of which these will be the names."""
         try:
+            os.makedirs(self.images, mode=0o700, exist_ok=True)  # somebody may have removed it meanwhile
             with open(self._next, "w") as file:
-                file.write("".join(f"{fd} {name}\n" for name, fd in streams.items()))
+                file.write(self._before() + "".join(f"{fd} {name}\n" for name, fd in streams.items()))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise store.refusal(error, self._next) from None
 
-    def end_saving(self, *, saved: bool) -> None:
-        """It is there, or it has come to nothing."""
-        if saved:
-            os.replace(self._next, self._stdio)
-        else:
-            os.unlink(self._next)
+    def end_saving(self) -> None:
+        """It is there, or it has come to nothing; a saving that is said to have failed can have made it."""
+        self.has_checkpoint()
 
     def clear(self) -> None:
-        """The program has ended by itself."""
-        shutil.rmtree(self.images)
+        """The program has ended by itself. With the first file that goes there is no checkpoint any more."""
+        with suppress(FileNotFoundError):  # there was none
+            os.unlink(os.path.join(self.images, commit.INVENTORY))
+        with suppress(FileNotFoundError):  # somebody else removes it, too
+            shutil.rmtree(self.images)
 
 
 def _who(pid: int) -> list[str]:

@@ -248,7 +248,9 @@ class Freeze:
             # It ended before it could be stopped; the next scan shows a zombie or nobody.
             self.tasks.pop(tid).close()
             if tid == self.pid:
-                raise TraceeGone(f"process {tid} ended before it could be stopped")
+                gone = TraceeGone(f"process {tid} ended before it could be stopped")
+                gone.wait_status = status
+                raise gone
         return True
 
     def _stop_of(self, tid: int, deadline: float) -> int | None:

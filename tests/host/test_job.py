@@ -199,6 +199,78 @@ def test_two_starts_at_once(batch: Batch) -> None:
     batch.finish(first)
 
 
+def test_whoever_starts_it_ignores_sigchld(batch: Batch) -> None:
+    """Then the kernel would reap the program, and nobody hear how it has ended."""
+    job = batch.start(preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    batch.counts()
+    assert batch.finish(job) == 7
+
+
+def test_its_directory_is_removed_while_it_runs(batch: Batch) -> None:
+    job = batch.start(program=("sh", "-c", "rm -r state; echo 1; exit 7"))
+    assert job.wait(DEADLINE) == 7, batch.errors.read_text()
+    assert batch.errors.read_text() == ""
+
+
+def test_a_checkpoint_that_is_removed_is_made_again(batch: Batch) -> None:
+    job = batch.counting()
+    shutil.rmtree(batch.host.folder / "state/checkpoint")
+    saved(batch, job, signal.SIGTERM)
+    last = batch.numbers()[-1]
+    job = batch.counting()
+    assert batch.numbers()[0] == last + 1
+    assert batch.finish(job) == 7
+
+
+def test_a_script_that_fails_when_the_checkpoint_is_there(batch: Batch) -> None:
+    """The next start goes on from it, with its own streams."""
+    script = batch.host.folder / "script"
+    script.write_text('#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != post-dump ]\n')
+    script.chmod(0o700)
+    job = batch.start("--action-script", str(script))
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == -signal.SIGTERM
+    assert "has failed at post-dump" in batch.errors.read_text()
+    assert "means nothing" not in batch.errors.read_text()
+    first = batch.numbers()[-1]
+    job = batch.counting()
+    assert 3 < batch.numbers()[0] <= first + 1
+    assert batch.finish(job) == 7
+
+
+# How the program ends while it is saved: by itself just before it could be stopped; killed as it stands.
+ENDS = {
+    "before": ("pycriu.kernel.ptrace", "interrupt", 'open("go", "w").close()', 7),
+    "standing": ("pycriu.dump", "take_snapshots", "os.kill(pid, 9)", -signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("when", ENDS)
+def test_the_program_ends_while_it_is_saved(batch: Batch, when: str) -> None:
+    """Then the dump, which traces it, may have heard of that in the place of its parent."""
+    module, function, action, status = ENDS[when]
+    ending = f"""
+import os, sys, time, {module} as module
+from pycriu.cli import main
+function = module.{function}
+def end(*words):
+    (pid,) = open(f"/proc/self/task/{{os.getpid()}}/children").read().split()
+    pid = int(pid)
+    {action}
+    while ") Z" not in open(f"/proc/{{pid}}/stat").read(): time.sleep(0.001)
+    return function(*words)
+module.{function} = end
+sys.exit(main(sys.argv[1:]))
+"""
+    job = batch.start(interpreter=("-c", ending))
+    batch.counts()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(DEADLINE) == status, batch.errors.read_text()
+    assert "the job cannot be saved" in batch.errors.read_text()
+    assert "Traceback" not in batch.errors.read_text()
+
+
 def orphan(batch: Batch) -> int:
     """The program, after whoever started it was killed."""
     (pid,) = below(os.getpid())

@@ -110,7 +110,7 @@ complete -c pycriu -n '__pycriu_action core' -l install -x -a '(__fish_complete_
 complete -c pycriu -n '__pycriu_action core' -l uninstall -d 'core handler: as it was before'
 complete -c pycriu -n '__pycriu_action core' -l socket -d 'core handler: by a socket, which it listens on (Linux 6.16)'
 complete -c pycriu -n '__pycriu_action dump pre-dump restore' -l manage-cgroups -f -a 'none ignore' -d 'none or ignore, as it is: control groups are left alone'
-complete -c pycriu -n '__pycriu_action dump pre-dump restore service' -l action-script -r -F -d 'tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION'
+complete -c pycriu -n '__pycriu_action dump pre-dump restore service job' -l action-script -r -F -d 'tell PROGRAM of each stage, by CRTOOLS_SCRIPT_ACTION'
 complete -c pycriu -n '__pycriu_action job' -l on -x -d 'save the job when this signal comes (default: SIGTERM)'
 complete -c pycriu -n '__pycriu_action snapshot' -l key -x -d 'distinguish starts of the same program'
 complete -c pycriu -n '__pycriu_action dump restore job' -l hooks -x -a 'ask try skip' -d 'programs with hooks: ask (default), try, skip'
