@@ -34,9 +34,16 @@ if TYPE_CHECKING:
 LOG = "checkpoint.log"
 _PR_GET_CHILD_SUBREAPER = 37
 _LOOK = 0.005  # seconds
-# A shell's job in the background ends up outside of our tree as soon as the shell has ended.
-_START = 'log=$1; shift; "$@" </dev/null >"$log" 2>&1 & echo $!'
-_BECOME = "import os; os.setsid(); from pycriu.cli import command; command()"
+# A shell's job in the background ends up outside of our tree as soon as the shell has ended, which it waits for.
+_START = 'log=$1; shift; PYCRIU_SHELL=$$ "$@" </dev/null >"$log" 2>&1 & echo $!'
+_BECOME = """
+import os, time
+os.setsid()
+shell = int(os.environ.pop("PYCRIU_SHELL"))
+while os.getppid() == shell: time.sleep(0.001)
+from pycriu.cli import command
+command()
+"""
 
 interpreter = ""  # that runs pycriu, where it is not the one of this program
 
@@ -91,14 +98,17 @@ def checkpoint(images_dir: StrPath, *, leave_running: bool = True, options: Sequ
     here.listen()
     page = here.page
     assert page is not None
-    here.asking_in_loop = here.is_main() and running_loop() is not None
+    in_loop = here.is_main() and running_loop() is not None
+    if in_loop:  # else it is not for us to say
+        here.asking_in_loop = True
     try:
         asking = _Asking(page, os.fspath(images_dir), _words(leave_running, options))
         while not asking.over():
             time.sleep(_LOOK)
         return asking.outcome()
     finally:
-        here.asking_in_loop = False
+        if in_loop:
+            here.asking_in_loop = False
 
 
 async def checkpoint_async(images_dir: StrPath, *, leave_running: bool = True, options: Sequence[str] = ()) -> Outcome:
@@ -127,7 +137,6 @@ class _Asking:
         self._log = os.path.join(images, LOG)
         self._page = page
         self._served = here.served
-        page.put(channel.FINAL, 0)
         self._dumper = _start(
             ["dump", "-t", str(os.getpid()), "-D", images, "-v4", "-o", "-", "--shell-job", *words], self._log
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 _SIGURG = 23
+_FREE = (channel.IDLE, channel.IN_SECTION)
 _GRACE = 1.0  # seconds: what was asked for just before has an end
 
 
@@ -96,13 +97,14 @@ class Audience:
         """Have all call their hooks. HookFailed where one refuses, or is not done in time: then it is off for all."""
         self._begin()
         refused = []
+        late = list(self._programs)
         for program, head in self._answers(self._programs, self._limit):
+            late.remove(program)
             if head is None:
                 self._told.remove(program)  # it has ended
             elif result := channel.number(head, channel.RESULT):
                 self._told.remove(program)  # it knows
                 refused.append((program, result))
-        late = [program for program in self._told if not self._has_answered(program)]
         if refused:
             raise _refusal(refused)
         if late and not self._patient:
@@ -131,7 +133,8 @@ class Audience:
         """They have been restored, and stand still: when they are let go, they find this."""
         for program in self._programs:
             program.ask(channel.RESTORED, self._limit, message)
-            deaf = None if program.stands else program.deaf()
+            program.looks = program.stands
+            deaf = None if program.looks else program.deaf()
             program.told = deaf is None
             if deaf is not None:
                 self._log.warn("%s", deaf)
@@ -143,7 +146,7 @@ class Audience:
     def wake(self) -> None:
         """Those that did not stand in a hook look only for a signal."""
         for program in self._programs:
-            if program.told and not program.stands and program.deaf() is None:
+            if program.told and not program.looks and program.deaf() is None:
                 try:
                     program.wake()
                 except HookFailed as error:  # it runs, and nothing can be undone
@@ -166,10 +169,10 @@ class Audience:
             program.wake()
 
     def _settle(self) -> None:
-        """Let an earlier conversation come to its end."""
+        """Let an earlier conversation come to its end; one that waits for a section has not begun."""
         end = time.monotonic() + _GRACE
         for program in self._programs:
-            while (head := program.head()) is not None and channel.number(head, channel.STATE) != channel.IDLE:
+            while (head := program.head()) is not None and channel.number(head, channel.STATE) not in _FREE:
                 asker = channel.number(head, channel.ASKER)
                 if time.monotonic() > end:
                     raise HookFailed(
@@ -201,11 +204,6 @@ class Audience:
                 return
             time.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE)
-
-    @staticmethod
-    def _has_answered(program: Program) -> bool:
-        head = program.head()
-        return head is None or channel.number(head, channel.ANSWER) == program.request
 
     def _tell(self, what: int, text: str) -> None:
         for program in self._told:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pycriu.hooks.registry import Errors
+
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
 
@@ -63,14 +65,22 @@ def keep(*names: str) -> None:
     kept.update(names or SOURCES)
 
 
-def reseed() -> list[str]:
-    """Seed everything anew that is imported and not kept; the names of what was."""
-    done = []
+def reseed() -> tuple[list[str], Errors]:
+    """Seed everything anew that is imported and not kept; the names of what was, and the errors of what was not.
+
+    Such as of another module of that name, or of numpy's generator where a program has set one that has no seed().
+    """
+    done: list[str] = []
+    errors: Errors = []
     for name, (module, action) in SOURCES.items():
         if name not in kept and module in sys.modules:
-            action(sys.modules[module])
-            done.append(name)
-    return done
+            try:
+                action(sys.modules[module])
+            except Exception as error:
+                errors.append((f"seeding {name} anew", error))
+            else:
+                done.append(name)
+    return done, errors
 
 
 class Facts:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, TypeVar
 
+    from pycriu.hooks.registry import Errors
+
     T = TypeVar("T")
 
 _PAUSE = 0.001  # seconds between two looks whether tasks have left their sections
@@ -62,6 +64,7 @@ class Listener:
         self._task: Any = None  # of the loop, while it serves: loops forget those that nobody holds
         self._turn: weakref.ref[_Turn] | None = None  # what the loop has not begun yet
         self._sections = Sections()
+        self._request = 0  # the number of the one that is being served
         self._main = 0  # the kernel's id of the main thread: that of `threading` may be a greenlet's
         self._signal = int(os.environ.get("PYCRIU_HOOKS_SIGNAL") or signal.SIGURG)
         self._before: Any = None  # the handler that was there
@@ -116,6 +119,8 @@ class Listener:
     def _serve(self) -> None:
         """Answer the request that is there, at once or as soon as can be."""
         assert self.page is not None
+        if not self.page.asked:  # somebody else has been quicker
+            return
         if not self._sections.take():
             self.page.put(channel.STATE, channel.IN_SECTION)
             return
@@ -129,11 +134,12 @@ class Listener:
             finished(self.converse())
 
     def over(self) -> None:
-        """A conversation has come to its end, or to nothing."""
+        """A conversation has come to its end, or to nothing. Who sees that may ask again at once, and is heard."""
         assert self.page is not None
-        self.page.put(channel.STATE, channel.IDLE)
-        self._serving, self._turn, self._task = False, None, None
+        self._turn = self._task = None
         self._sections.give_back()
+        self._serving = False
+        self.page.put(channel.STATE, channel.IDLE)
 
     def again(self) -> None:
         """It has come to nothing, because its loop is no more."""
@@ -149,6 +155,7 @@ class Listener:
                 return
             self._task = sys.modules["asyncio"].current_task()
         raised: BaseException | None = None
+        self._request = request = page.request  # first: whoever asks now writes it last
         try:
             what, self.asker = page.get(channel.WHAT), page.get(channel.ASKER)
             if what == channel.PREPARE and is_alive(self.asker):
@@ -157,16 +164,25 @@ class Listener:
                 self.moment = Moment()
                 raised = await self._finish(page, channel.RESTORED, "", in_loop=in_loop)
             else:  # of a conversation that is over
-                page.reply(page.request, channel.DONE)
+                page.reply(request, channel.DONE)
         finally:
             self.served += 1
             self.over()
+            if self._is_asked_anew(page):
+                os.kill(os.getpid(), self._signal)
         if raised is not None:
             raise raised
 
+    def _is_asked_anew(self, page: Page) -> bool:
+        """Whether somebody has asked for the next conversation while one was had that nobody waited for any more.
+
+        Its signal has come in vain then.
+        """
+        return page.asked and page.request != self._request and page.get(channel.WHAT) == channel.PREPARE
+
     async def _prepare(self, page: Page, *, in_loop: bool) -> BaseException | None:
         page.put(channel.STATE, channel.BUSY)
-        request, born, pid = page.request, channel.born(), page.pid
+        request, born, pid = self._request, channel.born(), page.pid
         self.moment = moment = Moment()
         _, moment.errors = await call_all(self.registry.ordered(BEFORE), page.doing, in_loop=in_loop)
         if page.pid != pid:  # `_after_fork` was here
@@ -206,15 +222,17 @@ class Listener:
                 moment.message = message
                 arrival(moment)
         moment.ended(what, why, message)
+        failed: Errors = []
         if what == channel.RESTORED:
-            fresh.reseed()
+            _, failed = fresh.reseed()
             fresh.forget(moment.changed)
         kind = AFTER_RESTORE if what == channel.RESTORED else AFTER_CHECKPOINT
         _, errors = await call_all(self.registry.ordered(kind), page.doing, in_loop=in_loop)
+        errors = failed + errors
         moment.errors += errors
         if refusal is not None:
             page.reply(page.request, channel.NOT_NOW if refusal.later else channel.REFUSED, why)
-        elif page.asked:
+        elif page.asked and not self._is_asked_anew(page):
             page.reply(page.request, channel.REFUSED if errors else channel.DONE, str(Refusal(errors)))
         for name, error in errors:
             if not is_interruption(error):
@@ -233,7 +251,14 @@ class Listener:
 
         The main thread need not: it is the one that calls the hooks, and stands still.
         """
-        self._sections.enter(may_wait=not self.is_main())
+        self._sections.enter(may_wait=not self.is_main(), wanted=self._is_wanted)
+
+    def _is_wanted(self) -> bool:
+        """Whether whoever has asked for a checkpoint still waits for it."""
+        page = self.page
+        if page is None or not page.asked:
+            return False
+        return page.get(channel.WHAT) == channel.PREPARE and is_alive(page.get(channel.ASKER))
 
     def leave(self) -> None:
         """The other way round; a checkpoint that has waited begins."""

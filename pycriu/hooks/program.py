@@ -28,6 +28,7 @@ class Program:
         self.signal = channel.number(head, channel.SIGNAL)
         self.request = channel.number(head, channel.REQUEST)
         self.told = False  # was told how it ended, and calls hooks for that
+        self.looks = False  # stood in a hook when it was restored, and needs no signal
 
     def close(self) -> None:
         """Close what was opened for it."""

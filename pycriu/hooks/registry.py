@@ -127,8 +127,10 @@ async def _finish(result: Any, limit: float | None, *, in_loop: bool) -> None:
 
     if in_loop:
         await within()
-    else:
-        asyncio.run(within())
+        return
+    # Not asyncio.run: that leaves this thread without the event loop that it has set.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(within())
 
 
 def is_interruption(error: BaseException) -> bool:

@@ -67,7 +67,8 @@ async def _simulate(outcome: str, why: str, changed: tuple[str, ...], *, in_loop
     moment.ended(what, why if what == channel.FAILED else "", b"")
     if what == channel.RESTORED:
         moment.changed = frozenset(changed)
-        report.reseeded = fresh.reseed()
+        report.reseeded, failed = fresh.reseed()
+        errors += failed
         fresh.forget(moment.changed)
     kind = AFTER_RESTORE if what == channel.RESTORED else AFTER_CHECKPOINT
     called, late = await call_all(here.registry.ordered(kind), _unseen, in_loop=in_loop)

@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import threading
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOOK = 0.05  # seconds until a thread that waits asks whether it still has to
+
 
 class Sections:
     """Which threads are in critical sections, and whether a conversation is under way, or waits for their end."""
@@ -34,12 +40,16 @@ class Sections:
             self._taken = False
             self._gate.notify_all()
 
-    def enter(self, *, may_wait: bool) -> None:
-        """This thread begins one; if it may, it waits while a conversation is under way, or is about to be."""
+    def enter(self, *, may_wait: bool, wanted: Callable[[], bool] = lambda: True) -> None:
+        """This thread begins one; if it may, it waits while a conversation is under way, or is about to be.
+
+        Whoever has asked for one may give it up without a word: `wanted` tells. What keeps it waiting may be the end
+        of a section that does not end before this one has begun.
+        """
         me = threading.get_ident()
         with self._gate:
-            while (self._taken or self._waited_for) and me not in self._inside and may_wait:
-                self._gate.wait()
+            while may_wait and me not in self._inside and (self._taken or (self._waited_for and wanted())):
+                self._gate.wait(_LOOK)
             self._inside[me] = self._inside.get(me, 0) + 1
 
     def leave(self) -> bool:

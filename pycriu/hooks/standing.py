@@ -74,8 +74,8 @@ def is_alive(pid: int) -> bool:
     """Whether it runs: a zombie whose parent takes its time does not. Nothing is opened: we are about to be dumped."""
     try:
         os.readlink(f"/proc/{pid}/exe")
-    except FileNotFoundError:
-        return False
+    except FileNotFoundError:  # a zombie, or nobody; or somebody whom /proc does not show to us (hidepid=)
+        return not os.path.exists(f"/proc/{pid}") and _exists(pid)
     except OSError:  # of another user, who alone can see more
         return _exists(pid)
     return True

@@ -223,6 +223,25 @@ def test_one_that_has_given_up_its_rights(host: Host) -> None:
     assert subject.go() == ["before", "after continued", "before", "back restored", "end True"]
 
 
+def test_one_to_whom_proc_does_not_show_others(host: Host) -> None:
+    """hidepid=2: whoever asks is there all the same."""
+    host.folder.chmod(0o755)
+    code = """
+import ctypes, subprocess
+ctypes.CDLL(None).unshare(0x20000)
+subprocess.run(["mount", "--make-rslave", "/"], check=True)
+subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+"""
+    subject = start(host, WATCHED + code + COUNTING)
+    words = ["nsenter", "-t", str(subject.pid), "-m", "--wd=.", *host.command("dump", "-R", "-D", str(host.images))]
+    done = subprocess.run(
+        [*words, "-t", str(subject.pid)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done
+    assert subject.go() == ["before", "after continued", "end True"]
+
+
 @pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
 def test_children_of_multiprocessing(host: Host, how: str) -> None:
     code = f"""

@@ -212,6 +212,20 @@ asyncio.run(main())
     assert since_ready(subject)[0] == "before"
 
 
+def test_the_shell_that_starts_the_dump_is_late(host: Host) -> None:
+    """Until it has ended, the dump would be in the tree."""
+    code = """
+from pycriu.hooks import asking
+asking._START += "; sleep 0.5"
+ready()
+tell(pycriu.checkpoint("images"))
+wait_for_go()
+"""
+    subject = start(host, MYSELF + code)
+    assert answers(subject) == ["outcome continued True"]
+    subject.go()
+
+
 def test_a_reaper_cannot_ask(host: Host) -> None:
     code = """
 libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

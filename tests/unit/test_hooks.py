@@ -8,14 +8,20 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from pycriu.dumping import survey
+from pycriu.errors import HookFailed
 from pycriu.hooks import channel, fresh, program
+from pycriu.hooks.audience import Audience
 from pycriu.hooks.page import Page
 from pycriu.hooks.registry import AFTER_RESTORE, BEFORE, Hook, NotNow, Refusal, Registry, described
+from pycriu.log import ERROR, Log
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,6 +253,70 @@ def with_signal(number: int) -> program.Program:
     raise AssertionError("no such page")
 
 
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """Of this process, which hears of requests."""
+    before = signal.signal(signal.SIGURG, lambda *_: None)
+    yield Page(os.getpid(), signal.SIGURG)
+    signal.signal(signal.SIGURG, before)
+
+
+def last() -> program.Program:
+    """This process, by the page that it has last mapped."""
+    with open("/proc/self/maps") as file:
+        places = [int(line.partition("-")[0], 16) for line in file if line.rstrip().endswith(channel.MARK)]
+    found = [one for one in (program.found(os.getpid(), "me", place) for place in places) if one is not None]
+    chosen = next(one for one in found if (head := one.head()) and channel.number(head, channel.REPLY_SIZE) == 77)
+    for one in found:
+        if one is not chosen:
+            one.close()
+    return chosen
+
+
+def test_a_refusal_that_comes_with_the_end_of_the_time(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks: it is no consent."""
+    page.put(channel.REPLY_SIZE, 77)
+    me, clock, calls = last(), time.monotonic, [0]
+
+    def monotonic() -> float:
+        calls[0] += 1
+        if calls[0] == 3:  # behind the only look
+            page.reply(page.request, channel.REFUSED, "no")
+        return clock()
+
+    with (
+        pytest.raises(HookFailed),
+        Audience([me], 0, Log(ERROR, echo=False)) as audience,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(time, "monotonic", monotonic)
+        audience.prepare()
+
+
+def test_who_stood_needs_no_signal(page: Page) -> None:
+    """And is no longer there when those are woken that did not."""
+    page.put(channel.REPLY_SIZE, 77)
+    page.put(channel.STATE, channel.STANDING)
+    heard: list[int] = []
+    signal.signal(signal.SIGURG, lambda number, _: heard.append(number))
+    audience = Audience([last()], 0, Log(ERROR, echo=False))
+    audience.returned()
+    page.put(channel.STATE, channel.BUSY)
+    audience.wake()
+    page.reply(page.request, channel.DONE)
+    audience.done()
+    assert heard == []
+
+
+def test_who_waits_for_a_section_can_be_asked_anew(page: Page) -> None:
+    """Whoever has asked before has given up without a word."""
+    page.put(channel.REPLY_SIZE, 77)
+    page.put(channel.STATE, channel.IN_SECTION)
+    with pytest.raises(HookFailed) as caught, Audience([last()], 0, Log(ERROR, echo=False)) as audience:
+        audience.prepare()
+    assert "it is in a critical section" in caught.value.message
+
+
 def test_one_that_ends_after_its_answer() -> None:
     code = "import pycriu; pycriu.listen(); print(flush=True); input()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -274,17 +344,17 @@ def test_reseeding_touches_what_is_imported_and_not_kept(monkeypatch: pytest.Mon
     random.seed(1)
     first = random.random()
     random.seed(1)
-    assert "random" in fresh.reseed()
+    assert "random" in fresh.reseed()[0]
     assert random.random() != first
     monkeypatch.setattr(fresh, "kept", set())
     fresh.keep("random")
     random.seed(1)
-    assert "random" not in fresh.reseed()
+    assert "random" not in fresh.reseed()[0]
     assert random.random() == first
     with pytest.raises(ValueError, match="nothing: there are random, numpy"):
         fresh.keep("nothing")
     fresh.keep()
-    assert fresh.reseed() == []
+    assert fresh.reseed() == ([], [])
 
 
 def test_uuid_forgets_time_and_machine() -> None:
@@ -299,8 +369,18 @@ print(uuid._last_timestamp, uuid._node)
     assert told(code) == ["None None"]
 
 
+def test_a_source_that_cannot_be_seeded_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of the program's that has the name of one, or a generator that numpy does not seed."""
+    monkeypatch.setitem(sys.modules, "random", ModuleType("random"))
+    monkeypatch.setitem(sys.modules, "tempfile", ModuleType("tempfile"))
+    done, errors = fresh.reseed()
+    assert "random" not in done
+    assert "tempfile" in done
+    assert [name for name, _ in errors] == ["seeding random anew"]
+
+
 def test_sources_that_are_not_imported_stay_so() -> None:
-    code = "import sys, pycriu\nfrom pycriu.hooks import fresh\npycriu.listen()\nprint(fresh.reseed())"
+    code = "import sys, pycriu\nfrom pycriu.hooks import fresh\npycriu.listen()\nprint(fresh.reseed()[0])"
     (line,) = told(code)
     assert "numpy" not in line
     assert "uuid" not in line
@@ -322,6 +402,36 @@ with pycriu.critical_section():
 print(len(here._sections))
 """
     assert told(code) == ["True 1", "2", "1"]
+
+
+def test_another_thread_asks_while_a_callback_waits() -> None:
+    code = """
+import threading, pycriu
+from pycriu.hooks.listener import here
+pycriu.listen()
+here.asking_in_loop = True
+def ask():
+    try: pycriu.checkpoint("images", options=["--hooks=skip"])
+    except ValueError: print("refused", here.asking_in_loop)
+thread = threading.Thread(target=ask)
+thread.start(); thread.join()
+print(here.asking_in_loop)
+"""
+    assert told(code) == ["refused True", "True"]
+
+
+def test_the_loop_of_a_program_stays_its_own() -> None:
+    code = """
+import asyncio, pycriu
+@pycriu.before_checkpoint
+async def before(): print("before")
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+pycriu.simulate()
+print(asyncio.get_event_loop() is loop)
+loop.close()
+"""
+    assert told(code) == ["before", "True"]
 
 
 # -------------------------------------------------------------------------------------------------- conversations
@@ -384,6 +494,64 @@ state()
 loop.run_until_complete(asyncio.sleep(0))
 """
     assert told(ASKED + code) == ["True", *SERVED]
+
+
+def test_a_request_that_comes_with_the_end_of_another() -> None:
+    """Whoever waits for the end asks as soon as it is to be seen."""
+    code = """
+put = here.page.put
+def racing(at, value):
+    put(at, value)
+    if (at, value) == (channel.STATE, channel.IDLE):
+        here.page.put = put
+        request()
+here.page.put = racing
+request()
+state()
+"""
+    assert told(ASKED + code) == [*SERVED[:2], *SERVED]
+
+
+def test_a_request_that_comes_while_nobody_waits_for_an_answer() -> None:
+    """It is not answered by the end of the one before."""
+    code = """
+asked = []
+@pycriu.before_checkpoint
+def again():
+    if not asked:
+        asked.append(True)
+        request()
+        print(here.page.request)
+request()
+state()
+"""
+    assert told(ASKED + code) == ["2", *SERVED[:2], *SERVED]
+
+
+def test_sections_of_threads_that_wait_for_each_other() -> None:
+    """A dump that waits for them keeps them no longer than it waits itself."""
+    code = """
+import threading
+entered, asked = threading.Event(), threading.Event()
+def inner():
+    with pycriu.critical_section(): print("inner")
+def outer():
+    with pycriu.critical_section():
+        entered.set()
+        asked.wait()
+        thread = threading.Thread(target=inner, daemon=True)
+        thread.start()
+        thread.join()
+    print("outer")
+thread = threading.Thread(target=outer, daemon=True)
+thread.start()
+entered.wait()
+request()
+asked.set()
+thread.join(5)
+state()
+"""
+    assert told(ASKED + code) == ["inner", "outer", SERVED[-1]]
 
 
 def test_a_task_that_is_cancelled() -> None:
