@@ -35,9 +35,14 @@ def name(text: str) -> None:
 
 
 def wait(child: int) -> int:
-    """Until the child ends: its wait status. Signals must be blocked."""
+    """Until the child ends: its wait status. Signals must be blocked.
+
+    The init of a PID namespace hears of the ends of all that have lost their parents, and nobody else reaps them.
+    """
     while True:
         try:
+            if os.getpid() == 1:
+                _reap_others(child)
             found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
             return 0  # somebody else has heard how it ended
@@ -48,6 +53,12 @@ def wait(child: int) -> int:
             continue
         if not found:
             _forward(child, signal.sigwaitinfo(_ALL))
+
+
+def _reap_others(child: int) -> None:
+    seen = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (told := os.waitid(os.P_ALL, 0, seen)) is not None and told.si_pid != child:
+        os.waitpid(told.si_pid, 0)
 
 
 def _forward(child: int, told: signal.struct_siginfo) -> None:

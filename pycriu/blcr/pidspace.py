@@ -16,25 +16,21 @@ import signal
 from pycriu.blcr import parent
 from pycriu.blcr.codes import Failure
 from pycriu.errors import KernelError
-from pycriu.kernel import libc
-from pycriu.ownpids import proc
+from pycriu.ownpids import forking, proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-CLONE_NEWPID = 0x20000000
-
 
 def run(live: Callable[[Callable[[int], int]], int], succeeded: Callable[[], int]) -> int:
     """Let `live` restore and wait in a namespace of its own; the exit code. `live` is given what tells that all run."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        libc.call("unshare", CLONE_NEWPID)
+        child = forking.fork()  # commands that are run here later are not in there
     except KernelError as error:
         raise _impossible(error) from None
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
     if not child:
         os.close(reader)
         _first(live, writer)
@@ -97,7 +93,8 @@ def _tell(reports: IO[bytes], what: object) -> int:
 
 def _others_live() -> bool:
     try:
-        os.waitpid(-1, os.WNOHANG)
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
     except ChildProcessError:
         return False
     return True

@@ -136,6 +136,7 @@ def _reap(root: int, line: words.Line) -> None:
             with suppress(BrokenPipeError):  # detached: nobody has waited
                 line.tell(words.ENDED, status, not _somebody())
             os.close(line.writer)
+            root = 0  # another process may get its number
 
 
 def _reap_others() -> None:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from contextlib import suppress
 
 from pycriu.errors import KernelError, PycriuError, UserError
-from pycriu.kernel import libc, procfs
-from pycriu.ownpids import init, words
+from pycriu.kernel import procfs
+from pycriu.ownpids import forking, init, words
 from pycriu.restore import Pidfile, RestoreResult, refuse_pidfile
 
 TYPE_CHECKING = False
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
     from pycriu.log import Log
     from pycriu.options import RestoreOptions
-
-CLONE_NEWPID = 0x20000000
 
 
 def restore(options: RestoreOptions, log: Log) -> RestoreResult:
@@ -47,22 +47,14 @@ def restore(options: RestoreOptions, log: Log) -> RestoreResult:
 
 
 def _fork() -> int:
-    """fork(2) into a new PID namespace. What this thread forks later comes into its own again."""
-    with open("/proc/thread-self/ns/pid_for_children") as own:
-        try:
-            libc.call("unshare", CLONE_NEWPID)
-        except KernelError as error:
-            hint = "a PID namespace needs CAP_SYS_ADMIN, and CONFIG_PID_NS"
-            raise UserError(f"--new-pid: {error.message}", hint) from None
-        child = -1
-        try:
-            child = os.fork()
-        except OSError as error:
-            raise KernelError("fork", error.errno or 0, "the init of a PID namespace") from None
-        finally:
-            if child:
-                libc.call("setns", own.fileno(), CLONE_NEWPID)
-    return child
+    """The init: its PID here, 0 in itself."""
+    try:
+        return forking.fork()
+    except KernelError as error:
+        if error.call != "unshare":
+            raise
+        hint = "a PID namespace needs CAP_SYS_ADMIN, and CONFIG_PID_NS"
+        raise UserError(f"--new-pid: {error.message}", hint) from None
 
 
 def _attend(first: int, options: RestoreOptions, line: words.Line, log: Log) -> RestoreResult:
@@ -70,7 +62,10 @@ def _attend(first: int, options: RestoreOptions, line: words.Line, log: Log) -> 
     root = outer(first, inner)
     with Pidfile(options.pidfile, root):
         options.settled()
-        line.tell(words.GO)
+        try:
+            line.tell(words.GO)
+        except BrokenPipeError:
+            raise _gone() from None
         _, took, pages = _expect(line, words.DONE)
     log.info("Restored with PID %d here, %d in a PID namespace whose init is PID %d here", root, inner, first)
     return RestoreResult(root, took, pages, lambda: _wait(first, line))
@@ -79,11 +74,15 @@ def _attend(first: int, options: RestoreOptions, line: words.Line, log: Log) -> 
 def _expect(line: words.Line, wanted: str) -> list[Any]:
     heard = line.hear()
     if not heard:
-        raise PycriuError("the init of the new PID namespace has ended: it was killed")
+        raise _gone()
     if heard[0] == words.FAILED:
         raise UserError(heard[1], heard[2] or None)
     assert heard[0] == wanted
     return heard
+
+
+def _gone() -> PycriuError:
+    return PycriuError("the init of the new PID namespace has ended: it was killed")
 
 
 def outer(first: int, inner: int) -> int:
@@ -106,9 +105,15 @@ def _end(first: int, *, alive: bool) -> None:
 
 
 def _wait(first: int, line: words.Line) -> int:
-    """The wait status of the root; that of a killed one, where init was. With the last task init ends, too."""
+    """The wait status of the root; that of a killed one, where init was. With the last task init ends, too.
+
+    ChildProcessError, as of wait(2), where that has been told already.
+    """
+    if line.closed:
+        raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
     _, status, last = line.hear() or (words.ENDED, signal.SIGKILL, True)
     line.close()
     if last:
-        os.waitpid(first, 0)
+        with suppress(ChildProcessError):  # the program waits for all of its children somewhere else, or for none
+            os.waitpid(first, 0)
     return int(status)

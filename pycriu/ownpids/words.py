@@ -25,11 +25,16 @@ class Line:
         self._reader, self.writer = reader, writer
         self._rest = b""
         self.said = ""  # the last word of this side
+        self.closed = False
 
     def tell(self, word: str, *values: Any) -> None:
         """Say something; BrokenPipeError where nobody listens any more."""
         self.said = word
-        os.write(self.writer, json.dumps([word, *values]).encode() + b"\n")
+        try:
+            os.write(self.writer, json.dumps([word, *values]).encode() + b"\n")
+        except BrokenPipeError:
+            self.said = ""
+            raise
 
     def hear(self) -> list[Any]:
         """The next message; an empty one when the other side has ended."""
@@ -44,6 +49,7 @@ class Line:
 
     def close(self) -> None:
         """Both."""
+        self.closed = True
         os.close(self._reader)
         os.close(self.writer)
 

@@ -15,7 +15,7 @@ import pytest
 
 from pycriu.blcr import codes
 from tests.host.blcr import Blcr, assert_sound, gone, is_counted, kill
-from tests.host.conftest import Host, alive, children, state, wait_until
+from tests.host.conftest import Host, alive, below, children, state, wait_until
 
 
 @pytest.fixture
@@ -306,6 +306,37 @@ def test_new_pids_let_it_be_restarted_beside_itself(blcr: Blcr) -> None:
     assert alive(program.pid)
     blcr.finish()
     assert [program.wait(), *(copy.wait() for copy in copies)] == [7, 7, 7]
+
+
+def test_commands_of_a_restart_with_new_pids_run_out_here(blcr: Blcr) -> None:
+    """Also when the namespace is no more, where nothing could be started."""
+    place = blcr.folder / "place"
+    place.mkdir()
+    program = blcr.program("sh", "-c", "until [ -e finish ]; do echo 1; sleep 0.03; done", out="place/out", cwd=place)
+    blcr.wait_for_lines(3, "place/out")
+    blcr.checkpoint(program.pid, "--term", "-f", "saved")
+    copy = blcr.start("restart", "--no-restore-pid", "--run-on-success=readlink /proc/self/ns/pid >where", "saved")
+    where = blcr.folder / "where"
+    wait_until(lambda: (where.exists() and where.read_text().endswith("\n")) or copy.poll() is not None, "it runs")
+    assert where.read_text() == os.readlink("/proc/self/ns/pid") + "\n"
+    (place / "finish").touch()
+    assert copy.wait() == 0
+    place.rename(blcr.folder / "elsewhere")
+    done = blcr.run("restart", "--no-restore-pid", "--run-on-failure=touch failed", "saved")
+    assert done.returncode == 2, done
+    assert (blcr.folder / "failed").exists()
+
+
+def test_new_pids_of_those_that_have_lost_their_parents(blcr: Blcr) -> None:
+    """Somebody hears of their end, while the eldest lives."""
+    code = "until [ -e back ]; do sleep 0.02; done; for i in 1 2 3; do (sleep 0.1 &); done; touch begun; exec sleep 60"
+    program = blcr.program("sh", "-c", code, out="out")
+    blcr.checkpoint(program.pid, "--term", "-f", "saved")
+    copy = blcr.start("restart", "--no-restore-pid", "--run-on-success=touch back", "saved")
+    wait_until(lambda: (blcr.folder / "begun").exists() or copy.poll() is not None, "it runs")
+    wait_until(lambda: len(below(copy.pid)) == 2, "its init and it are left")
+    copy.kill()
+    copy.wait()
 
 
 def test_groups_and_sessions_are_ours_unless_they_are_to_be_kept(blcr: Blcr) -> None:

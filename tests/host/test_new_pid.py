@@ -16,7 +16,7 @@ import pytest
 from pycriu import api
 from pycriu.errors import PycriuError, TraceeGone, UserError
 from pycriu.kernel import procfs
-from pycriu.ownpids import words
+from pycriu.ownpids import outside, words
 from tests.host.conftest import DEADLINE, Host, Outcome, Subject, alive, assert_sound, below, reap, state, wait_until
 from tests.host.programs import PROMPT, Shell
 
@@ -215,6 +215,34 @@ def named_init() -> list[int]:
     return found
 
 
+def test_the_number_of_the_root_is_anothers(host: Host) -> None:
+    """When it has ended, and its init reaps that one, too: the others live on."""
+    subject = host.python("""
+root = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    while os.getppid() == root or (os.getppid() == 1 and os.path.exists(f"/proc/{root}")):
+        time.sleep(0.01)
+    if os.fork() == 0:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+            file.write(str(root - 1))
+        if os.fork() == 0:
+            say("again", os.getpid() == root)
+        os._exit(0)
+    os.wait()
+    time.sleep(0.5)
+    say("lives")
+    os._exit(0)
+pause_for_dump()
+os._exit(0)
+""")
+    assert host.dump(subject).ok
+    init = init_of(restored(host.restore("--new-pid")))
+    (host.folder / "go").touch()
+    wait_until(lambda: not alive(init), "all have ended")
+    assert subject.said()[-2:] == ["again True", "lives"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -317,6 +345,44 @@ def test_an_interrupt_when_the_tree_has_been_let_go(host: Host, monkeypatch: pyt
     assert inner(below(init)[0])[-1] == subject.pid
     (host.folder / "go").touch()
     wait_until(lambda: subject.said()[-1] == "ok", "it goes on")
+
+
+def test_its_init_is_killed_before_it_is_let_go(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    found = outside.outer
+
+    def killed(first: int, root: int) -> int:
+        pid = found(first, root)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: state(first) == "Z", "it is no more")
+        return pid
+
+    monkeypatch.setattr(outside, "outer", killed)
+    before = below(os.getpid())
+    with pytest.raises(PycriuError) as caught:
+        api.restore(host.images, new_pid=True, pidfile=host.folder / "root")
+    assert "the init of the new PID namespace has ended" in caught.value.message
+    assert below(os.getpid()) == before
+    assert not (host.folder / "root").exists()
+
+
+def test_the_end_is_told_once(host: Host) -> None:
+    """Whoever asks again does not read what somebody else has open under that number by now."""
+    subject = host.python("pause_for_dump()\nos._exit(3)")
+    assert host.dump(subject).ok
+    restored = api.restore(host.images, new_pid=True)
+    (host.folder / "go").touch()
+    (init,) = [pid for pid in below(os.getpid()) if procfs.stat(pid).comm == "pycriu-init"]
+    os.waitpid(init, 0)  # as a program does that waits for all of its children
+    assert os.waitstatus_to_exitcode(restored.wait()) == 3
+    reader, writer = os.pipe()
+    os.write(writer, b'["ended", 0, false]\n')
+    with pytest.raises(ChildProcessError):
+        restored.wait()
+    assert os.read(reader, 9)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_restore_from_python_that_fails(host: Host) -> None:

@@ -50,6 +50,9 @@ MAY_NAME_CPUS = {
 }
 MAY_CATCH_ALL = {
     "pycriu/warmstart/runner.py": "a warm start that fails, for whatever reason, is an ordinary one",
+    "pycriu/warmstart/program.py": "a checkpoint that cannot be kept, for whatever reason, is none",
+    "pycriu/actions/job.py": "says of what nobody foresaw that it is a bug, and stays with the program",
+    "pycriu/hooks/fresh.py": "what a program has under the name of a module is its own: what it raises is told",
     "pycriu/hooks/registry.py": "hooks of programs: what each raises is kept, and told to whoever asked",
     "pycriu/hooks/standing.py": "what handlers of a program raise while it stands is raised when it goes on",
     "pycriu/service/listener.py": "a forked worker, which must not run on in the interpreter of its parent",
