@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from pycriu.actions import Outcome
     from pycriu.warmstart.identity import Command
+
+_SIGPIPE, _SIGXFSZ = 13, 25
 
 
 def run(request: Request) -> Outcome:
@@ -88,6 +91,8 @@ def _is_program(python: str) -> bool:
 
 def _become(words: list[str], more: dict[str, str]) -> NoReturn:
     """The ordinary start."""
+    for number in (_SIGPIPE, _SIGXFSZ):  # which Python ignores
+        _signal.signal(number, _signal.SIG_DFL)
     try:
         os.execvpe(words[0], words, os.environ | more)
     except OSError as error:

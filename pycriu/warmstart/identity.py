@@ -18,6 +18,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 _PREFIXES = (
     "PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_TUNABLES", "VIRTUAL_ENV", "CONDA_PREFIX", "DJANGO_",
@@ -135,9 +136,10 @@ def manifest(command: Command) -> str:
         files.add(os.path.abspath(command.target))
     folders = dict.fromkeys(os.path.abspath(one) for one in sys.path)
     for module in list(sys.modules.values()):
-        if isinstance(file := getattr(module, "__file__", None), str):
+        known = _attributes(module)
+        if isinstance(file := known.get("__file__"), str) and "\0" not in file:
             files.add(file)
-            if hasattr(module, "__path__") and not _is_installed(file):
+            if "__path__" in known and not _is_installed(file):
                 folders[os.path.abspath(os.path.dirname(file))] = None
     lines = [_VERSION, *(_line(os.path.abspath(file)) for file in sorted(files))]
     for folder in folders:
@@ -145,6 +147,15 @@ def manifest(command: Command) -> str:
         if folder.endswith(_INSTALLED) and os.path.isdir(folder):
             lines += [_line(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name.endswith(".pth")]
     return "\0".join(lines)
+
+
+def _attributes(module: object) -> dict[str, Any]:
+    """Those that are there: to ask for one makes some modules import more, or fail."""
+    try:
+        found: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return found
 
 
 def _is_installed(path: str) -> bool:

@@ -126,8 +126,8 @@ def _made(place: shelf.Place, command: identity.Command, given: list[int]) -> st
                 place.keep(content, given)
             else:
                 place.forget()
-    except (OSError, RuntimeError) as error:
-        return str(error)
+    except Exception as error:  # whatever it is: the program is none the worse for it
+        return f"{type(error).__name__}: {error}"
     finally:
         here.arrivals.remove(_arrive)
     return outcome.why if outcome.failed else ""
@@ -152,10 +152,17 @@ def _tidy_up() -> None:
 
 
 def _arrive(moment: Moment) -> None:
-    """Become what this start was asked to be."""
+    """Become what this start was asked to be; who cannot is nobody's, and must not go on."""
     if not moment.message:
         return
-    said = letter.unpacked(moment.message)
+    try:
+        _become(letter.unpacked(moment.message))
+    except BaseException as error:
+        os.write(2, f"pycriu: this start cannot go on: {type(error).__name__}: {error}\n".encode(errors="replace"))
+        os._exit(1)
+
+
+def _become(said: letter.Letter) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != said.parent:
         os.kill(os.getpid(), signal.SIGKILL)  # whoever wanted us has been killed

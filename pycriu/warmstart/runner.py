@@ -6,6 +6,7 @@ and be for it what it is not: whom others know by its PID, send signals to, and 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import errno
 import os
 import resource
 import sys
@@ -38,11 +39,16 @@ def try_to_become(place: Place, argv: list[str], orig_argv: list[str], *, module
     if len(said) > MESSAGE_ROOM:
         return
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    deaf = _signal.getsignal(_SIGCHLD) == _signal.SIG_IGN  # execve(2) keeps that, and we would hear of no end
     # The program may be heard of as soon as it runs: what comes for it from then on waits until we look.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _WAITED)
     try:
+        if deaf:
+            _signal.signal(_SIGCHLD, _signal.SIG_DFL)
         child = _restored(place, said)
     except Exception as error:  # whatever it is: an ordinary start is none the worse for it
+        if deaf:
+            _signal.signal(_SIGCHLD, _signal.SIG_IGN)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         _put_away(place, error)
         return
@@ -65,8 +71,12 @@ def _put_away(place: Place, error: Exception) -> None:
 
 
 def letter(argv: list[str], orig_argv: list[str], *, module: bool) -> bytes:
-    """What the program is told that comes to life. OSError where the working directory has no name."""
-    told = Letter(argv, orig_argv, os.environ, os.getcwd())
+    """What the program is told that comes to life. OSError where the working directory has no name that leads there."""
+    here = os.getcwd()
+    if not os.path.samestat(os.stat(here), os.stat(".")):
+        raise FileNotFoundError(errno.ENOENT, "another directory has its name", here)
+    os.chdir(here)  # as the program will: the name may be too long for that, or the user have no right to it
+    told = Letter(argv, orig_argv, os.environ, here)
     told.module = module
     told.umask = os.umask(0o77)
     os.umask(told.umask)

@@ -8,6 +8,7 @@ none could be made leaves `KEY.failed` with the reason, so that the next hour do
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -45,6 +46,7 @@ class Place:
         self._base, self._key = base, key
         self.path = os.path.join(base, key)
         self.new, self._failed, self._stale = f"{self.path}.new", f"{self.path}.failed", f"{self.path}.stale"
+        self._seen: tuple[int, int] | None = None  # what was found usable
         self.given: list[int] = []  # descriptors of the start that made it, beside the standard ones; see `usable`
 
     def usable(self) -> bool:
@@ -60,6 +62,7 @@ class Place:
             return False
         if key != self._key or not identity.holds(manifest):
             return False
+        self._seen = status.st_dev, status.st_ino
         self._mark_used()
         return True
 
@@ -72,16 +75,20 @@ class Place:
     def begin(self) -> bool:
         """Whether we are to make it: nobody else does, and nobody has failed to just before.
 
-        No lock is held for that: we are to be dumped.
+        No lock is held for that longer than for this look: we are to be dumped.
         """
         if _age(self._failed) < _TRY_AGAIN:
             return False
-        if _age(self.new) > _FORGOTTEN:  # or there is none
-            remove(self.new)
+        base = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            fcntl.flock(base, fcntl.LOCK_EX)  # else what was left over would be removed once more, when it is ours
+            if _age(self.new) > _FORGOTTEN:  # or there is none
+                remove(self.new)
             os.mkdir(self.new, 0o700)
         except FileExistsError:
             return False
+        finally:
+            os.close(base)
         return True
 
     def keep(self, manifest: str, given: Iterable[int] = ()) -> None:
@@ -105,8 +112,11 @@ class Place:
 
     def discard(self, why: str, *, certain: bool) -> None:
         """It could not be restored. Where that is certainly its own fault, or has been so three times within the hour,
-        it goes; and none is made for an hour if that is the second one.
+        it goes; and none is made for an hour if that is the second one. What has been removed or replaced meanwhile is
+        at no fault.
         """
+        if not self._is_there():
+            return
         earlier = _lines(self._stale) if _age(self._stale) < _TRY_AGAIN else []
         points = [*earlier, *[" ".join(why.split())] * (_ENOUGH if certain else 1)]
         if len(points) // _ENOUGH > len(earlier) // _ENOUGH:
@@ -116,6 +126,14 @@ class Place:
             return
         with open(self._stale, "w", errors="replace") as file:
             file.writelines(f"{line}\n" for line in points)
+
+    def _is_there(self) -> bool:
+        """Whether what was found usable still is what is there."""
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self._seen
 
 
 def _read(path: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -214,3 +215,41 @@ def test_no_directory(starts: Starts) -> None:
         folder.mkdir()
         code = f"import os; os.rmdir({str(folder)!r}); os.execv({sys.executable!r}, {[sys.executable, *how, path]!r})"
         assert starts.run("-c", code, cwd=folder, env=starts.environment(PYTHONDONTWRITEBYTECODE="1")) == "here\n"
+
+
+def test_whoever_starts_it_ignores_sigchld(starts: Starts) -> None:
+    """Then the kernel would reap the restored program, and nobody hear of its end; it is ignored there, too."""
+    code = APP + 'print(open("/proc/self/status").read().split("SigIgn:")[1].split()[0])'
+    starts.write("app.py", code)
+    starts.run("app.py")
+    lines = [
+        starts.run("app.py", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN), env=environment)
+        for environment in (starts.environment(), starts.environment(PYCRIU_WARM_START="0"))
+    ]
+    assert starts.runs() == 2, starts.why_not()  # the first, and the last, which may not be warm
+    warm, cold = (int(said.splitlines()[-1], 16) for said in lines)
+    assert warm == cold
+    assert cold & 1 << signal.SIGCHLD - 1
+
+
+def test_a_directory_whose_name_leads_nowhere(starts: Starts) -> None:
+    """It is too long to go there by it: an ordinary start is in it."""
+    starts.write("app.py", APP)
+    starts.report("app.py")
+
+    def go_down() -> None:
+        for _ in range(25):
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+
+    words = (str(starts.folder / "app.py"), "argument")
+    report = starts.report(*words, preexec_fn=go_down)
+    assert report["argv"] == [*words]
+    assert len(str(report["cwd"])) > 4096
+    assert starts.runs() == 2
+
+
+def test_what_is_no_python_has_its_signals(starts: Starts) -> None:
+    """Python ignores some, which a program that it becomes must not."""
+    said = starts.run(*SNAPSHOT, "grep", "SigIgn", "/proc/self/status")
+    assert int(said.split()[1], 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0

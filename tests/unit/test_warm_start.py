@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
+import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from pycriu.command import streams
 from pycriu.errors import ImageError
+from pycriu.hooks import asking
+from pycriu.hooks.asking import Outcome
 from pycriu.restoring import newlife
-from pycriu.warmstart import boot, identity, shelf
+from pycriu.warmstart import boot, identity, program, shelf
 from pycriu.warmstart.letter import Letter, unpacked
 
 KEY = "0123456789abcdef" * 2
@@ -107,6 +113,102 @@ def test_letters() -> None:
     assert [getattr(read, name) for name in Letter.__slots__] == [getattr(letter, name) for name in Letter.__slots__]
 
 
+class Odd(ModuleType):
+    """As of libraries that import when they are asked for something: they fail where that is not installed."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ModuleNotFoundError(name)
+
+
+def test_modules_are_not_asked_for_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor is one imported that is to be when it is used first."""
+    (tmp_path / "lazy_one.py").write_text("raise AssertionError('imported')")
+    spec = importlib.util.spec_from_file_location("lazy_one", tmp_path / "lazy_one.py")
+    assert spec is not None
+    assert spec.loader is not None
+    lazy = importlib.util.module_from_spec(spec)
+    importlib.util.LazyLoader(spec.loader).exec_module(lazy)
+    monkeypatch.setitem(sys.modules, "lazy_one", lazy)
+    monkeypatch.setitem(sys.modules, "odd_one", Odd("odd_one"))
+    monkeypatch.setitem(sys.modules, "no_module", None)
+    command = identity.parsed([sys.executable, "-m", "x"])
+    assert command is not None
+    assert str(tmp_path / "lazy_one.py") in identity.manifest(command)
+
+
+def test_whatever_keeps_a_checkpoint_from_being_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said beside the place, and nothing to the program."""
+
+    def failing(*_: object, **__: object) -> Outcome:
+        raise subprocess.CalledProcessError(2, "sh")  # of a shell that cannot fork
+
+    monkeypatch.setattr(asking, "checkpoint", failing)
+    monkeypatch.setattr(program, "_has_children", lambda: False)
+    place = shelf.Place(str(tmp_path), KEY)
+    command = identity.parsed([sys.executable, "-m", "x"])
+    assert command is not None
+    program.keep(place, command, [])
+    assert "returned non-zero exit status 2" in (tmp_path / f"{KEY}.failed").read_text()
+
+
+def test_a_start_that_cannot_be_had_in_a_new_life_ends() -> None:
+    """It must not go on as another one that it was before."""
+    code = """
+import os
+from pycriu.hooks.moment import Moment
+from pycriu.warmstart import program
+from pycriu.warmstart.letter import Letter
+letter = Letter(["a"], ["p", "a"], {}, "/no/such/directory")
+letter.parent = os.getppid()
+moment = Moment()
+moment.message = letter.packed()
+try: program._arrive(moment)
+finally: print("goes on")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/no/such/directory" in done.stderr
+
+
+def test_a_place_that_is_anothers_by_now(tmp_path: Path) -> None:
+    """What could not be restored has gone meanwhile: the new one is not blamed for that."""
+    place, other = shelf.Place(str(tmp_path), KEY), shelf.Place(str(tmp_path), KEY)
+    assert other.begin()
+    other.keep("pycriu-snapshot 2")
+    assert place.usable()
+    assert other.begin()
+    other.keep("pycriu-snapshot 2")
+    place.discard("images are missing", certain=True)
+    assert other.usable()
+    shelf.remove(other.path)
+    place.discard("images are missing", certain=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_after_somebody_who_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them makes it, whenever the other one looks."""
+    first = shelf.Place(str(tmp_path), KEY)
+    assert first.begin()
+    old = os.stat(first.new).st_mtime - 1000
+    os.utime(first.new, (old, old))
+    begun: list[bool] = []
+    other = threading.Thread(target=lambda: begun.append(shelf.Place(str(tmp_path), KEY).begin()))
+    age = shelf._age
+
+    def slow(path: str) -> float:
+        found = age(path)
+        if path == first.new and threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(0.3)
+        return found
+
+    monkeypatch.setattr(shelf, "_age", slow)
+    begun.append(first.begin())
+    other.join()
+    assert sorted(begun) == [False, True]
+
+
 def test_a_place(tmp_path: Path) -> None:
     place = shelf.Place(str(tmp_path), KEY)
     assert not place.usable()
@@ -121,6 +223,7 @@ def test_a_place(tmp_path: Path) -> None:
     assert not place.usable()
     assert place.begin(), "the first time it may be made anew"
     place.keep("pycriu-snapshot 2")
+    assert place.usable()
     for left in (True, True, False):
         place.discard("damaged, perhaps", certain=False)
         assert place.usable() is left
