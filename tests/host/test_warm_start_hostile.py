@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.conftest import DEADLINE, wait_until
+from tests.host.conftest import DEADLINE, alive, below, wait_until
 from tests.host.warmth import APP, PLAIN, REPORT, SNAPSHOT, Starts, of, starts
 
 __all__ = ["starts"]
@@ -199,6 +199,7 @@ def test_killed_while_it_is_made(starts: Starts) -> None:
     wait_until(lambda: any(starts.kept.glob("*.new/*")) or any(starts.kept.glob("*.new/.*")), "it is being made")
     process.kill()
     process.communicate()
+    wait_until(lambda: not any(alive(pid) for pid in below(os.getpid())), "whoever was to dump it has ended")
     starts.report("app.py")
     for path in starts.kept.glob("*.new"):
         os.utime(path, (0, 0))
@@ -369,14 +370,14 @@ def test_what_a_block_may_do(starts: Starts, block: str) -> None:
         "app.py",
         APP.replace("import helper", f"import helper; {BLOCKS[block]}").replace("import sys;", "import os, sys;"),
     )
+    temporary = starts.folder / "temporary"
     for number in range(3):
-        process = starts.popen("app.py", str(number))
+        temporary.mkdir()
+        process = starts.popen("app.py", str(number), env=starts.environment(TMPDIR=str(temporary)))
         out, errors = process.communicate(timeout=DEADLINE)
         assert (process.returncode, errors) == (0, ""), starts.why_not()
         assert json.loads(out)["argv"] == ["app.py", str(number)]
-        if block == "a temporary directory":
-            for path in Path("/tmp").glob("tmp*/x"):
-                shutil.rmtree(path.parent)
+        shutil.rmtree(temporary)
 
 
 def test_a_block_that_fails(starts: Starts) -> None:
