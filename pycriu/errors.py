@@ -87,9 +87,7 @@ class OtherCpu(ImageError):
 class TraceeGone(PycriuError):
     """A task ended while it was being worked on."""
 
-    wait_status = (
-        9  # as wait(2) has told it: its parent, which may be us, is not told again. A stopped task dies of SIGKILL
-    )
+    wait_status = 9  # as wait(2) has told it: its parent, which may be us, is not told again; 9: killed as it stood
 
 
 class KernelError(PycriuError):

@@ -205,7 +205,9 @@ def wait(tid: int, others: Collection[int] = ()) -> int:
     except ChildProcessError:
         raise TraceeGone(f"task {tid} is gone") from None
     if not os.WIFSTOPPED(status):
-        raise TraceeGone(f"task {tid} ended while it was being worked on ({describe_exit(status)})")
+        gone = TraceeGone(f"task {tid} ended while it was being worked on ({describe_exit(status)})")
+        gone.wait_status = status
+        raise gone
     return status
 
 
