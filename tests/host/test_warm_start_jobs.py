@@ -43,14 +43,14 @@ def ready(process: subprocess.Popen[str]) -> int:
 
 
 @contextmanager
-def waiting(starts: Starts) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def waiting(starts: Starts, **options: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A restored program that waits, and its PID."""
     starts.write("app.py", WAITING)
     first = starts.popen("app.py")
     ready(first)
     first.terminate()
     first.communicate()
-    process = starts.popen("app.py")
+    process = starts.popen("app.py", **options)
     pid = ready(process)
     assert children(process.pid) == [pid], starts.why_not()
     try:
@@ -74,8 +74,11 @@ def test_all_signals(starts: Starts) -> None:
 
 
 def test_it_is_stopped_and_goes_on(starts: Starts) -> None:
-    """By a signal to the process that is known; by one to the program itself, such as its own."""
-    with waiting(starts) as (process, pid):
+    """By a signal to the process that is known; by one to the program itself, such as its own.
+
+    In a group of its own: in one whose parents are all in other sessions, as ours may be, the kernel stops nobody.
+    """
+    with waiting(starts, process_group=0) as (process, pid):
         for target, number in ((process.pid, signal.SIGTSTP), (pid, signal.SIGSTOP)):
             os.kill(target, number)
             wait_until(lambda: state(pid) == state(process.pid) == "T", "both are stopped")
