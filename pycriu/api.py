@@ -19,6 +19,7 @@ from __future__ import annotations
 import operator
 import os
 import resource
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -288,18 +289,42 @@ def _directories(images_dir: StrPath, work_dir: StrPath | None) -> tuple[str, st
     return images, work
 
 
+class _DescriptorLimit:
+    """A scope for each dump or restore of this process, which takes as many descriptors as it may have: when the last
+    of those that go on at the same time has ended, the limit is as it was before the first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._before = (0, 0)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
+
+
+_descriptor_limit = _DescriptorLimit()
+
+
 @contextmanager
 def _surroundings(log_file: StrPath | None, log_level: int) -> Iterator[Log]:
-    """A log, and the limit of descriptors as it was: a dump takes as many as it may have."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """A log, and the limit of descriptors as it was."""
     fd = None
     if log_file is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(log_file, flags, 0o600)
     try:
-        with Log(log_level, echo=False) if fd is None else Log(log_level, fd, echo=False) as log:
+        with _descriptor_limit, Log(log_level, echo=False) if fd is None else Log(log_level, fd, echo=False) as log:
             yield log
     finally:
         if fd is not None:
             os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

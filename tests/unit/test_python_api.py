@@ -7,6 +7,7 @@ import errno
 import inspect
 import io
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,22 @@ def test_names_of_functions_are_not_those_of_modules() -> None:
 )
 def test_ways_to_import(line: str) -> None:
     assert told(line + "; print('done')") == ["done"]
+
+
+def test_two_threads_at_once_leave_the_limit_of_descriptors_as_it_was() -> None:
+    """And whoever ends first does not lower it for the other."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = before[0] - 1, before[1]
+    one, other = api._surroundings(None, 1), api._surroundings(None, 1)
+    one.__enter__()
+    resource.setrlimit(resource.RLIMIT_NOFILE, raised)
+    other.__enter__()
+    one.__exit__(None, None, None)
+    during = resource.getrlimit(resource.RLIMIT_NOFILE)
+    other.__exit__(None, None, None)
+    after = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (during, after) == (raised, before)
 
 
 def test_keywords_are_the_options() -> None:
