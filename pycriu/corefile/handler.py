@@ -52,7 +52,8 @@ def take(folder: str, pid: int, stream: int, log: Log) -> str:
         with tempfile.TemporaryDirectory(prefix=f"{_WORK}{os.getpid()}-", dir=folder) as images:
             seen = Seen(pid, images, log)
             seen.write()
-            sidecar.pack(images, path + sidecar.SUFFIX, sidecar.HANDLER, pid, seen.lacks)
+            with replaced(path + sidecar.SUFFIX) as beside:
+                sidecar.pack(images, beside, sidecar.HANDLER, pid, seen.lacks)
     except (PycriuError, OSError) as error:
         log.error("%s: no side-car: %s", path, error)
     finally:  # whatever it is, there is no second chance to have the core

@@ -10,17 +10,21 @@ import errno
 import os
 import signal
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycriu.corefile import sidecar
 from pycriu.crit import core as writer
+from pycriu.crit.output import replaced
 from pycriu.crit.space import Memory, opened, processes
 from pycriu.dump import dump
-from pycriu.errors import Unsupported, UserError
+from pycriu.errors import TraceeGone, Unsupported, UserError
 from pycriu.record import replace
 from pycriu.tracing import pstree
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from pycriu.log import Log
     from pycriu.options import DumpOptions
 
@@ -44,28 +48,46 @@ def run(options: DumpOptions, path: str, log: Log) -> tuple[int, int]:
         if os.path.lexists(taken) and not os.path.isfile(taken):
             what = os.strerror(errno.EISDIR) if os.path.isdir(taken) else "not a regular file"
             raise UserError(f"{taken}: {what}", "a file would take its place: choose another name")
-    with tempfile.TemporaryDirectory(prefix=".pycriu-core-", dir=place) as folder:
+    with tempfile.TemporaryDirectory(prefix=".pycriu-core-", dir=place) as folder, _Known(pid) as process:
         leaves = options.leave_running
         dump(replace(options, images_dir=folder, work_dir=folder, leave_stopped=not leaves), log)
         try:
             written = _write(folder, pid, path)
         except BaseException:
             if not leaves and root.stat.state not in "Tt":
-                os.kill(pid, signal.SIGCONT)
+                process.send(signal.SIGCONT)
             raise
         if not leaves:
-            os.kill(pid, signal.SIGKILL)
+            process.send(signal.SIGKILL)
     return written
+
+
+class _Known:
+    """A process that somebody else may end, and whose PID then may be another's. A scope."""
+
+    def __init__(self, pid: int) -> None:
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise TraceeGone(f"process {pid} has ended") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def send(self, number: int) -> None:
+        """A signal, if it still is there."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, number)
 
 
 def _write(folder: str, pid: int, path: str) -> tuple[int, int]:
-    with opened(folder) as layers:
-        (process,) = processes(layers[0])
-        with Memory(layers, from_disk=False) as memory:
-            written = writer.write(path, process, memory, layers[0])
-    try:
-        sidecar.pack(folder, path + sidecar.SUFFIX, sidecar.SAVED, pid, [])
-    except BaseException:
-        os.unlink(path)
-        raise
-    return written
+    """Both take their names when both are whole: a core with the side-car of another would be another process."""
+    with replaced(path + sidecar.SUFFIX) as beside:
+        sidecar.pack(folder, beside, sidecar.SAVED, pid, [])
+        with opened(folder) as layers:
+            (process,) = processes(layers[0])
+            with Memory(layers, from_disk=False) as memory:
+                return writer.write(path, process, memory, layers[0])

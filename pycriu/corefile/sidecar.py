@@ -12,14 +12,13 @@ import json
 import os
 import shutil
 import tarfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pycriu.arch import elfcore
 from pycriu.corefile import build, clib, layout
 from pycriu.corefile.asked import Imported
 from pycriu.corefile.pages import Writer
 from pycriu.corefile.space import Region, Space
-from pycriu.crit.output import replaced
 from pycriu.crit.source import open_source
 from pycriu.errors import ImageError, UserError
 from pycriu.fds import validation
@@ -47,17 +46,18 @@ def beside(core: str) -> str | None:
     return path if os.path.isfile(path) else None
 
 
-def pack(folder: str, path: str, by: str, pid: int, lacks: list[str]) -> None:
-    """The images of a directory, less the private memory, as the file `path`, which appears when it is whole."""
+def pack(folder: str, file: BinaryIO, by: str, pid: int, lacks: list[str]) -> None:
+    """The images of a directory, less the private memory, written to a file."""
     left_out = {f"pagemap-{pid}.img", *_pages_of(folder, pid)}
     about = json.dumps({"format": FORMAT, "by": by, "pid": pid, "lacks": lacks}, indent=1).encode()
-    with replaced(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         head = tarfile.TarInfo(ABOUT)
         head.size, head.mode = len(about), 0o600
         tar.addfile(head, io.BytesIO(about))
         for name in sorted(os.listdir(folder)):
             if name.endswith(".img") and catalogue.lookup(name) is not None and name not in left_out:
                 tar.add(os.path.join(folder, name), name)
+    file.flush()  # that there is room, is known before anything takes its name
 
 
 def _pages_of(folder: str, pid: int) -> list[str]:

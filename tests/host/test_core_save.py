@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,31 @@ def test_a_core_that_cannot_be_written_leaves_the_process_running(host: Host, wo
         assert not [
             one for one in host.folder.iterdir() if one.name.startswith(".pycriu") or one.suffix in (".part", ".side")
         ]
+    assert subject.go() == ["unharmed"]
+
+
+@pytest.mark.parametrize("words", [(), ("--kill",)], ids=["goes on", "kill"])
+def test_on_a_small_disk_the_core_of_before_stays_with_its_side_car(host: Host, words: tuple[str, ...]) -> None:
+    """The disk has room for the images and for the core, and not for the side-car, too."""
+    subject = host.python("os.write(os.memfd_create('large'), os.urandom(24 << 20))\npause_for_dump()\nsay('unharmed')")
+    disk = host.folder / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=44m", "none", str(disk)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        (disk / "core").write_text("core of before")
+        (disk / "core.side").write_text("what belongs to it")
+        saved = host.run("core", "save", str(subject.pid), str(disk / "core"), *words)
+        assert not saved.ok
+        assert "No space left on device" in saved.errors()
+        assert sorted(os.listdir(disk)) == ["core", "core.side"]
+        assert (disk / "core").read_text() == "core of before"
+        assert (disk / "core.side").read_text() == "what belongs to it"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
     assert subject.go() == ["unharmed"]
 
 
