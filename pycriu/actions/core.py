@@ -77,7 +77,10 @@ def _save(request: Request, words: list[str]) -> int:
 
     if not words or not words[0].isdigit():
         raise UserError("which process?", "pycriu core save PID [CORE]")
-    path = os.path.abspath(words[1] if len(words) > 1 else f"core.{words[0]}")
+    try:
+        path = os.path.abspath(words[1] if len(words) > 1 else f"core.{words[0]}")
+    except FileNotFoundError:
+        raise UserError("the working directory has been removed", "pycriu core save PID /WHERE/CORE") from None
     request.values = request.values | {"tree": words[0], "leave-running": not request.flag("kill"), "shell-job": True}
     size, stored = saving.run(replace(request.dump_options(), progress=None), path, request.log)
     say([f"{path}: {stored} of {size} bytes stored; {path}{sidecar.SUFFIX} has the rest"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import tarfile
 import zlib
 
@@ -48,7 +49,10 @@ def _begun(name: str) -> int:
 
 
 class _Written:
-    """A file without a buffer that knows where it is. (tarfile's own streams go on writing when they are given up.)"""
+    """A file without a buffer that knows where it is. (tarfile's own streams go on writing when they are given up.)
+
+    Who has given us a pipe may have set O_NONBLOCK, which it has in common with us.
+    """
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out, self._at = out, 0
@@ -57,13 +61,37 @@ class _Written:
         """All of it."""
         view = memoryview(data)
         while view:
-            view = view[self._out.write(view) :]
+            written: int | None = self._out.write(view)
+            if written is None:
+                _wait_for(self._out, select.POLLOUT)
+            view = view[written or 0 :]
         self._at += len(data)
         return len(data)
 
     def tell(self) -> int:
         """How much has been written."""
         return self._at
+
+
+class _Read:
+    """A file without a buffer that is read, likewise."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; none at the end."""
+        while True:
+            data: bytes | None = self._file.read(size)
+            if data is not None:
+                return data
+            _wait_for(self._file, select.POLLIN)
+
+
+def _wait_for(file: IO[bytes], what: int) -> None:
+    look = select.poll()
+    look.register(file, what)
+    look.poll()
 
 
 def write_meta(images: str, meta: dict[str, Any]) -> None:
@@ -105,11 +133,12 @@ def unpack(name: str, stream: IO[bytes], images: str) -> None:
         EOFError,
         ValueError,
         OverflowError,
+        TypeError,  # of a compressed stream that ends within its header
         zlib.error,
         *_of_xz(),
     )
     try:
-        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_PIECE) as tar:
+        with tarfile.open(fileobj=_Read(stream), mode="r|*", bufsize=_PIECE) as tar:  # type: ignore[call-overload]
             for member in tar:
                 known = _checked(name, member, seen)
                 with open(os.open(os.path.join(images, known), _NEW, 0o600), "wb", buffering=0) as out:
@@ -187,7 +216,9 @@ def meta(images: str) -> dict[str, Any]:
             found = json.loads(file.read(1 << 16))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except OSError as error:
+        raise ImageError(f"{META}: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise ImageError(f"{META}: not JSON") from None
     if not isinstance(found, dict):
         raise ImageError(f"{META}: not what cr_checkpoint writes")

@@ -50,7 +50,7 @@ class File(Destination):
 
     def __init__(self, path: str, replace: str, backup: str, *, sync: bool) -> None:
         self.name, self._replace, self._backup, self._sync = path, replace, backup, sync
-        self._path = os.path.realpath(path)  # no symbolic link is replaced, least of all /dev/stdout
+        self._path = _whole(path, os.path.realpath)  # no symbolic link is replaced, least of all /dev/stdout
 
     def __enter__(self) -> File:
         if self._replace == NOCLOBBER and os.path.lexists(self.name):
@@ -165,7 +165,7 @@ class Directory(Destination):
     def __init__(self, path: str, replace: str, backup: str) -> None:
         self.name, self._replace, self._backup = path, replace, backup
         self._made = False
-        self._path = os.path.abspath(path)
+        self._path = _whole(path, os.path.abspath)
 
     def __enter__(self) -> Directory:
         there = os.path.lexists(os.path.join(self._path, "inventory.img"))
@@ -231,6 +231,14 @@ def choose(kinds: tuple[object, ...], place: object, number: int, values: dict[s
     if kind == "dir":
         return Directory(str(place), replace, backup)
     return File(str(place) if kind == "file" else f"context.{number}", replace, backup, sync=sync)
+
+
+def _whole(path: str, become: Callable[[str], str]) -> str:
+    """What a path becomes; Failure where the working directory, from which it would lead, has been removed."""
+    try:
+        return become(path)
+    except OSError as error:
+        raise _failed(path, error.errno or 0) from None
 
 
 def _refuse_others(name: str, mode: int) -> None:

@@ -60,7 +60,7 @@ def _made(images: Source, path: str) -> dict[str, Any]:
                 return {}
             file = tar.extractfile(archive.META)
             found = json.loads(file.read(1 << 16)) if file is not None else {}
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise ImageError(f"{path}: {archive.META}: {error}") from None
     if not isinstance(found, dict):
         raise ImageError(f"{path}: {archive.META} is not what cr_checkpoint writes")

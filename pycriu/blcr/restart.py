@@ -160,9 +160,9 @@ class Source:
 
     def _open(self) -> None:
         if self._kind == "dir":
-            self.images = os.path.abspath(self.name)
-            if not os.path.isdir(self.images):
+            if not os.path.isdir(self.name):
                 raise Failure(errno.ENOENT, f"Restart failed: {self.name}: no such directory", kind=ARGS)
+            self.images = os.path.abspath(self.name)
             return
         try:
             with self._file() as file:

@@ -21,7 +21,7 @@ from pycriu.corefile.pages import Writer
 from pycriu.corefile.reader import Core
 from pycriu.corefile.space import Space
 from pycriu.dumping import entries
-from pycriu.errors import Unsupported
+from pycriu.errors import Unsupported, UserError
 from pycriu.images import messages as m
 from pycriu.images import store
 from pycriu.kernel import procfs
@@ -105,7 +105,7 @@ class _Import:
         pid, ids = tids[0], entries.Ids()
         mine = ids.task((pid,) * 4)
         new.write(f"ids-{pid}.img", [mine])
-        new.write(f"fs-{pid}.img", [build.fs(self._files, os.getcwd())])
+        new.write(f"fs-{pid}.img", [build.fs(self._files, _directory())])
         new.write(f"fdinfo-{mine.files_id}.img", table)
         new.write("files.img", self._files.entries)
         self._files.write_notes(new)
@@ -155,6 +155,14 @@ class _Import:
         self._lacks += build.untold(core)
         if self._options.pid == NEW:
             say(f"its PID, which was {core.pid}: what remembers that has the old one")
+
+
+def _directory() -> str:
+    """The one that the process will have."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UserError(f"the working directory: {error.strerror}", "cd / first: the process will be there") from None
 
 
 def leave_out(space: Space, choose: Callable[[Region], bool] | None) -> None:

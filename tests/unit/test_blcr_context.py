@@ -266,6 +266,7 @@ WHOLE = of_members(("core-7.img", b"x" * 5000), ("inventory.img", b"x"))
         (of_members(("bash", b"x")), "is no image"),
         (of_members(("core-7.img", b"x"), ("./core-7.img", b"y")), "there twice"),
         (b"\x1f\x8b\x08\0" + bytes(500), "not a context file"),
+        (b"\x1f\x8b\x08", "cut short"),
         (b"BZh9" + bytes(500), "not a context file"),
         (b"\xfd7zXZ\0" + bytes(500), "not a context file"),
     ],
@@ -274,6 +275,16 @@ def test_archives_that_are_refused(tmp_path: Path, data: bytes, said: str) -> No
     with pytest.raises(ImageError, match=said):
         archive.unpack("x", io.BytesIO(data), str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} <= {"core-7.img", "inventory.img"}
+
+
+def test_what_stands_beside_the_images_may_be_anything(tmp_path: Path) -> None:
+    (tmp_path / archive.META).write_bytes(b"[" * 65536)
+    with pytest.raises(ImageError, match="not JSON"):
+        archive.meta(str(tmp_path))
+    (tmp_path / archive.META).unlink()
+    (tmp_path / archive.META).mkdir()
+    with pytest.raises(ImageError, match="Is a directory"):
+        archive.meta(str(tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------------------- relocation
