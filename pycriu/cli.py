@@ -12,7 +12,7 @@ import sys
 import time
 
 from pycriu import __version__, log
-from pycriu.actions import ALARM, Request, Signals, say, tell_late
+from pycriu.actions import ALARM, Request, Signals, hear_of_children, say, tell_late
 from pycriu.command import arguments
 from pycriu.errors import PycriuError, UserError
 
@@ -118,6 +118,7 @@ def _run(action: Action, values: Values, words: list[str], started: float) -> in
     for descriptor in arguments.numbers(values, "close"):
         _close(descriptor)
     log.fill_standard_descriptors()
+    hear_of_children()
     if action.capability:
         _demand_capability(values)
     with _Made(action, values):

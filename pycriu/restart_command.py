@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycriu import log
-from pycriu.actions import Signals, hold, let_come, say
+from pycriu.actions import Signals, hear_of_children, hold, let_come, say
 from pycriu.errors import PycriuError, UserError
 from pycriu.record import record
 
@@ -57,6 +57,7 @@ class Words:
 def main(words: Sequence[str] | None = None) -> int:
     """Run `restart`; the words default to those of this process. 0: it was restarted."""
     log.fill_standard_descriptors()
+    hear_of_children()
     try:
         asked = parse(sys.argv[1:] if words is None else words)
         if asked.has("h"):

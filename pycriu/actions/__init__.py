@@ -278,6 +278,15 @@ class Deadline:
         _signal.setitimer(_signal.ITIMER_REAL, 0)
 
 
+_SIGCHLD = 17
+
+
+def hear_of_children() -> None:
+    """For commands that have any: under SIGCHLD ignored, which servers leave to what they start, nobody can wait(2)."""
+    if _signal.getsignal(_SIGCHLD) == _signal.SIG_IGN:
+        _signal.signal(_SIGCHLD, _signal.SIG_DFL)
+
+
 class Signals:
     """While it lasts, the first signal that would end us becomes an exception, so that what was begun is undone.
 

@@ -8,7 +8,7 @@ import os
 import sys
 
 from pycriu import __version__, log
-from pycriu.actions import say
+from pycriu.actions import hear_of_children, say
 from pycriu.blcr import codes, options
 from pycriu.blcr.codes import ARGS, Failure
 from pycriu.blcr.messages import Messages
@@ -63,6 +63,7 @@ def checkpoint(words: Sequence[str] | None = None) -> int:
         return _failed(_messages(options.CHECKPOINT, values), failure)
     said = _messages(options.CHECKPOINT, values)
     log.fill_standard_descriptors()
+    hear_of_children()
     try:
         from pycriu.blcr.checkpoint import checkpoint as work
 
@@ -94,6 +95,7 @@ def restart(words: Sequence[str] | None = None) -> int:
             return told - 1
         said = _messages(options.RESTART, values)
         log.fill_standard_descriptors()
+        hear_of_children()
         from pycriu.blcr.restart import restart as work
 
         return work(values, plain, said)

@@ -72,7 +72,9 @@ def _forward(child: int, told: signal.struct_siginfo) -> None:
 
 
 def end_as(status: int) -> int:
-    """End by the signal that has ended the child, without a core file; else the exit status to end with."""
+    """End by the signal that has ended the child, without a core file; else the exit status to end with, as a shell
+    would say it.
+    """
     if not os.WIFSIGNALED(status):
         return os.WEXITSTATUS(status)
     number = os.WTERMSIG(status)
@@ -85,5 +87,4 @@ def end_as(status: int) -> int:
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
-    signal.sigwaitinfo({signal.SIGCONT})  # what killed it did not kill us: a signal that is ignored
-    return 128 + number
+    return 128 + number  # it has not killed us: the first process of a PID namespace has to ask for that

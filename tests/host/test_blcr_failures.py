@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pycriu.blcr import codes
 from tests.host.blcr import ROOT, Blcr, gone, kill
-from tests.host.conftest import Host, alive, children, interpreter_for_others, state, wait_until
+from tests.host.conftest import DEADLINE, Host, alive, children, interpreter_for_others, state, wait_until
 
 
 @pytest.fixture
@@ -197,3 +199,61 @@ def test_a_context_of_another_version_or_cpu_is_refused(blcr: Blcr) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- what is another
+
+
+def saved(blcr: Blcr) -> int:
+    """A counter that was ended by its checkpoint, the file `context`."""
+    program = blcr.counter()
+    blcr.checkpoint(program.pid, "-f", "context", "--term")
+    program.wait()
+    return program.pid
+
+
+def test_who_has_started_it_ignores_its_children(blcr: Blcr) -> None:
+    """As servers do, and what they start inherits that: the end of the program is heard of all the same."""
+    saved(blcr)
+    blcr.finish()
+    done = blcr.run("restart", "context", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert done.returncode == 7, done
+
+
+def test_the_first_process_of_a_container_ends_too(blcr: Blcr) -> None:
+    """The signal that has ended the program ends nobody there: the exit status says it, as a shell would."""
+    saved(blcr)
+    words = ["unshare", "-p", "-f", "--kill-child", "--mount-proc", str(blcr.bin / "cr_restart"), "--term", "context"]
+    done = subprocess.run(
+        words, cwd=blcr.folder, env=blcr.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGTERM, done
+
+
+def test_a_pipe_that_does_not_wait(blcr: Blcr) -> None:
+    """O_NONBLOCK is of the pipe, and whoever else has it may have set it."""
+    saved(blcr)
+    blcr.finish()
+    context = (blcr.folder / "context").read_bytes()
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    restart = blcr.start("restart", "-F", "0", stdin=reader)
+    os.close(reader)
+    time.sleep(0.3)  # it looks, and there is nothing yet
+    for part in (context[:3000], context[3000:]):
+        with open(os.dup(writer), "wb") as file:
+            file.write(part)
+        time.sleep(0.05)
+    os.close(writer)
+    assert restart.wait(DEADLINE) == 7
+
+
+def test_a_working_directory_that_has_been_removed(blcr: Blcr) -> None:
+    """`Blcr.run` sees that none ends with a traceback."""
+    (blcr.folder / "gone").mkdir()
+    script = 'cd gone && rmdir ../gone && exec "$@"'
+    for name, *words in (("checkpoint", "1"), ("checkpoint", "-d", "x", "1"), ("restart", "-d", "x"), ("info", "x")):
+        line = ["sh", "-c", script, "sh", str(blcr.bin / f"cr_{name}"), *words]
+        (blcr.folder / "gone").mkdir(exist_ok=True)
+        done = subprocess.run(line, cwd=blcr.folder, env=blcr.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == errno.ENOENT, done
+        assert "o such" in done.stderr
+        assert "Traceback" not in done.stderr

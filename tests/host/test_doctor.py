@@ -62,6 +62,17 @@ def test_root(host: Host) -> None:
     nothing_is_left(host)
 
 
+IGNORE = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def test_who_has_started_it_ignores_its_children(host: Host) -> None:
+    """As servers do: what it starts inherits that, and would hear of no child."""
+    found = findings(doctor(host, sys.executable, "-c", IGNORE))
+    assert found["kernel"]["state"] == "good", found["kernel"]
+    assert found["trial"]["state"] == "good", found["trial"]
+    nothing_is_left(host)
+
+
 def test_words(host: Host) -> None:
     done = doctor(host, words=())
     assert done.returncode == 0, done.stdout + done.stderr
