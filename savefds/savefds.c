@@ -18,6 +18,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +137,26 @@ static void list_all(void)
 		close(out);
 }
 
+/*
+ * Of threads that crash at the same time one lists, and the others wait for it: it would end the process while they are
+ * at it, with half a list. Both are PIDs, so that a child that is forked meanwhile waits for nobody.
+ */
+static pid_t lister, listed;
+
+static void list_once(void)
+{
+	const pid_t ours = getpid();
+	pid_t before = __atomic_load_n(&lister, __ATOMIC_ACQUIRE);
+
+	if (before != ours &&
+	    __atomic_compare_exchange_n(&lister, &before, ours, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		list_all();
+		__atomic_store_n(&listed, ours, __ATOMIC_RELEASE);
+	}
+	while (__atomic_load_n(&listed, __ATOMIC_ACQUIRE) != ours)
+		poll(NULL, 0, 1);
+}
+
 /* Whether the program does again what the signal is for, when its handler returns. */
 static int comes_again(int signal_number, const siginfo_t *info)
 {
@@ -156,7 +177,7 @@ static void about_to_end(int signal_number, siginfo_t *info, void *context)
 	int before = errno;
 
 	(void)context;
-	list_all();
+	list_once();
 	sigaction(signal_number, &by_default, NULL);
 	if (!comes_again(signal_number, info))
 		syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), signal_number);

@@ -165,6 +165,19 @@ def test_signals_of_the_kernel_end_it_too(host: Host, compiled: Callable[..., st
         os.close(fd)
 
 
+def test_threads_that_crash_at_once_leave_one_list(host: Host, compiled: Callable[..., str], library: str) -> None:
+    """The first to be done would end the process while others are writing."""
+    program = compiled("crowd", "-pthread")
+    for _ in range(20):
+        done = subprocess.run(
+            [program], cwd=host.folder, env=os.environ | {"LD_PRELOAD": library}, stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)), check=False,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGSEGV
+        listed = (host.folder / "filedescriptors").read_text().splitlines()
+        assert len([line for line in listed if line.endswith(" : /dev/null : 0 : 0100000")]) >= 200
+
+
 def test_a_program_with_a_handler_of_its_own_is_left_alone(host: Host, library: str) -> None:
     subject = host.python(
         "signal.signal(signal.SIGQUIT, lambda *_: say('handled'))\npause_for_dump()",
