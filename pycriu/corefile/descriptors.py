@@ -107,7 +107,8 @@ def _line(text: str) -> Line:
     except ValueError:
         flags = None  # the name has a colon in it
     line = Line(number(fd), _unescaped(head.strip(" \t")), offset, flags)
-    if not 0 <= line.fd < _MAX_NUMBER or not line.path or "\0" in line.path or not 0 <= offset < 1 << 63:
+    bounds = ((line.fd, _MAX_NUMBER), (offset, 1 << 63), (flags or 0, 1 << 31))
+    if not all(0 <= value < limit for value, limit in bounds) or not line.path or "\0" in line.path:
         raise ValueError(text)
     return line
 

@@ -13,6 +13,7 @@ Nothing of it runs a process: `pycriu restore` takes the images.
 from __future__ import annotations
 
 import os
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from pycriu.corefile import build, clib, sidecar
@@ -173,12 +174,20 @@ def leave_out(space: Space, choose: Callable[[Region], bool] | None) -> None:
 
 
 def free_pids(count: int) -> list[int]:
-    """PIDs that nobody has, from above: those from below are given to others next."""
+    """PIDs that nobody has, from above: those from below are given to others next.
+
+    Each begins somewhere else, so that two that look at the same time do not find the same. UserError where there are
+    too few.
+    """
     with open("/proc/sys/kernel/pid_max") as file:
-        pid = min(int(file.read()), 1 << 22) - 1
+        end = min(int(file.read()), 1 << 22)
+    begin = end - 1 - secrets.randbelow(end // 4)
     found: list[int] = []
-    while len(found) < count and pid > 1:
+    for pid in () if count >= end else (*range(begin, 1, -1), *range(end - 1, begin, -1)):
+        if len(found) == count:
+            break
         if not procfs.exists(pid):
             found.append(pid)
-        pid -= 1
+    if len(found) < count:
+        raise UserError(f"{count} threads need a PID each, and {len(found)} are free", "sysctl kernel.pid_max=4194304")
     return sorted(found)

@@ -136,6 +136,7 @@ class Core:
             elif kind == elf.PT_LOAD and size and address < _KERNEL_HALF:
                 self._segment(flags, offset, address, stored, size)
         self.segments.sort(key=lambda one: one.start)
+        self._auxiliary = dict(zip(self.auxv[::2], self.auxv[1::2], strict=False))
         self._starts = [one.start for one in self.segments]
         self._check()
 
@@ -208,6 +209,8 @@ class Core:
             aligned = not line.start % self.page_size and not line.end % self.page_size
             if not aligned or not end <= line.start < line.end < _KERNEL_HALF:
                 raise ImageError(f"{self.path}: NT_FILE: the mapping at {line.start:#x} is not aligned, or overlaps")
+            if line.offset + line.end - line.start >= _KERNEL_HALF:
+                raise ImageError(f"{self.path}: NT_FILE: the mapping at {line.start:#x} is of no place in a file")
             end = line.end
 
     @property
@@ -220,7 +223,7 @@ class Core:
 
     def auxiliary(self, key: int) -> int:
         """A value of the auxiliary vector; 0 where it has none."""
-        return dict(zip(self.auxv[::2], self.auxv[1::2], strict=False)).get(key, 0)
+        return self._auxiliary.get(key, 0)
 
     @property
     def pid(self) -> int:

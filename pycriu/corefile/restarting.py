@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pycriu.restore import RestoreResult
 
 
+_TRIES = 5  # of PIDs that are free, and taken a moment later
+
+
 @record
 class Restart:
     """What is asked for."""
@@ -57,12 +60,14 @@ def run(asked: Restart, log: Log) -> RestoreResult:
             given[line.fd] = line.opened()
             opened.append(given[line.fd])
         with tempfile.TemporaryDirectory(prefix="pycriu-core-") as folder:
-            try:
-                return _restart(asked, folder, given, log, _pid(asked))
-            except PidTaken:  # by somebody who came a moment ago
-                if (asked.side or sidecar.beside(asked.core)) is not None:
-                    raise
-                return _restart(asked, folder, given, log, NEW)
+            pid, tries = _pid(asked), _TRIES
+            while True:
+                try:
+                    return _restart(asked, folder, given, log, pid)
+                except PidTaken:  # by somebody who came a moment ago
+                    pid, tries = NEW, tries - 1
+                    if not tries or (asked.side or sidecar.beside(asked.core)) is not None:
+                        raise
     finally:
         for fd in opened:
             os.close(fd)

@@ -271,6 +271,8 @@ def _regions(core: Core, mm: Any, images: Source) -> Any:
             continue
         if vma.start % PAGE_SIZE or vma.end % PAGE_SIZE or not end <= vma.start < vma.end:
             raise ImageError(f"the mapping {vma.start:x}-{vma.end:x} is not aligned, or overlaps another")
+        if vma.end >= 1 << 63 or vma.pgoff + vma.end - vma.start >= 1 << 63:
+            raise ImageError(f"the mapping {vma.start:x}-{vma.end:x} is out of bounds")
         end = vma.end
         region = Region(vma.start, vma.end, vma.prot, None, known=True)
         region.vvar, region.vdso = bool(vma.status & catalogue.VVAR), bool(vma.status & catalogue.VDSO)

@@ -110,7 +110,8 @@ class Space:
         if found is None or first is None:
             return None
         part = next((part for part in found.parts if part.offset & ~0xFFF == first.offset), None)
-        return first.start - (part.address & ~0xFFF) if part is not None else None
+        found_at = first.start - (part.address & ~0xFFF) if part is not None else -1
+        return found_at if found_at >= 0 else None
 
     # ------------------------------------------------------------------------------------------------------ what it is
 

@@ -72,6 +72,21 @@ def test_the_rest_of_a_list_is_built_and_printed(host: Host, linklist: Callable[
     ]
 
 
+def test_several_restarts_of_one_core_at_once(host: Host) -> None:
+    """One has the PID of then, and the others each one that is free, which another may have found free, too."""
+    subject = host.python("pause_for_dump()")
+    assert host.run("core", "save", str(subject.pid), "core", "--kill").ok
+    reap(subject.pid)
+    (host.folder / "core.side").unlink()
+    started = []
+    for number in range(5):
+        with open(host.folder / f"restarted-{number}", "w") as out:
+            words = [sys.executable, "-c", RESTART, "-n", sys.executable, "core"]
+            started.append(subprocess.Popen(words, cwd=host.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
+    for number, one in enumerate(started):
+        assert one.wait(DEADLINE) == 0, (host.folder / f"restarted-{number}").read_text()
+
+
 def test_the_rest_of_the_numbers_is_printed(host: Host, linklist: Callable[..., str]) -> None:
     """Stopped while it prints: what stdio had not written yet comes, nothing comes twice."""
     program = linklist('printf("%d', 501)

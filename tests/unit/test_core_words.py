@@ -65,6 +65,8 @@ def test_a_backslash_that_somebody_has_typed() -> None:
         "3 : /a : -5",
         "9999999 : /a : 0",
         "3 : /\0 : 0",
+        "3 : /a : 0 : -1",
+        "3 : /a : 0 : 99999999999999999999",
     ],
 )
 def test_lines_that_are_no_descriptors(line: str) -> None:

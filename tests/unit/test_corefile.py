@@ -150,11 +150,19 @@ def test_headers_that_lie(tmp_path: Path, at: int, value: bytes, says: str) -> N
         (elf.note("CORE", elf.NT_FILE, b"short"), "too short"),
         (notes(auxv=(6, 5)), "a page has 5 bytes"),
         (notes(files=(elf.Mapped(5, 7, 0, b"/a"),)), "not aligned"),
+        (notes(files=(elf.Mapped(0x10000, 0x11000, 1 << 51, b"/a"),)), "of no place in a file"),
     ],
 )
 def test_notes_that_lie(tmp_path: Path, data: bytes, says: str) -> None:
     with pytest.raises(ImageError, match=says):
         Core(str(written(tmp_path, [stored(0x10000)], data)))
+
+
+def test_pids_that_are_free() -> None:
+    """Those that ask at the same time are told others, and nobody fewer than are needed."""
+    assert len({tuple(importing.free_pids(3)) for _ in range(20)}) > 1
+    with pytest.raises(UserError, match="4194304 threads need a PID each"):
+        importing.free_pids(1 << 22)
 
 
 def test_damaged_at_random(tmp_path: Path) -> None:
