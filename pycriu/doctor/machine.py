@@ -80,12 +80,20 @@ def orphans() -> list[Finding]:
         if name.isdigit():
             try:
                 stat = procfs.stat(int(name))
-            except TraceeGone:
+            except (TraceeGone, PermissionError):  # of others, where /proc hides them
                 continue
             if stat.state == "Z" and stat.ppid == 1:
                 left.append(stat.pid)
     if not left:
         return []
     zombies = "a zombie" if len(left) == 1 else f"{len(left)} zombies, such as"
-    said = f"PID 1 ({procfs.stat(1).comm}) does not reap {zombies} {left[0]}"
+    said = f"PID 1{_name_of_first()} does not reap {zombies} {left[0]}"
     return [Finding("orphans", NOTE, said, ("start the container with an init: docker run --init",))]
+
+
+def _name_of_first() -> str:
+    """Of PID 1, in brackets; nothing where /proc hides it."""
+    try:
+        return f" ({procfs.stat(1).comm})"
+    except (TraceeGone, PermissionError):
+        return ""

@@ -168,6 +168,17 @@ def test_doctor(folder: Path) -> None:
     assert done.stdout.splitlines()[-1] == "Not yet: user"
 
 
+def test_doctor_where_processes_of_others_are_shown_by_number_only(folder: Path) -> None:
+    """hidepid=1: that nothing can be read of them is no fault of the kernel's."""
+    hide = ["unshare", "--mount", "sh", "-ec", 'mount -t proc -o hidepid=1 proc /proc; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*hide, *as_nobody(interpreter_for_others(), "-m", "pycriu", "doctor")], cwd=folder, env=environment(folder),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "good kernel: " in done.stdout
+
+
 def test_doctor_where_privileges_cannot_be_gained(folder: Path) -> None:
     done = subprocess.run(
         as_nobody("setpriv", "--no-new-privs", interpreter_for_others(), "-m", "pycriu", "doctor", capable=False),
