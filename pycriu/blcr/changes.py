@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 
 from pycriu.blcr.options import EXE, PRIVATE
 from pycriu.edits import Edits
@@ -22,7 +23,7 @@ from pycriu.images import store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import IO, Any
 
     from google.protobuf.message import Message
 
@@ -152,12 +153,28 @@ class Changes(Edits):
         return True
 
     def cut_back(self) -> None:
-        """Everything is complete: the files that the processes write to get the sizes that they had."""
-        for path, size in self.cut.items():
-            try:
-                os.truncate(path, size)
-            except OSError as error:
-                raise UserError(f"{path} cannot be cut back to its size at the checkpoint: {error.strerror}") from error
+        """Everything is complete: the files that the processes write to get the sizes that they had.
+
+        None is cut before it is clear of all that they can be.
+        """
+        with ExitStack() as opened:
+            files = [(path, size, opened.enter_context(_to_be_cut(path))) for path, size in self.cut.items()]
+            for path, size, file in files:
+                try:
+                    os.ftruncate(file.fileno(), size)
+                except OSError as error:
+                    raise _not_cut(path, error) from error
+
+
+def _to_be_cut(path: str) -> IO[bytes]:
+    try:
+        return open(path, "wb", buffering=0, opener=lambda p, _: os.open(p, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:  # such as one that can only be appended to
+        raise _not_cut(path, error) from error
+
+
+def _not_cut(path: str, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be cut back to its size at the checkpoint: {error.strerror}")
 
 
 def _is_written(reg: Any) -> bool:
