@@ -120,8 +120,9 @@ def test_what_a_killed_handler_has_begun_is_removed_by_the_next(host: Host) -> N
         subject = host.python("data = os.urandom(200 << 20)\npause_for_dump()", preexec_fn=may_dump_core)
         os.kill(subject.pid, signal.SIGQUIT)
         core = f"core.{subject.pid}.crit-*"  # the side-car is long written when there is time to kill anybody
-        wait_until(lambda: list(cores.glob(core)), "the core is being written")
-        begun = next(cores.glob(core)).name
+        names: set[str] = set()
+        wait_until(lambda: names.update(one.name for one in cores.glob(core)) or names, "the core is being written")
+        begun = names.pop()
         os.kill(int(begun.rpartition("-")[2]), signal.SIGKILL)
         reap(subject.pid)
         assert begun in left(cores)
