@@ -176,11 +176,19 @@ def _reap() -> None:
 
 def _below(pid: int) -> Iterator[int]:
     """Everybody below a process."""
+    for child in _children(pid):
+        yield child
+        yield from _below(child)
+
+
+def _children(pid: int) -> list[int]:
+    """Those of all its threads; of a thread that ends just now they are another's."""
+    found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield int(child)
-                yield from _below(int(child))
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, Path(f"/proc/{pid}/task/{tid}/children").read_text().split())
+    return found
 
 
 def clean_up() -> None:

@@ -180,7 +180,7 @@ def test_leave_stopped(host: Host, gpu: Gpu) -> None:
     outcome = host.dump(subject, "-s")
     assert outcome.ok, outcome
     assert gpu.log(subject.pid) == ["lock running", "checkpoint frozen", "restore frozen", "unlock frozen"]
-    assert state(subject.pid) == "T"
+    wait_until(lambda: state(subject.pid) == "T", "stopped")
     os.kill(subject.pid, signal.SIGCONT)
     goes_on(subject)
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from tests.host.conftest import Host, children, state, wait_until
@@ -16,10 +18,23 @@ def the_child(shell: Shell, name: str) -> int:
     assert shell.bash.pid
 
     def jobs() -> list[int]:
-        return [pid for pid in children(shell.bash.pid) if Path(f"/proc/{pid}/comm").read_text().startswith(name)]
+        return [pid for pid in children(shell.bash.pid) if _name(pid).startswith(name)]
 
     wait_until(jobs, f"{name} runs")
     return jobs()[0]
+
+
+def _name(pid: int) -> str:
+    """Empty where it has ended: a shell has children for a moment."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
+
+
+def _listening(path: Path) -> bool:
+    """Whether somebody listens on this UNIX socket, which is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as link:
+        return link.connect_ex(str(path)) == 0
 
 
 def test_less_draws_its_page_on_another_terminal(host: Host, cycle: Cycle) -> None:  # noqa: F811
@@ -62,7 +77,7 @@ def test_tmux_with_a_shell_inside(host: Host, cycle: Cycle) -> None:  # noqa: F8
             lambda: text in command("capture-pane", "-p", "-S", "-"), f"{text!r} in {command('capture-pane', '-p')}"
         )
 
-    wait_until((host.folder / "tmux-0/it").exists, "the socket")
+    wait_until(lambda: _listening(host.folder / "tmux-0/it"), "the server listens")
     command("new-session", "-d", "-x", "90", "-y", "30", "env PS1='ready> ' bash --norc --noprofile")
     shows(PROMPT.strip())
     command("send-keys", "mark=kept; sleep 1000 &", "Enter")
