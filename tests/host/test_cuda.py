@@ -199,6 +199,66 @@ def test_every_process_of_a_tree(host: Host, gpu: Gpu) -> None:
     assert subject.said().count("wrong 0") == 2, subject.said()[-5:]
 
 
+LEAVING = (
+    APPLICATION
+    + """
+if not os.fork():
+    assert cuda.cuInit(0) == 0
+    ready()
+    while not os.path.exists("leave"): time.sleep(0.001)
+    os._exit(0)
+if not os.fork():
+    work()
+    os._exit(0)
+if waits: os.wait()
+wait_for_go()
+say("statuses", sorted(os.wait()[1] for _ in range(1 if waits else 2)))
+"""
+)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_process_that_ends_once_it_is_locked(host: Host, gpu: Gpu, *, waits: bool) -> None:
+    """It is in the images as one that has ended, or not at all: a restore asks nobody to bring its CUDA back."""
+    subject = host.python(f"waits = {waits}\n" + LEAVING)
+    wait_until(lambda: subject.said().count("ready") == 2, "both have begun")
+    leaves, works = below(subject.pid)
+    gpu.fail(f"lock hang {works}")
+    words = host.command("dump", "-t", str(subject.pid), "-D", str(host.images))
+    with subprocess.Popen(words, cwd=host.folder) as dumper:
+        wait_until((gpu.folder / "hangs").exists, "the other is to be locked, too")
+        assert gpu.state(leaves) == 1
+        (host.folder / "leave").touch()
+        wait_until(lambda: state(leaves) == (None if waits else "Z"), "it has ended")
+        gpu.fail()
+    assert dumper.returncode == 0
+    reap(subject.pid)
+    restored = host.restore()
+    assert restored.ok, restored
+    assert gpu.log(leaves) == ["lock running"]
+    assert gpu.log(works) == ["lock running", "checkpoint frozen", "restore frozen", "unlock frozen"]
+    (host.folder / "go").touch()
+    wait_until(lambda: not alive(subject.pid), "all have ended")
+    assert subject.said()[-2:] == ["wrong 0", f"statuses {[0] if waits else [0, 0]}"]
+
+
+def test_a_process_that_ends_before_it_is_locked(host: Host, gpu: Gpu) -> None:
+    """The others are saved: it is in nobody's way."""
+    subject = host.python("waits = True\n" + LEAVING)
+    wait_until(lambda: subject.said().count("ready") == 2, "both have begun")
+    leaves, works = below(subject.pid)
+    gpu.fail(f"lock hang {leaves}")
+    words = host.command("dump", "-t", str(subject.pid), "-D", str(host.images), "-R")
+    with subprocess.Popen(words, cwd=host.folder) as dumper:
+        wait_until((gpu.folder / "hangs").exists, "it is to be locked")
+        (host.folder / "leave").touch()
+        wait_until(lambda: state(leaves) is None, "it has ended")
+        gpu.fail()
+    assert dumper.returncode == 0
+    assert gpu.log(leaves) == []
+    assert gpu.log(works)[-1] == "unlock running"
+
+
 def test_a_process_that_somebody_else_has_locked_stays_so(host: Host, gpu: Gpu) -> None:
     subject = host.python(ALONE)
     code = f"import ctypes; print(ctypes.CDLL('libcuda.so.1').cuCheckpointProcess%s({subject.pid}, bytes(64)))"

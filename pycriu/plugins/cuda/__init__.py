@@ -94,10 +94,10 @@ class Cuda(Plugin):
             return
         for pid in pids:
             code, state = self._guard.ask(driver.STATE, pid, 0, _ASKING)
-            if code and code != driver.NOT_INITIALIZED and pid in users:
+            if code and code != driver.NOT_INITIALIZED and pid in users and not procfs.is_ending(pid):
                 raise _failed(driver.STATE, pid, code)
             if code:
-                continue  # it does not use CUDA
+                continue  # it does not use CUDA, or has ended
             if state > driver.CHECKPOINTED:
                 name = driver.STATES[state] if state < len(driver.STATES) else state
                 raise Unsupported(
@@ -117,6 +117,7 @@ class Cuda(Plugin):
         if self._guard is None:
             return
         live = [process.pid for process in tree.root.walk() if not process.zombie]
+        self._found = {pid: state for pid, state in self._found.items() if pid in live}  # some may have ended since
         for pid in live:
             code, tid = self._guard.ask(driver.THREAD, pid, 0, _ASKING)
             if not code and pid not in self._found:
@@ -202,7 +203,7 @@ class Cuda(Plugin):
         assert self._guard is not None
         limit = value / 1000 + _ASKING if value else PATIENCE
         code, _ = self._guard.ask(what, pid, value, limit)
-        if code:
+        if code and not (what == driver.LOCK and procfs.is_ending(pid)):
             raise _failed(what, pid, code)
         self.log.debug("CUDA of process %d: %s", pid, what)
 
