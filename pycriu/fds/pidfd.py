@@ -35,6 +35,8 @@ DEAD = -1
 PID_MAX = 1 << 22
 _IMAGE = "pycriu-pidfd.img"
 _CORE_DUMPED = 0x80
+_SIGNALS = 64
+_NO_END = (17, 18, 19, 20, 21, 22, 23, 28)  # signals that stop a process, or are ignored: signal(7)
 
 
 class Pidfd(Kind):
@@ -100,6 +102,9 @@ class Pidfd(Kind):
         """The same; ImageError for what no PID can be."""
         own: list[Any] = images.read_if_there(_IMAGE)
         self._statuses = {one.ino: one.status for one in own}
+        for ino, status in self._statuses.items():
+            if not _is_end(status):
+                raise ImageError(f"{_IMAGE}: the process of inode {ino} ended with {status:#x}, as none does")
         for entry in entries:
             if entry.pidfd.nspid == DEAD:
                 self._dead.setdefault(entry.pidfd.ino, []).append(entry)
@@ -181,6 +186,12 @@ def _exit_status(file: OpenFile) -> int | None:
     finally:
         os.close(fd)
     return status if mask & PIDFD_INFO_EXIT else None
+
+
+def _is_end(status: int) -> bool:
+    """Whether wait(2) can give this of a process that has ended: by itself, or by a signal that ends processes."""
+    number = status & ~_CORE_DUMPED
+    return not status & ~0xFF00 if not status & 0xFF else 0 < number <= _SIGNALS and number not in _NO_END
 
 
 def _end(status: int) -> None:

@@ -337,6 +337,19 @@ def test_pidfds_of_no_pid(pid: int) -> None:
         kind(pidfd.Pidfd).read(InMemory(), [entry])
 
 
+@pytest.mark.parametrize("status", [19, 20, 22, 28, 0x7F, 0x137F, 0x10000, 65, 0x109, 1 << 31])
+def test_ends_that_no_process_has(status: int) -> None:
+    """To end so, the one that is made for it would stop, and the restore wait for it for ever."""
+    images = InMemory({"pycriu-pidfd.img": [m.pycriu_pidfd_entry(ino=7, status=status & 0x7FFFFFFF or -1 << 31)]})
+    with pytest.raises(ImageError, match="as none does"):
+        kind(pidfd.Pidfd).read(images, [])
+
+
+@pytest.mark.parametrize("status", [0, 0x100, 0xFF00, 9, 15, 6 | 0x80, 64])
+def test_ends_of_processes(status: int) -> None:
+    kind(pidfd.Pidfd).read(InMemory({"pycriu-pidfd.img": [m.pycriu_pidfd_entry(ino=7, status=status)]}), [])
+
+
 def test_pidfds_of_one_process_that_has_ended() -> None:
     """Both are made at once, whichever is asked for first; how it ended is told where the kernel does."""
     status = [m.pycriu_pidfd_entry(ino=7, status=9)]  # killed
