@@ -234,12 +234,16 @@ def _of_directory(path: str, log: Log) -> list[Plugin]:
         raise UserError(f"--libdir {path}: {error.strerror}") from None
     if libraries := [name for name in names if name.endswith(".so")]:
         log.info("--libdir: %s are plugins for criu", ", ".join(libraries))
-    return [_load(os.path.join(path, name))(log) for name in names if name.endswith(".py")]
+    return [_load(os.path.join(path, name))(log) for name in names if name.endswith(".py") and name[0] != "."]
 
 
 def _load(path: str) -> type[Plugin]:
     """The class of a plugin, whose code runs with all our power: nobody else may have been able to write it."""
-    if os.stat(path).st_mode & stat.S_IWOTH or os.stat(path).st_uid not in (0, os.geteuid()):
+    try:
+        status = os.stat(path)
+    except OSError as error:  # an editor's link to nowhere, or gone since
+        raise UserError(f"{path} cannot be loaded: {error.strerror}") from None
+    if status.st_mode & stat.S_IWOTH or status.st_uid not in (0, os.geteuid()):
         raise UserError(f"{path} may be written to by others, and is not run", "chown root, chmod o-w")
     from importlib import util
 

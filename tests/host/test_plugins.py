@@ -173,6 +173,17 @@ def test_a_plugin_that_cannot_be_loaded(host: Host, libdir: Path, content: str, 
     assert subject.go() == KEPT
 
 
+def test_what_an_editor_has_left_there(host: Host, libdir: Path) -> None:
+    (libdir / ".#loops.py").symlink_to("somebody@somewhere.812")
+    subject = start(host)
+    assert host.dump(subject, "-L", str(libdir), "-R").ok
+    (libdir / "away.py").symlink_to("nowhere")
+    host.images = host.folder / "others"
+    host.images.mkdir()
+    host.refused(subject, f"{libdir}/away.py cannot be loaded: No such file", options=("-L", str(libdir)))
+    assert subject.go() == KEPT
+
+
 @pytest.mark.parametrize(("content", "needle"), [("x = 1", "has no PLUGIN"), (None, "may be written to by others")])
 def test_what_is_no_plugin(host: Host, libdir: Path, content: str | None, needle: str) -> None:
     other = libdir / "other.py"
