@@ -9,6 +9,7 @@ from pycriu.errors import About, ImageError, PycriuError, Unsupported
 from pycriu.fds.kind import Kind
 from pycriu.fds.openfile import OpenFile, no_owner
 from pycriu.images import messages as m
+from pycriu.kernel import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def ask_semaphore(fd: int) -> bool:
 
     A process of its own does it: between the two nobody who kills pycriu may make the count wrong.
     """
-    child = os.fork()
+    child = libc.fork_deaf()
     if not child:
         status = 2
         try:

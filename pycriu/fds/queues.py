@@ -11,7 +11,6 @@ first that a dump before this one has seen already (the kernel shows each once).
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import array
 import os
@@ -97,7 +96,7 @@ class guarded:  # noqa: N801 - reads as a word where it is used
 
     def __enter__(self) -> None:
         gone, self._alive = os.pipe2(os.O_CLOEXEC)
-        self._guard = os.fork()
+        self._guard = libc.fork_deaf()
         if self._guard == 0:
             self._watch(gone)
         os.close(gone)
@@ -105,9 +104,7 @@ class guarded:  # noqa: N801 - reads as a word where it is used
     def _watch(self, gone: int) -> None:
         """In the child: wait until nobody has the other end of the pipe any more."""
         try:
-            os.setsid()  # Ctrl-C is not for us
-            for number in (_signal.SIGTERM, _signal.SIGHUP):
-                _signal.signal(number, _signal.SIG_IGN)
+            os.setsid()
             os.close(self._alive)
             os.read(gone, 1)
             self._undo()

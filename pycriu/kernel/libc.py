@@ -6,6 +6,7 @@ Each raises KernelError with the call's name, the errno and the object; none ret
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import errno
 import os
@@ -21,6 +22,8 @@ CLONE_PARENT = 0x8000
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND = range(5)
 KCMP_EPOLL_TFD = 7
 _FIONREAD = 0x541B
+_SIGKILL = 9
+_FAULTS = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, TRAP, ABRT, BUS, FPE, SEGV, SYS
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -118,6 +121,28 @@ def clone3_set_tid(pid: int, *, flags: int, exit_signal: int) -> int:
             "restore from a process without any, such as the command",
         )
     return _by_a_child(pid, flags)
+
+
+def fork_deaf() -> int:
+    """fork(2) for a child that undoes or finishes something: no signal but SIGKILL and its own faults keeps it from it.
+
+    What comes at that moment to all of a group, such as Ctrl-C, would else run our handlers in the child, which would
+    leave by the exception and undo what is ours.
+    """
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)
+    try:
+        child = os.fork()
+    except BaseException:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        raise
+    if child:
+        try:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        except BaseException:  # what has come meanwhile: the child has begun nothing yet
+            os.kill(child, _SIGKILL)
+            os.waitpid(child, 0)
+            raise
+    return child
 
 
 def _by_a_child(pid: int, flags: int) -> int:

@@ -24,7 +24,7 @@ import time
 from pycriu.errors import ImageError, KernelError, UserError
 from pycriu.fds.inet import endpoints
 from pycriu.images import messages as m
-from pycriu.kernel import nftables, segment, tcp
+from pycriu.kernel import libc, nftables, segment, tcp
 from pycriu.kernel.nftables import Connection
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ class Hold:
         self.held, self.table = held, table
         heard, self._tell = os.pipe2(os.O_CLOEXEC)
         self._answers, answer = os.pipe2(os.O_CLOEXEC)
-        self._guard = os.fork()
+        self._guard = libc.fork_deaf()
         if not self._guard:
             self._watch(heard, answer)
         os.close(heard)

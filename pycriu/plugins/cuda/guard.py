@@ -8,7 +8,6 @@ it has locked. A call of the driver that does not come back is ended with its gu
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import _socket
 import contextlib
 import marshal
@@ -17,7 +16,7 @@ import select
 import time
 
 from pycriu.errors import PycriuError, TraceeGone
-from pycriu.kernel import procfs, ptrace
+from pycriu.kernel import libc, procfs, ptrace
 from pycriu.plugins.cuda import driver
 from pycriu.plugins.cuda.driver import CHECKPOINTED, LOCKED, RUNNING, STATE, SUCCESS
 
@@ -26,7 +25,6 @@ GRACE = 5.0  # seconds for coming back from a call, once nobody waits for it any
 PATIENCE = 300.0  # seconds for all of a GPU's memory to be copied
 _ATTEMPTS, _PAUSE = 40, 0.1  # of undoing, and seconds between two: who ended may not have been cleared away yet
 _SIGKILL = 9
-_IGNORED = (1, 2, 13, 14, 15)
 _ROOM = 1 << 12
 
 
@@ -41,7 +39,11 @@ class Guard:
         self._held: dict[int, int] = {}  # PID → state in which it is to be left
         self._pid = 0
         self._start()
-        code, _ = self.ask("load", 0, 0, GRACE)
+        try:
+            code, _ = self.ask("load", 0, 0, GRACE)
+        except BaseException:
+            self._reap()
+            raise
         if code:
             self._reap()
             driver.Driver()  # says what is wrong
@@ -49,7 +51,7 @@ class Guard:
 
     def _start(self) -> None:
         self._ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self._pid = os.fork()
+        self._pid = libc.fork_deaf()
         if not self._pid:
             _live(theirs)
         theirs.close()
@@ -160,8 +162,6 @@ def _live(theirs: _socket.socket) -> None:
     status = 1
     try:
         os.setsid()
-        for number in _IGNORED:
-            _signal.signal(number, _signal.SIG_IGN)
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2 and int(name) != theirs.fileno():
                 try:
