@@ -133,13 +133,20 @@ class Paths:
         roots += [mount.point for mount in there]
         for root in self._first:
             path, _ = search(root, wanted, None)
-            if path:
-                return path, os.lstat(path).st_dev
+            if found := _found(path):
+                return found
         budget = None if self._everywhere else BUDGET
         for root in roots:
             path, budget = search(root, wanted, budget)
-            if path:
-                return path, os.lstat(path).st_dev
+            if found := _found(path):
+                return found
+        return None
+
+
+def _found(path: str) -> tuple[str, int] | None:
+    try:
+        return (path, os.lstat(path).st_dev) if path else None
+    except FileNotFoundError:  # it has gone meanwhile
         return None
 
 
@@ -202,9 +209,16 @@ def search(root: str, wanted: Target, budget: int | None) -> tuple[str, int | No
             budget = budget if budget is None else max(budget - 1, 0)
             if entry.inode() == wanted.inode and _leads_to(entry.path, wanted, home.st_dev):
                 return entry.path, budget
-            if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == home.st_dev:
+            if _is_folder_on(entry, home.st_dev):
                 waiting.append(entry.path)
     return "", budget
+
+
+def _is_folder_on(entry: os.DirEntry[str], device: int) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device
+    except OSError:  # it has gone meanwhile
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import select
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -281,6 +284,27 @@ def test_search_stays_on_its_file_system_and_within_its_budget(tmp_path: Path) -
     assert watched.search(str(tmp_path), wanted, 1) == ("", 0)
     assert watched.search("/proc", wanted, 10) == ("", 10)
     assert watched.search(str(tmp_path / "gone"), wanted, 10) == ("", 10)
+
+
+CHURN = """
+import os
+while True:
+    for number in range(50): os.mkdir(f"gone-{number}")
+    for number in range(50): os.rmdir(f"gone-{number}")
+"""
+
+
+def test_search_among_folders_that_come_and_go(tmp_path: Path) -> None:
+    status = os.stat(tmp_path)
+    nowhere = watched.Target(os.major(status.st_dev) << 20 | os.minor(status.st_dev), 1 << 40)
+    with subprocess.Popen([sys.executable, "-IS", "-c", CHURN], cwd=tmp_path) as churn:
+        try:
+            while not any(tmp_path.iterdir()):
+                time.sleep(0.001)
+            for _ in range(300):
+                assert watched.search(str(tmp_path), nowhere, None) == ("", None)
+        finally:
+            churn.kill()
 
 
 @pytest.mark.parametrize("numbers", [(0,), (1 << 31,), (2, 2)])
