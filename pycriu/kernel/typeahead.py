@@ -122,7 +122,7 @@ def _read_and_put_back(pairs: list[tuple[int, int]], said: int) -> None:
     found: Any = "nothing was found out"
     try:
         os.setsid()
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         seen = []
         for master, slave in pairs:
             one = take(master, slave)
