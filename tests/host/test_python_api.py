@@ -318,3 +318,30 @@ def test_a_program_with_threads_makes_no_siblings(script: Script) -> None:
     process = script.start(BUSY, str(script.host.images), "1", "sibling")
     assert process.wait(DEADLINE) == 1
     assert "a sibling cannot be made by a program with threads" in script.said()
+
+
+IN_FLIGHT = """
+import socket
+here, there = socket.socketpair()
+for name in ("kept", "deleted"):
+    with open(name, "w+") as file:
+        file.write(name)
+        file.flush()
+        socket.send_fds(here, [b"x"], [file.fileno()])
+os.unlink("deleted")
+pause_for_dump()
+"""
+
+
+def test_a_dump_leaves_no_descriptor_in_who_lives_on(host: Host) -> None:
+    """Files that had been sent and not received, too."""
+    subject = host.python(IN_FLIGHT)
+    code = f"""
+import os, pycriu
+def dump(): pycriu.dump({subject.pid}, {str(host.images)!r}, leave_running=True); return os.listdir("/proc/self/fd")
+print(dump() == dump())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True\n", done.stderr

@@ -265,10 +265,12 @@ class Unix(Kind):
 
     def thaw(self) -> None:
         """Let go what came with messages; a deleted file must stay until it has been copied."""
-        for file in self._arrived:
-            if not os.path.isfile(f"/proc/self/fd/{file.fd}"):
+        arrived, self._arrived = self._arrived, []
+        for file in arrived:
+            if os.path.isfile(f"/proc/self/fd/{file.fd}"):
+                self._arrived.append(file)
+            else:
                 os.close(file.fd)
-        self._arrived = []
 
     # --------------------------------------------------------------------------------------------------------- restore
 
@@ -293,7 +295,10 @@ class Unix(Kind):
             self._maker.finish(opening)
 
     def close(self) -> None:
-        """Close what nobody has taken."""
+        """Close what nobody has taken, and what had to stay."""
+        for file in self._arrived:
+            os.close(file.fd)
+        self._arrived = []
         if self._maker is not None:
             self._maker.close()
 
