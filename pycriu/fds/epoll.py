@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import marshal
 import os
 import stat
 
@@ -45,6 +46,10 @@ MAX_NUMBER = 1 << 20
 NOWHERE = (1 << 31) - 1  # for CRIU, which must fail rather than watch another file
 _PARAMS_SIZE = 8  # struct epoll_params
 _IMAGE = "pycriu-epoll.img"
+_ROOM = 1 << 12  # bytes, for an error
+
+Added = tuple[int, int, int, int, int]
+"""A watch in the making: our descriptors of the epoll file and of what it watches, the number, events, data."""
 
 
 @record
@@ -197,6 +202,7 @@ class Epoll(Kind):
         if self._added:
             return
         self._added = True
+        every: list[Added] = []
         for entry in self._epolls:
             holders = [
                 (pid, fd) for pid, table in opening.tables.items() for fd, number in table.items() if number == entry.id
@@ -211,8 +217,9 @@ class Epoll(Kind):
                     self._by_task.setdefault(place, []).append((at, watch.events, watch.data))
                 else:
                     ours.append((bool(watch.events & ~PRIVATE_BITS), fd, at, watch.events, watch.data))
-            for _, *watch in sorted(ours):  # the disarmed ones first: see _add_disarmed
-                _add(opening.fd(entry.id), *watch)
+            # the disarmed ones first: see _add_disarmed
+            every += [(opening.fd(entry.id), *watch) for _, *watch in sorted(ours)]
+        add(every)
 
 
 def _known(epoll: int, number: int, holders: list[tuple[int, int]], opening: Opening) -> int:
@@ -294,6 +301,42 @@ def _set_params(fd: int, params: bytes) -> None:
     except OSError as error:
         hint = "busy polling by epoll needs Linux 6.9 and CONFIG_NET_RX_BUSY_POLL"
         raise KernelError("ioctl", error.errno or 0, "EPIOCSPARAMS", hint) from None
+
+
+def add(watches: list[Added]) -> None:
+    """Add watches to epoll files of ours. Where we have threads a child does it: they use the numbers meanwhile."""
+    if not watches or len(os.listdir("/proc/self/task")) == 1:
+        for one in watches:
+            _add(*one)
+        return
+    heard, said = os.pipe2(os.O_CLOEXEC)
+    child = libc.fork_deaf()
+    if not child:
+        _add_in_child(watches, said)
+    os.close(said)
+    try:
+        answer = os.read(heard, _ROOM)
+    finally:
+        os.close(heard)
+        os.waitpid(child, 0)
+    call, code, message, hint = marshal.loads(answer) if answer else ("epoll_ctl", errno.EINTR, "it was killed", None)
+    if code:
+        error = KernelError(call, code, "", hint)
+        error.message = message
+        raise error
+
+
+def _add_in_child(watches: list[Added], said: int) -> None:
+    answer: tuple[str, int, str, str | None] = ("", 0, "", None)
+    try:
+        try:
+            for one in watches:
+                _add(*one)
+        except KernelError as error:
+            answer = (error.call, error.errno, error.message, error.hint)
+        os.write(said, marshal.dumps(answer))
+    finally:
+        os._exit(0)
 
 
 def _add(epoll: int, fd: int, number: int, events: int, data: int) -> None:

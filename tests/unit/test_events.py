@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -195,6 +196,33 @@ def test_a_number_is_lent_and_given_back() -> None:
     for fd in (counter, mine):
         os.close(fd)
     set_.close()
+
+
+def test_a_number_is_not_lent_while_threads_use_it(tmp_path: Path) -> None:
+    """They see their own file, and the watches are there all the same; errors are told, too."""
+    number, counter, seen, over = os.open(tmp_path, os.O_RDONLY), os.eventfd(1), set(), threading.Event()
+
+    def use() -> None:
+        while not over.is_set():
+            seen.add(os.fstat(number).st_ino)
+
+    thread, often = threading.Thread(target=use), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(50):
+            with select.epoll() as set_:
+                epoll.add([(set_.fileno(), counter, number, select.EPOLLIN, number)])
+                assert set_.poll(0) == [(number, select.EPOLLIN)]
+                with pytest.raises(KernelError, match=rf"epoll_ctl\(descriptor {number}\): File exists"):
+                    epoll.add([(set_.fileno(), counter, number, select.EPOLLIN, number)])
+    finally:
+        sys.setswitchinterval(often)
+        over.set()
+        thread.join()
+    assert seen == {os.stat(tmp_path).st_ino}
+    for fd in (number, counter):
+        os.close(fd)
 
 
 def test_one_shot_watches_stay_disarmed() -> None:
