@@ -34,19 +34,20 @@ class Listener:
     def __init__(self, path: str, log: Log) -> None:
         self.path, self._log = path, log
         self._users: dict[int, int] = {}  # worker -> user id
+        self._inode = 0  # of the name, once it is ours
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+    def __enter__(self) -> Self:
         try:
             self._bind()
         except BaseException:
-            self._socket.close()
+            self.__exit__()
             raise
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            if os.lstat(self.path).st_ino == self._inode:  # which is ours as long as the socket is open
+            if self._inode and os.lstat(self.path).st_ino == self._inode:  # ours as long as the socket is open
                 os.unlink(self.path)
         except FileNotFoundError:
             self._log.info("%s has been removed", self.path)

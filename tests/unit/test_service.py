@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,28 @@ def test_a_script_that_ignores_its_children_is_answered() -> None:
         assert pycriu.criu().version().name.startswith("pycriu")
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pycriu import log
+from pycriu.service.listener import Listener
+chmod = os.chmod
+def interrupted(*words):
+    chmod(*words)
+    signal.raise_signal(signal.SIGINT)
+os.chmod = interrupted
+try:
+    with Listener(sys.argv[1], log.Log()):
+        pass
+except KeyboardInterrupt:
+    print(os.listdir("."))
+"""
+
+
+def test_a_signal_before_it_listens_leaves_no_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "socket"], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(pycriu.__file__).parents[1])},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[]\n", "")
