@@ -87,10 +87,18 @@ def _mapped() -> mmap.mmap:
         else:
             area = mmap.mmap(fd, channel.SIZE)
             _close_copy(fd)
+            _last(area)
     finally:
         os.close(fd)
     area.madvise(mmap.MADV_DONTFORK)
     return area
+
+
+def _last(area: mmap.mmap) -> None:
+    """Beyond the interpreter's end: that of the object would close the number once more, another file's by then."""
+    from _ctypes import Py_INCREF
+
+    Py_INCREF(area)
 
 
 def _close_copy(fd: int) -> None:

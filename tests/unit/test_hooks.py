@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -606,6 +607,26 @@ state()
 """
     said = told(ASKED + code)
     assert said == ["before", "opened /proc/self/stat", *SERVED[1:]]  # once: when whoever asked is no more
+
+
+def test_a_page_that_is_forgotten_closes_nobody_elses_descriptor() -> None:
+    page = Page(os.getpid(), signal.SIGURG)
+    reader, writer = os.pipe()
+    del page
+    gc.collect()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_a_program_has_not_written_yet_is_written_at_its_end(tmp_path: Path) -> None:
+    code = f"""
+import pycriu
+pycriu.before_checkpoint(print)
+files = [open({str(tmp_path)!r} + f"/{{number}}", "w") for number in range(4)]
+for file in files: file.write("whole")
+"""
+    assert told(code) == []
+    assert [(tmp_path / str(number)).read_text() for number in range(4)] == ["whole"] * 4
 
 
 def test_a_program_that_has_another_sleep() -> None:
