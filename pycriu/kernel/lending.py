@@ -22,27 +22,31 @@ class Lender:
         self, fork: Callable[[], int], work: Callable[[], bytes], last: Callable[[], object] = lambda: None
     ) -> None:
         told, tell = os.pipe2(os.O_CLOEXEC)
-        waiting, self._let_go = os.pipe2(os.O_CLOEXEC)
+        self._waiting, self._let_go = os.pipe2(os.O_CLOEXEC)
         try:
             self._pid = fork()
             if not self._pid:
-                os.close(self._let_go)
-                _live(work, last, tell, waiting)
+                _live(work, last, tell, self._waiting, self._let_go)
         except BaseException:
-            for fd in (told, self._let_go):
+            for fd in (told, self._waiting, self._let_go):
                 os.close(fd)
             raise
         finally:
-            for fd in (tell, waiting):
-                os.close(fd)
-        with open(told, "rb", buffering=0) as pipe:
-            self.answer = pipe.readall()
+            os.close(tell)
+        try:
+            with open(told, "rb", buffering=0) as pipe:
+                self.answer = pipe.readall()
+        except BaseException:  # a signal
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Lender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._let_go)
+        os.write(self._let_go, b"x")  # closing alone would not do: what other threads fork has the pipe, too
+        for fd in (self._let_go, self._waiting):  # the latter is ours, too, lest SIGPIPE comes if the child was killed
+            os.close(fd)
         os.waitpid(self._pid, 0)
 
     def fetch(self, theirs: Iterable[int]) -> tuple[int, ...]:
@@ -50,9 +54,10 @@ class Lender:
         return libc.fetch(self._pid, theirs)
 
 
-def _live(work: Callable[[], bytes], last: Callable[[], object], tell: int, waiting: int) -> None:
+def _live(work: Callable[[], bytes], last: Callable[[], object], tell: int, waiting: int, let_go: int) -> None:
     """The child's life. Does not return."""
     try:
+        os.close(let_go)
         with open(tell, "wb") as pipe:
             pipe.write(work())
         os.read(waiting, 1)

@@ -152,12 +152,16 @@ def _by_a_child(pid: int, flags: int) -> int:
     """
     between = os.fork()
     if not between:
+        made, failed = -1, errno.EINTR
         try:
-            if not _clone3(pid, flags | CLONE_PARENT, exit_signal=0):  # it has the one of its maker: SIGCHLD
-                return 0
+            made = _clone3(pid, flags | CLONE_PARENT, exit_signal=0)  # it has the one of its maker: SIGCHLD
+            failed = 0
         except KernelError as error:
-            os._exit(error.errno)
-        os._exit(0)
+            failed = error.errno
+        finally:
+            if made:  # whatever comes up, a signal for one: what the caller would do now is not for two of us to do
+                os._exit(failed)
+        return 0
     status = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
     if status:
         raise KernelError("clone3", status if status > 0 else errno.EINTR, f"PID {pid}")

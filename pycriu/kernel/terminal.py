@@ -243,7 +243,7 @@ def open_alias(master: int, flags: int) -> int:
 
     def be_controlled() -> bytes:
         os.setsid()
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 65))
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         control(open_peer(master, os.O_RDWR), TIOCSCTTY)
         opened.append(os.open("/dev/tty", flags | os.O_CLOEXEC))
         return opened[0].to_bytes(4, "little")

@@ -8,12 +8,14 @@ import pty
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pycriu.kernel import terminal, typeahead
 from tests.host.conftest import alive, below, state, wait_until
 from tests.host.programs import PROMPT, Shell
 
@@ -228,6 +230,21 @@ def test_a_killed_dumper_leaves_what_waits(host: Host) -> None:
     wait_until(lambda: subject.status("TracerPid") == "0", "nobody traces it")
     time.sleep(0.1)
     assert subject.go() == ["[b'one\\n', b'two', b'half done\\n'] b'one\\r\\ntwohalfout done\\r\\n' True"]
+
+
+def test_nothing_is_warned_of() -> None:
+    """Python warns of numbers that are no signals, and where warnings are errors that is the end."""
+    master, slave = pty.openpty()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert [one.size for one in typeahead.look([master])] == [0]
+            fd = terminal.open_alias(master, os.O_RDWR)
+        assert os.fstat(fd).st_rdev == os.makedev(5, 0)
+        os.close(fd)
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_another_line_discipline_is_refused(host: Host) -> None:
