@@ -61,7 +61,10 @@ class Limited:
         limit = called[1 + self._place(number)] & 0xFFFF_FFFF
         in_milliseconds = number in self._milliseconds or number in self._poll
         if number in self._timespec or (in_milliseconds and 0 < limit < 1 << 31):
-            self._waiting[tid] = Waiting(called, _switches(tid))
+            try:
+                self._waiting[tid] = Waiting(called, _switches(tid))
+            except TraceeGone:
+                return  # the wait for its stop will tell
 
     def _place(self, number: int) -> int:
         return _LIMIT_OF_POLL if number in self._poll else _LIMIT

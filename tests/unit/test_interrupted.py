@@ -11,6 +11,7 @@ from pycriu.arch.aarch64 import AARCH64
 from pycriu.arch.description import Arch
 from pycriu.arch.x86_64 import X86_64
 from pycriu.tracing import interrupted
+from pycriu.tracing.limited import Limited
 
 MINUS_ONE = (1 << 32) - 1
 
@@ -39,3 +40,13 @@ def test_x86_has_epoll_wait() -> None:
 def test_who_runs_waits_for_nothing() -> None:
     assert interrupted.called(os.getpid()) == [] or len(interrupted.called(os.getpid())) == 9
     assert interrupted.called(1 << 23) == []
+
+
+def test_a_thread_that_ends_before_it_is_noted() -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    waits = Limited(X86_64)
+    waits.note(child, [X86_64.syscall_number("epoll_wait"), 5, 0, 16, 1000, 0, 0, 0, 0])
+    waits.look()
