@@ -29,6 +29,19 @@ def taken(pid: int) -> PycriuError:
     return next(iter(by_members([pid])), None) or PidTaken(f"PID {pid} was in use a moment ago", "try again")
 
 
+def of_leader(pid: int) -> PidTaken:
+    """The same for the PID of a leader that is not in the tree."""
+    try:
+        holder = procfs.stat(pid).comm
+    except TraceeGone:
+        holder = "somebody who has just ended"
+    return PidTaken(
+        f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by {holder}",
+        "with --shell-job the tree stays in the session of the restore; --wait-pid SECONDS waits for the PID, "
+        "--new-pid restores into a PID namespace of its own",
+    )
+
+
 def _holder(pid: int) -> PycriuError:
     """TraceeGone where no task has that id."""
     stat = procfs.stat(pid)

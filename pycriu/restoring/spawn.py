@@ -13,7 +13,7 @@ import os
 import struct
 
 from pycriu.arch.description import Arch, elf
-from pycriu.errors import About, ImageError, KernelError, PidTaken, PycriuError
+from pycriu.errors import About, ImageError, KernelError, PycriuError, TraceeGone
 from pycriu.kernel import libc, procfs, ptrace
 from pycriu.restoring import family
 from pycriu.sharing import apart, clone_flags, makers
@@ -178,19 +178,23 @@ def plan(root: Member, *, shell_job: bool, outer_group: int | None = None) -> fa
     ]
     inside = root.entry.sid in [one.pid for one in members]
     sid = root.entry.sid
-    ours = not inside and (shell_job or (procfs.exists(sid) and procfs.stat(sid).session == sid))
+    ours = not inside and (shell_job or _is_session(sid))
     made = family.Plan(kin, sid if ours else 0, outer_group)
     for pid in made.helpers:
         if not 0 < pid < 1 << 22:
             raise ImageError(f"pstree.img: the session or group {pid} is out of bounds")
         if procfs.exists(pid):
-            raise PidTaken(
-                f"the leader of the session or group {pid} of the tree is not in the tree, and PID {pid} is in use by "
-                f"{procfs.stat(pid).comm}",
-                "with --shell-job the tree stays in the session of the restore; --wait-pid SECONDS waits for the PID, "
-                "--new-pid restores into a PID namespace of its own",
-            )
+            from pycriu.restoring import holders
+
+            raise holders.of_leader(pid)
     return made
+
+
+def _is_session(number: int) -> bool:
+    try:
+        return procfs.stat(number).session == number
+    except TraceeGone:
+        return False
 
 
 def refuse_taken(pids: list[int]) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from pycriu import api
-from pycriu.errors import KernelError, UserError
+from pycriu.errors import KernelError, PidTaken, UserError
+from pycriu.images import messages as m
 from pycriu.kernel import libc
 from pycriu.kernel.procfs import parse_status, text
-from pycriu.restoring import holders
+from pycriu.restoring import holders, newlife, spawn
 from tests.host.conftest import DEADLINE, Host, Subject, alive, below, reap, state, wait_until
 
 CAP_SYS_RESOURCE = 24
@@ -182,6 +183,30 @@ def test_a_session_that_has_outlived_its_leader(host: Host) -> None:
     with pytest.raises(KernelError) as caught:
         libc.clone3_set_tid(leader.pid, flags=0, exit_signal=signal.SIGCHLD)
     assert caught.value.errno == errno.EEXIST
+
+
+def test_a_leader_that_ends_while_it_is_asked_for() -> None:
+    """Between two looks at a PID whoever has it may end: then there is no such session, and nobody to name."""
+    leader = newlife.free_ids(1)[0]
+    comes_and_goes = os.fork()
+    if not comes_and_goes:
+        while True:
+            if not libc.clone3_set_tid(leader, flags=0, exit_signal=signal.SIGCHLD):
+                os._exit(0)
+            os.waitpid(leader, 0)
+    root = spawn.Member(m.pstree_entry(pid=leader + 1, ppid=0, pgid=leader, sid=leader, threads=[leader + 1]), None)
+    met = 0
+    end = time.monotonic() + 0.7
+    try:
+        while time.monotonic() < end:
+            try:
+                spawn.plan(root, shell_job=False)
+            except PidTaken:
+                met += 1
+    finally:
+        os.kill(comes_and_goes, signal.SIGKILL)
+        os.waitpid(comes_and_goes, 0)
+    assert met
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -123,6 +123,19 @@ def test_where_one_fails_before_the_tasks_run_none_does(
     assert subject.go() == ["768"]
 
 
+def test_one_fails_that_has_taken_the_pidfile_away(host: Host) -> None:
+    subject = host.python("pause_for_dump()\nsay('ok')")
+    assert host.dump(subject).ok
+    pidfile, thief = host.folder / "pidfile", host.folder / "thief"
+    thief.write_text(f"#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != post-restore ] || {{ rm {pidfile}; exit 7; }}\n")
+    thief.chmod(stat.S_IRWXU)
+    outcome = host.restore("--action-script", str(thief), "--pidfile", str(pidfile))
+    assert outcome.status == 1
+    assert "has failed at post-restore: exit status 7" in outcome.errors()
+    assert "bug" not in outcome.log
+    assert state(subject.pid) is None
+
+
 @pytest.mark.parametrize("stage", ["pre-resume", "post-resume"])
 def test_where_one_fails_too_late_it_is_told_and_the_tasks_run(
     host: Host, stage: str, monkeypatch: pytest.MonkeyPatch
