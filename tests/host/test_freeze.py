@@ -18,7 +18,7 @@ import pytest
 from pycriu import arch
 from pycriu.errors import PycriuError, TraceeGone
 from pycriu.kernel import procfs
-from pycriu.tracing.pstree import Freeze
+from pycriu.tracing.pstree import Freeze, Process, scan
 from pycriu.tracing.tracee import Remote
 from tests.host.conftest import DEADLINE, Host, alive, children, wait_until
 
@@ -117,3 +117,36 @@ say("ended by", os.waitpid(child, 0)[1])
         wait_until(lambda: "Z" in procfs.text(child, "stat").rpartition(")")[2], "the end of the child")
     wait_until(lambda: "ended by 9" in subject.said(), "the parent to hear of it")
     assert not alive(child)
+
+
+def test_who_goes_on_between_two_rounds_is_not_taken_for_stopped(host: Host) -> None:
+    """A parent in vfork(2) does not stop as long as its child stands, so all are let go of, and asked once more."""
+    subject = host.python("""
+stopped = os.fork()
+if not stopped:
+    say("stopped", os.getpid())
+    time.sleep(600)
+number = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+if not os.fork():
+    if not libc.syscall(number, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0):  # CLONE_VFORK
+        pause_for_dump()
+        os._exit(0)
+time.sleep(600)
+""")
+    (pid,) = (int(line.split()[1]) for line in subject.said() if line.startswith("stopped"))
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: procfs.stat(pid).state == "T", "the stop")
+    rounds = []
+
+    def find() -> Process:
+        rounds.append(scan(subject.pid))
+        if len(rounds) == 2:
+            os.kill(pid, signal.SIGCONT)
+            (host.folder / "go").touch()
+            (child,) = children(*(one for one in children(subject.pid) if one != pid))
+            wait_until(lambda: procfs.stat(pid).state == "S" and procfs.stat(child).state == "Z", "all go on")
+        return scan(subject.pid)
+
+    with Freeze(subject.pid, arch.native(), DEADLINE, find) as tree:
+        assert len(rounds) > 2
+        assert [process.stop_signal for process in tree.root.walk() if process.pid == pid] == [0]
