@@ -163,7 +163,8 @@ def test_the_holder_changes(host: Host) -> None:
     time.sleep(0.3)
     reap(subject.pid)
     assert restore.wait(DEADLINE) == 0, log.read_text()
-    assert [line.count("is in use by") + 2 * line.count("held by a zombie") for line in waiting_lines(log)] == [1, 2]
+    told = [line.count("is in use by") + 2 * line.count("held by a zombie") for line in waiting_lines(log)]
+    assert [who for who in told if who] == [1, 2], log.read_text()  # or it was in use a moment ago
     assert subject.go() == ["ok"]
 
 

@@ -24,13 +24,15 @@ UNSUPPORTED = {
         ("accepted", "--skip-in-flight"),
     ),
     "thread with a descriptor table of its own": (
-        "import threading\ndef alone():\n    libc.unshare(0x400)\n    wait_for_go()\n"
-        "threading.Thread(target=alone).start()\ntime.sleep(0.1)",
+        "import threading\nis_alone = threading.Event()\n"
+        "def alone():\n    libc.unshare(0x400)\n    is_alone.set()\n    wait_for_go()\n"
+        "threading.Thread(target=alone).start()\nis_alone.wait()",
         ("thread ", "descriptor table of its own"),
     ),
     "thread with a directory of its own": (
-        "import threading\ndef alone():\n    libc.unshare(0x200)\n    wait_for_go()\n"
-        "threading.Thread(target=alone).start()\ntime.sleep(0.1)",
+        "import threading\nis_alone = threading.Event()\n"
+        "def alone():\n    libc.unshare(0x200)\n    is_alone.set()\n    wait_for_go()\n"
+        "threading.Thread(target=alone).start()\nis_alone.wait()",
         ("thread ", "working directory of its own"),
     ),
     "net namespace": ("assert libc.unshare(0x40000000) == 0", ("net namespace",)),

@@ -130,10 +130,13 @@ def test_live_children_beside_a_zombie(host: Host) -> None:
 ZOMBIE_LEADS_GROUP = (
     FAMILY
     + """
-leader = child(lambda: (os.setpgid(0, 0), time.sleep(0.2)))
-time.sleep(0.05)
-mate = child(lambda: (os.setpgid(0, leader), wait_for_go()))
+read, write = os.pipe()
+leader = child(lambda: os.read(read, 1))
+os.setpgid(leader, leader)
+mate = child(lambda: (os.setpgid(0, leader), os.write(write, b"x"), os.close(read), os.close(write), wait_for_go()))
 wait_for_zombies(leader)
+os.close(read)
+os.close(write)
 pause_for_dump()
 say(os.getpgid(mate) == leader, os.waitpid(leader, 0)[1], os.waitpid(mate, 0)[1])
 """
@@ -260,13 +263,13 @@ def stays():  # its child is born before it leaves the session
     wait_for_go()
     os.waitpid(kid, 0)
 kids = [child(leader), child(stays)]
-time.sleep(0.2)
 ids = lambda: sorted((p, os.getpgid(p), os.getsid(p)) for p in everybody())
 def everybody(pid=None):
     pid = pid or os.getpid()
     out = [pid]
     for kid in open(f"/proc/{pid}/task/{pid}/children").read().split(): out += everybody(int(kid))
     return out
+while [len(set(some)) for some in zip(*ids())] != [6, 4, 3]: time.sleep(0.002)
 before = ids()
 pause_for_dump()
 """
