@@ -55,6 +55,11 @@ def apart(work: Callable[[], None]) -> None:
     assert not found[1]
 
 
+def killed_in_its_sleep(pid: int) -> None:
+    wait_until(lambda: procfs.stat(pid).state == "S", "it sleeps for us")
+    os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("busy", [False, True], ids=["alone", "beside a zombie"])
 def test_killed_while_it_works_for_us(host: Host, busy: bool) -> None:
     subject = host.python(SLEEPERS.format(3) + "ready()\ntime.sleep(600)")
@@ -62,7 +67,7 @@ def test_killed_while_it_works_for_us(host: Host, busy: bool) -> None:
     def work() -> None:
         if busy and not os.fork():
             os._exit(0)  # who forked it reads its status when it likes
-        late = threading.Timer(0.2, os.kill, (subject.pid, signal.SIGKILL))
+        late = threading.Thread(target=killed_in_its_sleep, args=(subject.pid,))
         with pytest.raises(TraceeGone, match="killed by SIGKILL"), Freeze(subject.pid, arch.native(), 5) as tree:
             late.start()
             with Remote(tree.tasks[subject.pid]) as remote:
