@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 import time
+from _thread import _local
 
 from pycriu.errors import KernelError, TraceeGone
 from pycriu.kernel import names
@@ -46,9 +47,18 @@ _IOVEC = struct.Struct("QQ")
 _REGSET_MAX = 32768  # the largest known regset: SME's ZA is 64 KiB + header, which nothing here asks for
 
 
-# Threads have several sets each, and stand still while these are read: the room for them is made once.
-_regset, _iov = ctypes.create_string_buffer(_REGSET_MAX), ctypes.create_string_buffer(_IOVEC.size)
-_regset_at, _iov_at = ctypes.addressof(_regset), ctypes.addressof(_iov)
+class _Room(_local):
+    """Tasks have several sets each, and stand still while these are read: the room for them is made once.
+
+    In each thread of ours that traces: what one reads must not come to lie where another reads its own.
+    """
+
+    def __init__(self) -> None:
+        self.regset, self.iov = ctypes.create_string_buffer(_REGSET_MAX), ctypes.create_string_buffer(_IOVEC.size)
+        self.regset_at, self.iov_at = ctypes.addressof(self.regset), ctypes.addressof(self.iov)
+
+
+_room = _Room()
 
 
 def _request(name: str, request: int, tid: int, address: int = 0, data: int = 0) -> int:
@@ -101,9 +111,11 @@ def detach(tid: int, signal: int = 0) -> None:
 
 def get_regset(tid: int, note: int, size: int = _REGSET_MAX) -> bytes:
     """PTRACE_GETREGSET: the register set `note` (NT_*), as long as the kernel makes it, at most `size` bytes."""
-    _IOVEC.pack_into(_iov, 0, _regset_at, min(size, _REGSET_MAX))
-    _request("PTRACE_GETREGSET", GETREGSET, tid, note, _iov_at)
-    return ctypes.string_at(_regset_at, _IOVEC.unpack_from(_iov)[1])
+    room = _room
+    at, iov = room.regset_at, room.iov
+    _IOVEC.pack_into(iov, 0, at, min(size, _REGSET_MAX))
+    _request("PTRACE_GETREGSET", GETREGSET, tid, note, room.iov_at)
+    return ctypes.string_at(at, _IOVEC.unpack_from(iov)[1])
 
 
 def set_regset(tid: int, note: int, data: bytes) -> None:

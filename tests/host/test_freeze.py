@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -157,3 +158,27 @@ time.sleep(600)
     with Freeze(subject.pid, arch.native(), DEADLINE, find) as tree:
         assert len(rounds) > 2
         assert [process.stop_signal for process in tree.root.walk() if process.pid == pid] == [0]
+
+
+def test_each_thread_reads_the_registers_of_its_own_tasks(host: Host) -> None:
+    subjects = [host.python("ready()\ntime.sleep(600)"), host.python("ready()\ntime.sleep(600)")]
+    wrong: list[int] = []
+
+    def look(pid: int) -> None:
+        with Freeze(pid, arch.native(), DEADLINE) as tree:
+            right = tree.tasks[pid].registers()
+            for _ in range(4000):
+                if tree.tasks[pid].registers() != right:
+                    wrong.append(pid)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=look, args=(subject.pid,)) for subject in subjects]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
