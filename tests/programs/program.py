@@ -162,6 +162,11 @@ class Terminal:
             check(left > 0 and self._read(left), f"the terminal shows no {text!r} but {self._unread[-1000:]!r}")
         self._unread = self._unread.partition(text)[2]
 
+    def rest(self) -> None:
+        """Wait until it shows nothing for a second: a program that begins may drop the keys that come too early."""
+        while select.select([self._fd], [], [], 1.0)[0]:
+            check(self._read(0), "the terminal has been closed")
+
     def _read(self, seconds: float) -> bool:
         if not select.select([self._fd], [], [], seconds)[0]:
             return False

@@ -22,6 +22,7 @@ def scenario() -> None:
     first, second = program.Terminal(24, 80), program.Terminal(30, 100)
     first.type("vi -u NONE -N letter")
     first.expect("second line")
+    first.rest()
     first.press("Gonew words")
     first.expect("new words")
     pid = first.job("vi")

@@ -136,6 +136,21 @@ def test_files_go_in_and_out_byte_for_byte(shell: Shell, tmp_path: Path) -> None
     assert shell.get(f"{tmp_path}/a file") == content
 
 
+@pytest.mark.parametrize(("spoiled", "whole"), [(2, True), (3, False)])
+def test_a_file_that_comes_spoiled_is_asked_for_again(shell: Shell, tmp_path: Path, spoiled: int, whole: bool) -> None:
+    """A line of it is lost on its way, so many times."""
+    (tmp_path / "file").write_bytes(bytes(range(256)))
+    left = tmp_path / "left"
+    left.write_text("x" * spoiled)
+    lossy = f'if [ -s {left} ]; then truncate -s -1 {left}; command base64 "$1" | sed 2d; else command base64 "$1"; fi'
+    shell.run(f"base64() {{ {lossy}; }}", inside=True)
+    if whole:
+        assert shell.get(f"{tmp_path}/file") == bytes(range(256))
+    else:
+        with pytest.raises(faults.GuestError, match="has come spoiled through the console, 3 times"):
+            shell.get(f"{tmp_path}/file")
+
+
 def test_a_command_costs_milliseconds(shell: Shell) -> None:
     took = []
     for _ in range(20):
